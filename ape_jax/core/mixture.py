@@ -1,0 +1,79 @@
+"""What an observer who pools the experts' demonstrations sees: mixtures and their deployment.
+
+Everything stays in log space. Log-probabilities of −inf (an action that a head never takes) are
+floored at a finite number, so that values and gradients stay finite.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+LOG_FLOOR = -1e30
+"""Stands for log 0: far below any log-probability, and finite after every sum made here."""
+
+
+def mixture_log_probs(
+    log_probs: Float[Array, "E A"], log_weights: Float[Array, " E"]
+) -> Float[Array, " A"]:
+    """Log-probabilities of the policy that a cloner of the pooled demonstrations learns at a state.
+
+        log π_o(a|s) = logsumexp_c [ log w_c(s) + log π_c(a|s) ]          (paper, Eq. 1)
+
+    Args:
+      log_probs: every expert's log π_c(·|s); each row normalised.
+      log_weights: log w_c(s) = log p(c|s); normalised.
+
+    Returns:
+      Normalised log-probabilities; differentiable in both arguments.
+    """
+    joint = jnp.maximum(log_weights, LOG_FLOOR)[:, None] + jnp.maximum(log_probs, LOG_FLOOR)
+    return jnp.maximum(jax.nn.logsumexp(joint, axis=0), LOG_FLOOR)
+
+
+def temper(
+    log_probs: Float[Array, " A"], temperature: Float[Array, ""] | float
+) -> Float[Array, " A"]:
+    """A policy deployed at a temperature: π_T ∝ π^(1/T).
+
+    Args:
+      log_probs: log π(·|s), normalised.
+      temperature: T ≥ 0. One returns the policy itself; zero is greedy, with ties shared evenly.
+
+    Returns:
+      Normalised log-probabilities, finite for every T.
+    """
+    log_probs = jnp.maximum(log_probs, LOG_FLOOR)
+    below_best = log_probs - jnp.max(log_probs)
+    tiny = jnp.finfo(log_probs.dtype).tiny
+    scaled = jnp.maximum(below_best / jnp.maximum(temperature, tiny), LOG_FLOOR)
+    return jnp.maximum(jax.nn.log_softmax(scaled), LOG_FLOOR)
+
+
+def uniform_log_weights(num_experts: int) -> Float[Array, " E"]:
+    """log w_c = −log E: the observer model of the paper, which ignores where each expert goes."""
+    return jnp.full(num_experts, -jnp.log(num_experts))
+
+
+def posterior_log_weights(occupancies: Float[Array, " E"]) -> Float[Array, " E"]:
+    """Bayes posterior of the expert at a state, given that one was drawn uniformly per episode.
+
+        w_c(s) = d_c(s) / Σ_k d_k(s)
+
+    Args:
+      occupancies: d_c(s), expected visits of each expert to the state in an episode.
+
+    Returns:
+      Normalised log-weights; uniform where no expert comes.
+    """
+    # Occupancies are expected counts of order 1, so the offset is below float32 resolution.
+    logits = jnp.log(occupancies + 1e-10)
+    return jax.nn.log_softmax(logits)
+
+
+def observer_log_probs(
+    log_probs: Float[Array, "E A"],
+    log_weights: Float[Array, " E"],
+    temperature: Float[Array, ""] | float = 1.0,
+) -> Float[Array, " A"]:
+    """The observer's policy at a state: the mixture, deployed at a temperature."""
+    return temper(mixture_log_probs(log_probs, log_weights), temperature)

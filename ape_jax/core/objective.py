@@ -1,0 +1,130 @@
+"""Both terms of the PG-APE objective for one trajectory, the value losses, and the dual step.
+
+    max_θ  J(PE) − β J(π_o)                                               (paper, Eq. 3)
+
+Losses are minimised. They **sum over time**; the caller takes the mean over trajectories. Dividing
+by the number of live steps instead would shrink the observer's term against the experts', because
+its episodes are longer, and training would end cooperative.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Evaluated(NamedTuple):
+    """What the objective needs of one trajectory; entries beyond its end are ignored."""
+
+    log_probs: Float[Array, " T"]
+    """log π(a_t|s_t) of the policy that acted, differentiable in every head that shaped it."""
+    values: Float[Array, "T V"]
+    """V(s_t): one column, or one per expert head where the observer's term shares their critics."""
+    entropies: Float[Array, " T"]
+    """Entropy of the policy that acted, in nats."""
+    returns: Float[Array, " T"]
+    """R(t), the return to go."""
+    live: Float[Array, " T"]
+    """One up to the trajectory's end, zero after it."""
+
+
+class Loss(NamedTuple):
+    """The parts of the PG-APE loss of one trajectory; their sum is what is minimised."""
+
+    policy: Float[Array, ""]
+    value: Float[Array, ""]
+    entropy: Float[Array, ""]
+
+
+def policy_gradient_loss(
+    log_probs: Float[Array, " T"], advantages: Float[Array, " T"], live: Float[Array, " T"]
+) -> Float[Array, ""]:
+    """Surrogate whose gradient is minus one trajectory's policy gradient (paper, Eq. 5).
+
+    −Σ_t log π(a_t|s_t) Ã(t), with Ã held constant.
+    """
+    terms = log_probs * jax.lax.stop_gradient(advantages)
+    return -jnp.sum(jnp.where(live > 0, terms, 0.0))
+
+
+def value_loss(
+    values: Float[Array, "T V"], targets: Float[Array, " T"], live: Float[Array, " T"]
+) -> Float[Array, ""]:
+    """½ Σ_t (V(s_t) − target_t)², averaged over the columns of ``values`` (paper, Eq. 4)."""
+    errors = 0.5 * jnp.mean(jnp.square(values - targets[:, None]), axis=-1)
+    return jnp.sum(jnp.where(live > 0, errors, 0.0))
+
+
+def expert_loss(expert: Evaluated, entropy_bonus: Float[Array, ""] | float = 0.0) -> Loss:
+    """The experts' term for a trajectory of π_c: Ã_c(t) = R(t) − V_c(s_t)  (paper, Eq. 5).
+
+    Args:
+      expert: a trajectory of expert c, with V_c as its only column of values.
+      entropy_bonus: weight of the entropy of π_c, in units of return per nat.
+    """
+    advantages = expert.returns - jnp.mean(expert.values, axis=-1)
+    entropies = jnp.sum(jnp.where(expert.live > 0, expert.entropies, 0.0))
+    return Loss(
+        policy=policy_gradient_loss(expert.log_probs, advantages, expert.live),
+        value=value_loss(expert.values, expert.returns, expert.live),
+        entropy=-entropy_bonus * entropies,
+    )
+
+
+def observer_loss(observer: Evaluated, beta: Float[Array, ""] | float) -> Loss:
+    """The observer's term for a trajectory of π_o: Ã_o(t) = −β R(t) − V_o(s_t)  (paper, Eq. 5).
+
+    With separate critics ``values`` is V_o alone. With the shared critic of Eq. 4 as printed it
+    holds every V_c(s_t): each regresses on −β R(t), and their mean, the expectation over the
+    expert that the paper draws at each state, is the baseline.
+
+    Args:
+      observer: a trajectory of the observer.
+      beta: β ≥ 0, the price of the observer's return in the experts' units.
+    """
+    targets = -beta * observer.returns
+    advantages = targets - jnp.mean(observer.values, axis=-1)
+    return Loss(
+        policy=policy_gradient_loss(observer.log_probs, advantages, observer.live),
+        value=value_loss(observer.values, targets, observer.live),
+        entropy=jnp.zeros(()),
+    )
+
+
+def dual_step(
+    multipliers: Float[Array, " E"],
+    expert_returns: Float[Array, " E"],
+    min_return: Float[Array, ""] | float,
+    step_size: Float[Array, ""] | float,
+    largest: float = 1e3,
+) -> Float[Array, " E"]:
+    """Multiplicative ascent on the multipliers of the constrained form (paper, Eq. 2).
+
+        min_θ J(π_o)  subject to  J(π_c) ≥ α for every expert c
+        λ_c ← λ_c exp(η (α − J(π_c))),   kept in [1 / largest, largest]
+
+    One multiplier an expert, so that no expert is sacrificed for the others.
+
+    Args:
+      multipliers: λ_c > 0.
+      expert_returns: J(π_c), or an estimate.
+      min_return: α.
+      step_size: η, per unit of return.
+      largest: bound that lets a satisfied constraint become active again quickly.
+    """
+    grown = multipliers * jnp.exp(step_size * (min_return - expert_returns))
+    return jnp.clip(grown, 1.0 / largest, largest)
+
+
+def dual_objective(
+    expert_returns: Float[Array, " E"],
+    observer_return: Float[Array, ""],
+    multipliers: Float[Array, " E"],
+) -> Float[Array, ""]:
+    """What θ ascends between dual steps: (mean_c λ_c J(π_c) − J(π_o)) / (1 + mean_c λ_c).
+
+    The divisor keeps the size of the gradient, and with it the step, independent of λ.
+    """
+    weights = jax.lax.stop_gradient(multipliers)
+    return (jnp.mean(weights * expert_returns) - observer_return) / (1.0 + jnp.mean(weights))

@@ -1,0 +1,71 @@
+"""Returns and advantages of one trajectory."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def discounted_returns(
+    rewards: Float[Array, " T"], discounts: Float[Array, " T"]
+) -> Float[Array, " T"]:
+    """Returns to go.
+
+        R(t) = r_t + γ_t R(t+1),      R(T) = 0
+
+    Args:
+      rewards: r_t.
+      discounts: γ_t, applied to what follows step t; zero where nothing follows.
+
+    Returns:
+      R(t), in the units of the reward.
+    """
+
+    def backward(later, now):
+        reward, discount = now
+        return_ = reward + discount * later
+        return return_, return_
+
+    _, returns = jax.lax.scan(
+        backward, jnp.zeros((), rewards.dtype), (rewards, discounts), reverse=True
+    )
+    return returns
+
+
+def generalized_advantages(
+    rewards: Float[Array, " T"],
+    values: Float[Array, " T"],
+    next_values: Float[Array, " T"],
+    terminated: Bool[Array, " T"],
+    truncated: Bool[Array, " T"],
+    discount: Float[Array, ""] | float,
+    trace_decay: Float[Array, ""] | float,
+) -> Float[Array, " T"]:
+    """GAE(λ) over a stream of episodes (Schulman et al., arXiv 1506.02438, Eq. 16).
+
+        δ_t = r_t + γ (1 − terminated_t) V(s'_t) − V(s_t)
+        Â_t = δ_t + γ λ (1 − terminated_t)(1 − truncated_t) Â_{t+1}
+
+    A truncated step still bootstraps: the episode would have gone on. Both ends cut the trace,
+    because step t + 1 belongs to another episode.
+
+    Args:
+      rewards: r_t.
+      values: V(s_t).
+      next_values: V(s'_t) of the true successor, before any autoreset (``final_observation``).
+      terminated: the task ended at t.
+      truncated: a time limit cut the episode at t.
+      discount: γ.
+      trace_decay: λ; 0 gives one-step temporal differences, 1 gives returns minus values.
+
+    Returns:
+      Â_t.
+    """
+    deltas = rewards + discount * jnp.where(terminated, 0.0, next_values) - values
+    decays = jnp.where(terminated | truncated, 0.0, discount * trace_decay)
+    return discounted_returns(deltas, decays)
+
+
+def live_steps(done: Bool[Array, " T"]) -> Bool[Array, " T"]:
+    """True up to and including the first step at which the episode is done."""
+    done = done.astype(jnp.int32)
+    return jnp.cumsum(done) - done == 0

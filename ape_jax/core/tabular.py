@@ -1,0 +1,203 @@
+"""Finite MDPs, exactly: the oracle of every sampled estimate. All functions differentiate and vmap."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from ape_jax.core import mixture
+from ape_jax.types import ObserverWeights
+
+
+@struct.dataclass
+class FiniteMDP:
+    """A finite Markov decision process with a time limit."""
+
+    transition: Float[Array, "S A S"]
+    """P(s'|s, a)."""
+    reward: Float[Array, "S A"]
+    """Expected reward of action a in state s."""
+    start: Float[Array, " S"]
+    """Distribution of the first state."""
+    terminal: Bool[Array, " S"]
+    """States in which the task has ended: no reward, no way on."""
+    horizon: int = struct.field(pytree_node=False)
+    """Time limit H in steps; reaching it truncates the episode."""
+
+    @property
+    def num_states(self) -> int:
+        return self.reward.shape[0]
+
+    @property
+    def num_actions(self) -> int:
+        return self.reward.shape[1]
+
+
+def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
+    """Undiscounted return from each state with all H steps left: H backward steps.
+
+        V_h(s) = Σ_a π(a|s) [ r(s, a) + Σ_s' P(s'|s, a) V_{h−1}(s') ],   V_h(terminal) = 0
+
+    Args:
+      mdp: the process.
+      policy: π(a|s), probabilities.
+    """
+    rewards, moves = _under(mdp, policy)
+
+    def backward(values, _):
+        return rewards + moves @ values, None
+
+    values, _ = jax.lax.scan(backward, jnp.zeros_like(rewards), length=mdp.horizon)
+    return values
+
+
+def policy_return(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, ""]:
+    """J(π): expected undiscounted return of an episode.
+
+    Args:
+      mdp: the process.
+      policy: π(a|s), probabilities.
+    """
+    return mdp.start @ state_values(mdp, policy)
+
+
+def state_occupancy(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
+    """Expected visits to each live state in an episode: H forward steps.
+
+        d(s) = E Σ_{t<H} 1{s_t = s, s_t not terminal}
+
+    Sums to the expected length of an episode, in steps.
+
+    Args:
+      mdp: the process.
+      policy: π(a|s), probabilities.
+    """
+    occupancy, _ = _forward(mdp, policy)
+    return occupancy
+
+
+def reach_limit(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
+    """Probability of being in each live state when the time limit cuts the episode.
+
+    Its sum is the share of episodes that are truncated, ε.
+
+    Args:
+      mdp: the process.
+      policy: π(a|s), probabilities.
+    """
+    _, alive = _forward(mdp, policy)
+    return alive
+
+
+def observer_weights(
+    mdp: FiniteMDP, policies: Float[Array, "E S A"], weights: ObserverWeights
+) -> Float[Array, "S E"]:
+    """log w_c(s) of each state: uniform, or the exact posterior of the expert from occupancies."""
+    num_experts, num_states, _ = policies.shape
+    if weights == "uniform":
+        return jnp.tile(mixture.uniform_log_weights(num_experts), (num_states, 1))
+    occupancies = jax.vmap(state_occupancy, in_axes=(None, 0))(mdp, policies)
+    return jax.vmap(mixture.posterior_log_weights, in_axes=1)(occupancies)
+
+
+def exact_objective(
+    logits: Float[Array, "E S A"],
+    mdp: FiniteMDP,
+    beta: Float[Array, ""] | float,
+    *,
+    weights: ObserverWeights = "uniform",
+    temperature: Float[Array, ""] | float = 1.0,
+    differentiate_weights: bool = False,
+) -> Float[Array, ""]:
+    """J(PE) − β J(π_o) without sampling (paper, Eq. 3).
+
+    Args:
+      logits: every expert's logits in every state.
+      mdp: the process.
+      beta: β ≥ 0.
+      weights: the observer's model of the expert given the state.
+      temperature: the observer deploys π_o^(1/T), normalised.
+      differentiate_weights: let gradients flow through w_c(s) too. The default holds it constant,
+        as sampled training does.
+    """
+    log_probs = jax.nn.log_softmax(logits)
+    policies = jnp.exp(log_probs)
+    log_weights = observer_weights(mdp, policies, weights)
+    if not differentiate_weights:
+        log_weights = jax.lax.stop_gradient(log_weights)
+    observer = jax.vmap(mixture.observer_log_probs, in_axes=(1, 0, None))(
+        log_probs, log_weights, temperature
+    )
+    expert_returns = jax.vmap(policy_return, in_axes=(None, 0))(mdp, policies)
+    return jnp.mean(expert_returns) - beta * policy_return(mdp, jnp.exp(observer))
+
+
+def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Array, ""]:
+    """A return that the ideal sampling cloner of the pooled experts cannot fall below.
+
+    That cloner plays π_o with posterior weights. Without a time limit its state-action occupancy
+    is the average of the experts', hence its return is J(PE). With a limit, stop it on arrival in
+    s with probability k(s), the share of the experts' arrivals there that the limit cut off. The
+    stopped clone has the experts' average occupancy again, so its return is J(PE), and it is
+    stopped at all with probability ε, the share of expert episodes that reach the limit. The
+    clone itself differs in two ways: where it is not stopped it goes on for less than H steps, and
+    it is cut at step H, where the stopped clone, which knows no limit, may go on. With
+    r⁻ = max(0, −min r) and r⁺ = max(0, max r) therefore
+
+        J(clone) ≥ J(PE) − r⁻ H ε − r⁺ · E[steps of the stopped clone beyond H].
+
+    For reward −1 a step this is J(PE) − H ε.
+
+    Args:
+      mdp: the process.
+      policies: every expert's π_c(a|s), probabilities.
+    """
+    occupancies, cuts = jax.vmap(_forward, in_axes=(None, 0))(mdp, policies)
+    returns = jax.vmap(policy_return, in_axes=(None, 0))(mdp, policies)
+    occupancy, cut = jnp.mean(occupancies, axis=0), jnp.mean(cuts, axis=0)
+    log_weights = jax.vmap(mixture.posterior_log_weights, in_axes=1)(occupancies)
+    clone = jnp.einsum("se,esa->sa", jnp.exp(log_weights), policies)
+
+    arrivals = occupancy + cut
+    goes_on = jnp.where(arrivals > 0, occupancy / jnp.maximum(arrivals, 1e-30), 1.0)
+    _, moves = _under(mdp, clone)
+    within_limit, _ = _push(goes_on * mdp.start, moves * goes_on, mdp)
+    beyond_limit = jnp.maximum(jnp.sum(occupancy) - jnp.sum(within_limit), 0.0)
+
+    worst = jnp.maximum(0.0, -jnp.min(mdp.reward))
+    best = jnp.maximum(0.0, jnp.max(mdp.reward))
+    truncated = jnp.sum(cut)
+    return jnp.mean(returns) - worst * mdp.horizon * truncated - best * beyond_limit
+
+
+def _under(
+    mdp: FiniteMDP, policy: Float[Array, "S A"]
+) -> tuple[Float[Array, " S"], Float[Array, "S S"]]:
+    """Reward of and moves between states when the policy acts; both zero in terminal states."""
+    alive = ~mdp.terminal
+    rewards = jnp.sum(policy * mdp.reward, axis=-1) * alive
+    moves = jnp.einsum("sa,sat->st", policy, mdp.transition) * alive[:, None]
+    return rewards, moves
+
+
+def _forward(
+    mdp: FiniteMDP, policy: Float[Array, "S A"]
+) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
+    """Occupancy within the limit, and the live mass that the limit cuts off."""
+    _, moves = _under(mdp, policy)
+    return _push(mdp.start, moves, mdp)
+
+
+def _push(
+    mass: Float[Array, " S"], moves: Float[Array, "S S"], mdp: FiniteMDP
+) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
+    """Push mass H steps along; its live part summed over t < H, and what is live at H."""
+    alive = ~mdp.terminal
+
+    def forward(carry, _):
+        mass, visits = carry
+        return ((mass @ moves) * alive, visits + mass), None
+
+    mass = mass * alive
+    (mass, visits), _ = jax.lax.scan(forward, (mass, jnp.zeros_like(mass)), length=mdp.horizon)
+    return visits, mass

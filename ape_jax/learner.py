@@ -1,0 +1,339 @@
+"""Training: state, one update, and the whole run as one pure function."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from gymnax.environments.environment import Environment, EnvParams
+from jaxtyping import Array, Float, Int, Shaped
+
+from ape_jax import envs, rollout
+from ape_jax.config import Hypers, TrainConfig
+from ape_jax.core import categorical, mixture, objective, returns, tabular
+from ape_jax.core.tabular import FiniteMDP
+from ape_jax.networks import EnsembleParams, Networks, make_networks
+from ape_jax.types import LogProbsFn, PRNGKey, SettingError, Transition
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is fixed for a run: the environment, and the networks that act in it."""
+
+    config: TrainConfig
+    env: Environment
+    env_params: EnvParams
+    networks: Networks
+    mdp: FiniteMDP | None
+    """The environment as a finite MDP, where it offers one."""
+    num_steps: int
+    """Length of a rollout: the environment's time limit."""
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that an update changes."""
+
+    params: EnsembleParams
+    opt_state: optax.OptState
+    key: PRNGKey
+    networks: Networks = struct.field(pytree_node=False)
+
+
+class Metrics(NamedTuple):
+    """Of one update; returns are means over the episodes that it collected, undiscounted."""
+
+    pe_return: Float[Array, ""]
+    """Mean over experts."""
+    expert_returns: Float[Array, " E"]
+    observer_return: Float[Array, ""]
+    """Of the observer trained against, at its weights and temperature."""
+    policy_loss: Float[Array, ""]
+    value_loss: Float[Array, ""]
+    entropy: Float[Array, ""]
+    """Mean over the experts' live steps, in nats."""
+    grad_norm: Float[Array, ""]
+    """Of the heads, before clipping."""
+
+
+class Batch(NamedTuple):
+    """Samples for :func:`ape_update`, from anywhere."""
+
+    observation: Shaped[Array, "N ..."]
+    action: Int[Array, " N"]
+    returns: Float[Array, " N"]
+    """Return to go after the action."""
+    expert: Int[Array, " N"] | None = None
+    """Which expert acted; None in a batch of the observer's."""
+
+
+def make_task(
+    config: TrainConfig, env: Environment | None = None, env_params: EnvParams | None = None
+) -> Task:
+    """Build environment and networks, and check that they fit each other.
+
+    Args:
+      config: static settings.
+      env: an environment to use in place of ``config.env``, such as one that is not registered.
+      env_params: its parameters; its defaults if None.
+
+    Raises:
+      SettingError: the environment is unknown, or does not fit the head or the observer.
+    """
+    if env is None:
+        env, default_params = envs.make(config.env)
+    else:
+        default_params = env.default_params
+    env_params = default_params if env_params is None else env_params
+    mdp = envs.finite_mdp(env, env_params)
+    if config.observer == "posterior" and mdp is None:
+        raise SettingError(
+            f"observer='posterior' needs an environment with a finite MDP, such as "
+            f"{envs.GRIDWORLD}; got env={config.env!r}. Use observer='uniform'"
+        )
+    networks = make_networks(
+        config, env.observation_space(env_params), env.action_space(env_params)
+    )
+    return Task(config, env, env_params, networks, mdp, int(env_params.max_steps_in_episode))
+
+
+def create_state(key: PRNGKey, networks: Networks, hypers: Hypers) -> TrainState:
+    """Fresh parameters and optimiser state."""
+    key_params, key_state = jax.random.split(key)
+    params = networks.init(key_params)
+    return TrainState(
+        params=params,
+        opt_state=optimizer(hypers).init(params),
+        key=key_state,
+        networks=networks,
+    )
+
+
+def make_train(
+    config: TrainConfig, env: Environment | None = None, env_params: EnvParams | None = None
+) -> Callable[[PRNGKey, Hypers], tuple[TrainState, Metrics]]:
+    """A whole training run as one pure function: jit it, vmap it over keys or hyperparameters.
+
+    Args:
+      config: static settings.
+      env: as in :func:`make_task`.
+      env_params: as in :func:`make_task`.
+
+    Returns:
+      ``train(key, hypers) -> (final state, metrics [num_updates])``.
+
+    Raises:
+      SettingError: settings that do not fit each other.
+    """
+    task = make_task(config, env, env_params)
+
+    def train(key: PRNGKey, hypers: Hypers) -> tuple[TrainState, Metrics]:
+        state = create_state(key, task.networks, hypers)
+        return updates(task, state, hypers, config.num_updates)
+
+    return train
+
+
+def updates(
+    task: Task, state: TrainState, hypers: Hypers, num_updates: int
+) -> tuple[TrainState, Metrics]:
+    """So many updates in one scan; metrics [num_updates]."""
+    return jax.lax.scan(lambda state, _: update(task, state, hypers), state, length=num_updates)
+
+
+def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, Metrics]:
+    """One update of PG-APE: collect, returns, loss, gradient, step."""
+    key, key_experts, key_observer = jax.random.split(state.key, 3)
+    log_weights = expert_log_weights(task, state.params)
+    experts, observer = collect(
+        task, state.params, log_weights, hypers, (key_experts, key_observer)
+    )
+    grads, (expert_loss, observer_loss) = jax.grad(loss, has_aux=True)(
+        state.params, task.networks, log_weights, experts, observer, hypers
+    )
+    state = apply_gradients(state.replace(key=key), grads, hypers, task.config.num_updates)
+    return state, summarize(experts, observer, expert_loss, observer_loss, grads, hypers)
+
+
+def expert_log_weights(task: Task, params: EnsembleParams) -> LogProbsFn:
+    """log w_c as a function of the observation, held constant in the gradient."""
+    num_experts = task.networks.num_experts
+    if task.config.observer == "uniform" or task.mdp is None:
+        uniform = mixture.uniform_log_weights(num_experts)
+        return lambda observation: uniform
+    log_probs = task.networks.tabulate_experts(params.heads)
+    weights = tabular.observer_weights(task.mdp, jnp.exp(log_probs), task.config.observer)
+    weights = jax.lax.stop_gradient(weights)
+    return lambda state: weights[state]
+
+
+def observer_policy(
+    networks: Networks, params: EnsembleParams, log_weights: LogProbsFn, temperature
+) -> LogProbsFn:
+    """The observer trained against: the tempered mixture of all heads."""
+    return lambda observation: mixture.observer_log_probs(
+        networks.expert_log_probs(params.heads, observation),
+        log_weights(observation),
+        temperature,
+    )
+
+
+def collect(
+    task: Task,
+    params: EnsembleParams,
+    log_weights: LogProbsFn,
+    hypers: Hypers,
+    keys: tuple[PRNGKey, PRNGKey],
+) -> tuple[Transition, Transition]:
+    """Fresh episodes of every expert [E, B, T] and of the observer [E * B, T]."""
+    config = task.config
+    shape = (config.num_experts, config.envs_per_expert)
+    world = (task.env, task.env_params, task.num_steps)
+    observer = observer_policy(task.networks, params, log_weights, hypers.temperature)
+    return (
+        rollout.expert_episodes(
+            jax.random.split(keys[0], shape), task.networks, params.heads, *world
+        ),
+        rollout.observer_episodes(
+            jax.random.split(keys[1], shape[0] * shape[1]), task.networks, observer, *world
+        ),
+    )
+
+
+def loss(
+    params: EnsembleParams,
+    networks: Networks,
+    log_weights: LogProbsFn,
+    experts: Transition,
+    observer: Transition,
+    hypers: Hypers,
+) -> tuple[Float[Array, ""], tuple[objective.Loss, objective.Loss]]:
+    """The PG-APE loss of collected episodes: mean over trajectories of both terms.
+
+    Args:
+      params: heads and critics.
+      networks: what they mean.
+      log_weights: the observer's log w_c, a function of the observation.
+      experts: episodes [E, B, T].
+      observer: episodes [N, T].
+      hypers: β, γ, temperature, entropy bonus.
+
+    Returns:
+      The scalar loss, and its parts averaged for each term.
+    """
+
+    def expert_block(head, critic, episodes):
+        policy = networks.tabulate(lambda o: networks.log_probs(head, o))
+        values = networks.tabulate(lambda o: networks.value(critic, o)[None])
+        return evaluate(policy, values, episodes, hypers.discount)
+
+    expert_evaluated = jax.vmap(expert_block)(params.heads, params.expert_critics, experts)
+    policy = networks.tabulate(
+        observer_policy(networks, params, log_weights, hypers.temperature)
+    )
+    values = networks.tabulate(lambda o: networks.observer_values(params, o))
+    observer_evaluated = evaluate(policy, values, observer, hypers.discount)
+    return _total(expert_evaluated, observer_evaluated, hypers)
+
+
+def evaluate(
+    policy: LogProbsFn,
+    values: Callable[[Shaped[Array, "..."]], Float[Array, " V"]],
+    episodes: Transition,
+    discount: Float[Array, ""] | float,
+) -> objective.Evaluated:
+    """What the objective needs of episodes [..., T], under one policy and its critics."""
+
+    def at_step(observation, action):
+        log_probs = policy(observation)
+        return log_probs[action], categorical.entropy(log_probs), values(observation)
+
+    def trajectory(episode: Transition) -> objective.Evaluated:
+        log_probs, entropies, columns = jax.vmap(at_step)(episode.observation, episode.action)
+        discounts = jnp.full_like(episode.reward, discount)
+        return objective.Evaluated(
+            log_probs=log_probs,
+            values=columns,
+            entropies=entropies,
+            returns=returns.discounted_returns(episode.reward, discounts),
+            live=episode.live.astype(episode.reward.dtype),
+        )
+
+    return jax.vmap(trajectory)(episodes)
+
+
+def apply_gradients(
+    state: TrainState, grads: EnsembleParams, hypers: Hypers, num_updates: int | None = None
+) -> TrainState:
+    """One optimiser step."""
+    changes, opt_state = optimizer(hypers, num_updates).update(
+        grads, state.opt_state, state.params
+    )
+    return state.replace(params=optax.apply_updates(state.params, changes), opt_state=opt_state)
+
+
+def optimizer(hypers: Hypers, num_updates: int | None = None) -> optax.GradientTransformation:
+    """Adam for heads and critics, each at its own rate; the heads' gradient is clipped.
+
+    Rebuilt from the traced ``hypers`` at every use; only its state is carried.
+
+    Args:
+      hypers: rates, their final share, clipping norm.
+      num_updates: length of the linear decay; None keeps the rates constant.
+    """
+
+    def decayed(rate):
+        fall = 0.0 if num_updates is None else (1.0 - hypers.final_learning_rate) * rate
+        last_count = max((num_updates or 0) - 1, 1)
+        return lambda count: rate - fall * count / last_count
+
+    return optax.partition(
+        {
+            "heads": optax.chain(
+                optax.clip_by_global_norm(hypers.max_grad_norm),
+                optax.adam(decayed(hypers.learning_rate)),
+            ),
+            "critics": optax.adam(decayed(hypers.critic_learning_rate)),
+        },
+        lambda params: EnsembleParams(
+            heads="heads",
+            expert_critics="critics",
+            observer_critic=jax.tree.map(lambda _: "critics", params.observer_critic),
+        ),
+    )
+
+
+def summarize(
+    experts: Transition,
+    observer: Transition,
+    expert_loss: objective.Loss,
+    observer_loss: objective.Loss,
+    grads: EnsembleParams,
+    hypers: Hypers,
+) -> Metrics:
+    """Metrics of one update."""
+    expert_returns = jnp.mean(jnp.sum(experts.reward, axis=-1), axis=-1)
+    return Metrics(
+        pe_return=jnp.mean(expert_returns),
+        expert_returns=expert_returns,
+        observer_return=jnp.mean(jnp.sum(observer.reward, axis=-1)),
+        policy_loss=expert_loss.policy + observer_loss.policy,
+        value_loss=expert_loss.value + observer_loss.value,
+        entropy=expert_loss.entropy,
+        grad_norm=optax.global_norm(grads.heads),
+    )
+
+
+def _total(experts, observer, hypers):
+    expert_loss = jax.tree.map(
+        jnp.mean,
+        jax.vmap(jax.vmap(lambda e: objective.expert_loss(e, hypers.entropy_bonus)))(experts),
+    )
+    observer_loss = jax.tree.map(
+        jnp.mean, jax.vmap(lambda e: objective.observer_loss(e, hypers.beta))(observer)
+    )
+    total = sum(expert_loss) + sum(observer_loss)
+    return total, (expert_loss, observer_loss)

@@ -1,0 +1,56 @@
+"""The vocabulary that every room shares: axis letters, keys, the record of a step, what a policy is.
+
+Axes, in every annotation and docstring:
+
+    E  expert head                      A  discrete action
+    B  parallel environment             S  state of a finite MDP
+    T  time in a rollout                K  seed or setting, the outermost ``vmap``
+    N  sample: a trajectory, or one step of pooled demonstrations
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+PRNGKey = Key[Array, ""]
+"""A typed key, made by ``jax.random.key``."""
+
+Params = Any
+"""Variables of a Flax module: a pytree of arrays."""
+
+LogProbsFn = Callable[[Shaped[Array, "..."]], Float[Array, " A"]]
+"""A policy: one observation to its log π(·|observation)."""
+
+
+ObserverWeights = Literal["uniform", "posterior"]
+"""The observer's model of the expert given the state: w_c = 1/E, or p(c|s)."""
+
+CriticForm = Literal["separate", "shared"]
+"""V_c and V_o learned apart, or one V_c regressed on both returns (paper, Eq. 4 as printed)."""
+
+HeadName = Literal["tabular", "mlp"]
+ActivationName = Literal["tanh", "relu"]
+
+
+class SettingError(ValueError):
+    """A setting that breaks a rule: the message names setting, rule, value and fix.
+
+    Raised before anything is traced or written; the command line turns it into exit code 2.
+    """
+
+
+class Transition(NamedTuple):
+    """One environment step, or a batch of them with leading axes such as ``[E, B, T]``."""
+
+    observation: Shaped[Array, "*batch"]
+    """What the actor saw before it acted."""
+    action: Int[Array, "..."]
+    reward: Float[Array, "..."]
+    """Zero on steps that are not live."""
+    terminated: Bool[Array, "..."]
+    """The task ended here: nothing follows."""
+    truncated: Bool[Array, "..."]
+    """The time limit cut the episode here: more would have followed."""
+    live: Bool[Array, "..."]
+    """True up to and including the step that ends the episode."""
