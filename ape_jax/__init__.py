@@ -1,0 +1,31 @@
+"""Adversarial policy ensembles in JAX: experts that do well, and a clone of them that does not."""
+
+from ape_jax import core, envs, observers
+from ape_jax.batch import Batch, ape_update
+from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.learner import Metrics, TrainState, create_state, make_task, make_train, update
+from ape_jax.networks import Networks, make_networks
+from ape_jax.types import SettingError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "Hypers",
+    "Metrics",
+    "Networks",
+    "RunConfig",
+    "SettingError",
+    "TrainConfig",
+    "TrainState",
+    "ape_update",
+    "core",
+    "create_state",
+    "envs",
+    "make_networks",
+    "make_task",
+    "make_train",
+    "observers",
+    "recipe",
+    "update",
+]

@@ -1,9 +1,14 @@
 """Settings: what shapes the compiled program (static) and what is a number in it (traced)."""
 
 import dataclasses
+import difflib
 import math
+from pathlib import Path
 
 from flax import struct
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from ape_jax.types import ActivationName, CriticForm, HeadName, ObserverWeights, SettingError
 
@@ -99,3 +104,73 @@ def recipe(head: HeadName) -> tuple[TrainConfig, Hypers]:
             Hypers(learning_rate=1e-2, critic_learning_rate=1e-2, final_learning_rate=0.02),
         )
     return TrainConfig(head=head), Hypers()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides the numbers of a run; what ``config.yaml`` holds."""
+
+    train: TrainConfig = TrainConfig()
+    hypers: Hypers = Hypers()
+    seeds: int = 1
+    """Runs trained side by side."""
+    first_seed: int = 0
+    """They are numbered from here; a seed means the same run however many are trained."""
+
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise SettingError(f"seeds must be at least 1; got {self.seeds}")
+        if not 0 <= self.first_seed < 2**31 - self.seeds:
+            raise SettingError(
+                f"first_seed must be at least 0 and below 2^31 - seeds; got {self.first_seed}"
+            )
+
+    def to_flat(self) -> dict:
+        """One level of names, the same as the flags; plain values only."""
+        own = {"seeds": self.seeds, "first_seed": self.first_seed}
+        train = dataclasses.asdict(self.train)
+        train["hidden_sizes"] = list(self.train.hidden_sizes)
+        return {**train, **dataclasses.asdict(self.hypers), **own}
+
+    def save(self, path: Path) -> None:
+        """Write as YAML that :meth:`load` reads back to an equal configuration."""
+        path.write_text(OmegaConf.to_yaml(OmegaConf.create(self.to_flat())), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "RunConfig":
+        """Read YAML: any of the names that :meth:`to_flat` writes; the rest is its head's recipe.
+
+        Raises:
+          SettingError: no such file, not YAML, an unknown name, or a value of the wrong type.
+        """
+        try:
+            flat = OmegaConf.to_container(OmegaConf.load(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingError(f"config must be a readable file; got {path} ({error})") from None
+        except YAMLError as error:
+            raise SettingError(f"config must be YAML; {path}: {error}") from None
+        if not isinstance(flat, dict):
+            raise SettingError(f"config must map names to values; {path} holds {flat!r}")
+
+        train, hypers = recipe("mlp" if flat.get("head") == "mlp" else "tabular")
+        sections = {field.name: "train" for field in dataclasses.fields(TrainConfig)}
+        sections |= {field.name: "hypers" for field in dataclasses.fields(Hypers)}
+        own = ("seeds", "first_seed")
+        nested: dict = {"train": {}, "hypers": {}}
+        for name, value in flat.items():
+            if name in own:
+                nested[name] = value
+            elif name in sections:
+                nested[sections[name]][name] = value
+            else:
+                known = [*sections, *own]
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                raise SettingError(f"{path}: unknown setting {name!r}; {hint}")
+        try:
+            schema = OmegaConf.structured(cls(train, hypers))
+            return OmegaConf.to_object(OmegaConf.merge(schema, nested))  # type: ignore[return-value]
+        except OmegaConfBaseException as error:
+            name = (error.full_key or "a value").split(".")[-1]
+            reason = str(error).split("\n", maxsplit=1)[0]
+            raise SettingError(f"{path}: {name}: {reason}") from None

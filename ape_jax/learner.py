@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from gymnax.environments.environment import Environment, EnvParams
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from ape_jax import envs, rollout
 from ape_jax.config import Hypers, TrainConfig
@@ -19,9 +19,12 @@ from ape_jax.networks import EnsembleParams, Networks, make_networks
 from ape_jax.types import LogProbsFn, PRNGKey, SettingError, Transition
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """What is fixed for a run: the environment, and the networks that act in it."""
+    """What is fixed for a run: the environment, and the networks that act in it.
+
+    Compared and hashed by identity, so that it can be a static argument of ``jax.jit``.
+    """
 
     config: TrainConfig
     env: Environment
@@ -54,20 +57,9 @@ class Metrics(NamedTuple):
     policy_loss: Float[Array, ""]
     value_loss: Float[Array, ""]
     entropy: Float[Array, ""]
-    """Mean over the experts' live steps, in nats."""
+    """Of the experts, mean over their live steps, in nats."""
     grad_norm: Float[Array, ""]
     """Of the heads, before clipping."""
-
-
-class Batch(NamedTuple):
-    """Samples for :func:`ape_update`, from anywhere."""
-
-    observation: Shaped[Array, "N ..."]
-    action: Int[Array, " N"]
-    returns: Float[Array, " N"]
-    """Return to go after the action."""
-    expert: Int[Array, " N"] | None = None
-    """Which expert acted; None in a batch of the observer's."""
 
 
 def make_task(
@@ -155,7 +147,7 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
         state.params, task.networks, log_weights, experts, observer, hypers
     )
     state = apply_gradients(state.replace(key=key), grads, hypers, task.config.num_updates)
-    return state, summarize(experts, observer, expert_loss, observer_loss, grads, hypers)
+    return state, summarize(experts, observer, expert_loss, observer_loss, grads)
 
 
 def expert_log_weights(task: Task, params: EnsembleParams) -> LogProbsFn:
@@ -230,13 +222,31 @@ def loss(
         values = networks.tabulate(lambda o: networks.value(critic, o)[None])
         return evaluate(policy, values, episodes, hypers.discount)
 
-    expert_evaluated = jax.vmap(expert_block)(params.heads, params.expert_critics, experts)
+    blocks = jax.vmap(expert_block)(params.heads, params.expert_critics, experts)
+    expert_evaluated = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks)
     policy = networks.tabulate(
         observer_policy(networks, params, log_weights, hypers.temperature)
     )
     values = networks.tabulate(lambda o: networks.observer_values(params, o))
     observer_evaluated = evaluate(policy, values, observer, hypers.discount)
-    return _total(expert_evaluated, observer_evaluated, hypers)
+    return total_loss(expert_evaluated, observer_evaluated, hypers)
+
+
+def total_loss(
+    experts: objective.Evaluated, observer: objective.Evaluated, hypers: Hypers
+) -> tuple[Float[Array, ""], tuple[objective.Loss, objective.Loss]]:
+    """Both terms of the objective, each averaged over its trajectories [N, ...], and their sum."""
+    expert_losses = jax.vmap(objective.expert_loss)(experts)
+    observer_losses = jax.vmap(objective.observer_loss, in_axes=(0, None))(observer, hypers.beta)
+    expert, clone = jax.tree.map(jnp.mean, (expert_losses, observer_losses))
+    total = (
+        expert.policy
+        + expert.value
+        + clone.policy
+        + clone.value
+        - hypers.entropy_bonus * expert.entropy
+    )
+    return total, (expert, clone)
 
 
 def evaluate(
@@ -312,7 +322,6 @@ def summarize(
     expert_loss: objective.Loss,
     observer_loss: objective.Loss,
     grads: EnsembleParams,
-    hypers: Hypers,
 ) -> Metrics:
     """Metrics of one update."""
     expert_returns = jnp.mean(jnp.sum(experts.reward, axis=-1), axis=-1)
@@ -322,18 +331,6 @@ def summarize(
         observer_return=jnp.mean(jnp.sum(observer.reward, axis=-1)),
         policy_loss=expert_loss.policy + observer_loss.policy,
         value_loss=expert_loss.value + observer_loss.value,
-        entropy=expert_loss.entropy,
+        entropy=expert_loss.entropy / jnp.mean(jnp.sum(experts.live, axis=-1)),
         grad_norm=optax.global_norm(grads.heads),
     )
-
-
-def _total(experts, observer, hypers):
-    expert_loss = jax.tree.map(
-        jnp.mean,
-        jax.vmap(jax.vmap(lambda e: objective.expert_loss(e, hypers.entropy_bonus)))(experts),
-    )
-    observer_loss = jax.tree.map(
-        jnp.mean, jax.vmap(lambda e: objective.observer_loss(e, hypers.beta))(observer)
-    )
-    total = sum(expert_loss) + sum(observer_loss)
-    return total, (expert_loss, observer_loss)

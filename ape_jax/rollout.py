@@ -1,9 +1,11 @@
 """The one place that steps environments."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from gymnax.environments.environment import Environment, EnvParams
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from ape_jax.core import categorical
 from ape_jax.networks import Networks
@@ -101,6 +103,59 @@ def observer_episodes(
     return _episodes(keys, policy, env, env_params, num_steps)
 
 
+def stream(
+    key: PRNGKey,
+    cumulative_probs: Callable[[Shaped[Array, "..."]], Float[Array, "E A"]],
+    env: Environment,
+    env_params: EnvParams,
+    num_steps: int,
+) -> tuple[Transition, Int[Array, " T"]]:
+    """Episode after episode of an ensemble, with autoreset; an expert is drawn for each episode.
+
+    Args:
+      key: drives starts, draws of the expert, actions and transitions.
+      cumulative_probs: an observation to P(action ≤ a) of every expert.
+      env: any gymnax environment.
+      env_params: its parameters.
+      num_steps: T.
+
+    Returns:
+      Transitions [T], all of them live, and the expert that acted in each step.
+    """
+    key_start, key_draws, key_moves = jax.random.split(key, 3)
+    start = env.reset(key_start, env_params)
+    draws = jax.random.uniform(key_draws, (num_steps + 1, 2))
+    move_keys = jax.random.split(key_moves, num_steps)
+    num_experts = jax.eval_shape(cumulative_probs, start[0]).shape[0]
+
+    def pick_expert(uniform):
+        return jnp.minimum((uniform * num_experts).astype(jnp.int32), num_experts - 1)
+
+    def step(carry, draws):
+        observation, state, expert = carry
+        (uniform_action, uniform_expert), key_move = draws
+        action = categorical.sample(cumulative_probs(observation)[expert], uniform_action)
+        next_observation, state, reward, terminated, truncated, _ = env.step(
+            key_move, state, action, env_params
+        )
+        transition = Transition(
+            observation=observation,
+            action=action,
+            reward=jnp.asarray(reward, jnp.float32),
+            terminated=terminated,
+            truncated=truncated & ~terminated,
+            live=jnp.bool_(True),
+        )
+        next_expert = jnp.where(terminated | truncated, pick_expert(uniform_expert), expert)
+        return (next_observation, state, next_expert), (transition, expert)
+
+    carry = (*start, pick_expert(draws[-1, 1]))
+    _, steps = jax.lax.scan(step, carry, (draws[:-1], move_keys))
+    return steps
+
+
 def _episodes(keys, policy, env, env_params, num_steps) -> Transition:
-    one = lambda key: episode(key, policy, env, env_params, num_steps)  # noqa: E731
+    def one(key):
+        return episode(key, policy, env, env_params, num_steps)
+
     return jax.vmap(one)(keys)

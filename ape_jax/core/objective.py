@@ -30,11 +30,12 @@ class Evaluated(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """The parts of the PG-APE loss of one trajectory; their sum is what is minimised."""
+    """The parts of one trajectory's loss, each summed over time."""
 
     policy: Float[Array, ""]
     value: Float[Array, ""]
     entropy: Float[Array, ""]
+    """Of the policy that acted, in nats; a bonus enters the total with a minus sign."""
 
 
 def policy_gradient_loss(
@@ -56,20 +57,13 @@ def value_loss(
     return jnp.sum(jnp.where(live > 0, errors, 0.0))
 
 
-def expert_loss(expert: Evaluated, entropy_bonus: Float[Array, ""] | float = 0.0) -> Loss:
+def expert_loss(expert: Evaluated) -> Loss:
     """The experts' term for a trajectory of π_c: Ã_c(t) = R(t) − V_c(s_t)  (paper, Eq. 5).
 
     Args:
       expert: a trajectory of expert c, with V_c as its only column of values.
-      entropy_bonus: weight of the entropy of π_c, in units of return per nat.
     """
-    advantages = expert.returns - jnp.mean(expert.values, axis=-1)
-    entropies = jnp.sum(jnp.where(expert.live > 0, expert.entropies, 0.0))
-    return Loss(
-        policy=policy_gradient_loss(expert.log_probs, advantages, expert.live),
-        value=value_loss(expert.values, expert.returns, expert.live),
-        entropy=-entropy_bonus * entropies,
-    )
+    return _loss(expert, expert.returns)
 
 
 def observer_loss(observer: Evaluated, beta: Float[Array, ""] | float) -> Loss:
@@ -81,14 +75,17 @@ def observer_loss(observer: Evaluated, beta: Float[Array, ""] | float) -> Loss:
 
     Args:
       observer: a trajectory of the observer.
-      beta: β ≥ 0, the price of the observer's return in the experts' units.
+      beta: β ≥ 0, the weight of the observer's return against the experts'.
     """
-    targets = -beta * observer.returns
-    advantages = targets - jnp.mean(observer.values, axis=-1)
+    return _loss(observer, -beta * observer.returns)
+
+
+def _loss(trajectory: Evaluated, targets: Float[Array, " T"]) -> Loss:
+    advantages = targets - jnp.mean(trajectory.values, axis=-1)
     return Loss(
-        policy=policy_gradient_loss(observer.log_probs, advantages, observer.live),
-        value=value_loss(observer.values, targets, observer.live),
-        entropy=jnp.zeros(()),
+        policy=policy_gradient_loss(trajectory.log_probs, advantages, trajectory.live),
+        value=value_loss(trajectory.values, targets, trajectory.live),
+        entropy=jnp.sum(jnp.where(trajectory.live > 0, trajectory.entropies, 0.0)),
     )
 
 

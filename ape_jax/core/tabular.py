@@ -61,6 +61,26 @@ def policy_return(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, "
     return mdp.start @ state_values(mdp, policy)
 
 
+def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
+    """The policy that is greedy for the optimal values with all H steps left; ties share evenly.
+
+    Optimal where the limit does not bind: no start needs so many steps that hurrying at the end
+    would differ from going straight.
+    """
+    alive = ~mdp.terminal
+
+    def action_values(values):
+        return mdp.reward + jnp.einsum("sat,t->sa", mdp.transition, values)
+
+    def backward(values, _):
+        return jnp.max(action_values(values), axis=-1) * alive, None
+
+    values, _ = jax.lax.scan(backward, jnp.zeros(mdp.num_states), length=mdp.horizon)
+    last = action_values(values)
+    best = last >= jnp.max(last, axis=-1, keepdims=True) - 1e-5
+    return best / jnp.sum(best, axis=-1, keepdims=True)
+
+
 def state_occupancy(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     """Expected visits to each live state in an episode: H forward steps.
 

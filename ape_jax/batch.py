@@ -1,0 +1,116 @@
+"""One PG-APE update on samples that the user brings, with the interface of the original listing."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from ape_jax.config import Hypers
+from ape_jax.core import categorical, mixture, objective
+from ape_jax.learner import TrainState, apply_gradients, total_loss
+from ape_jax.networks import EnsembleParams, Networks
+from ape_jax.types import SettingError
+
+
+class Batch(NamedTuple):
+    """Samples from anywhere: an environment, a log, a simulator."""
+
+    observation: Shaped[Array, "N ..."]
+    action: Int[Array, " N"]
+    returns: Float[Array, " N"]
+    """Return to go R(t) that followed the action."""
+    expert: Int[Array, " N"] | None = None
+    """Which expert acted; None in a batch of the observer's."""
+
+
+class BatchLosses(NamedTuple):
+    """Parts of the loss before the update, averaged over the samples of each batch."""
+
+    expert_policy: Float[Array, ""]
+    expert_value: Float[Array, ""]
+    observer_policy: Float[Array, ""]
+    observer_value: Float[Array, ""]
+
+
+def ape_update(
+    state: TrainState, expert_batch: Batch, observer_batch: Batch, hypers: Hypers
+) -> tuple[TrainState, BatchLosses]:
+    """One jitted PG-APE update; the observer is the uniform mixture at ``hypers.temperature``.
+
+    Each sample counts as a trajectory of one step in Eqs. 4 and 5 of the paper, so a batch of whole
+    trajectories gives their gradient divided by their mean length.
+
+    Args:
+      state: from :func:`ape_jax.create_state`.
+      expert_batch: samples of the experts, with the index of the one that acted.
+      observer_batch: samples of the observer; ``expert`` stays None.
+      hypers: learning rates, β, temperature, entropy bonus, clipping norm.
+
+    Returns:
+      The next state, and the losses at the given one.
+
+    Raises:
+      SettingError: a batch whose shapes do not fit each other or the networks.
+    """
+    _check("expert_batch", expert_batch, state.networks, needs_expert=True)
+    _check("observer_batch", observer_batch, state.networks, needs_expert=False)
+    return _ape_update(state, expert_batch, observer_batch, hypers)
+
+
+@jax.jit
+def _ape_update(state, expert_batch, observer_batch, hypers):
+    (_, (expert, observer)), grads = jax.value_and_grad(_loss, has_aux=True)(
+        state.params, state.networks, expert_batch, observer_batch, hypers
+    )
+    losses = BatchLosses(expert.policy, expert.value, observer.policy, observer.value)
+    return apply_gradients(state, grads, hypers), losses
+
+
+def _loss(params: EnsembleParams, networks: Networks, expert_batch, observer_batch, hypers):
+    log_weights = mixture.uniform_log_weights(networks.num_experts)
+
+    def expert(observation, action, returns, index):
+        log_probs = networks.expert_log_probs(params.heads, observation)[index]
+        values = jax.vmap(networks.value, in_axes=(0, None))(params.expert_critics, observation)
+        return _one_step(log_probs, action, values[index][None], returns)
+
+    def observer(observation, action, returns):
+        log_probs = mixture.observer_log_probs(
+            networks.expert_log_probs(params.heads, observation), log_weights, hypers.temperature
+        )
+        return _one_step(log_probs, action, networks.observer_values(params, observation), returns)
+
+    return total_loss(
+        jax.vmap(expert)(*expert_batch), jax.vmap(observer)(*observer_batch[:3]), hypers
+    )
+
+
+def _one_step(log_probs, action, values, returns) -> objective.Evaluated:
+    """A sample as a trajectory of one step."""
+    return objective.Evaluated(
+        log_probs=log_probs[action][None],
+        values=values[None],
+        entropies=categorical.entropy(log_probs)[None],
+        returns=returns[None],
+        live=jnp.ones(1),
+    )
+
+
+def _check(name: str, batch: Batch, networks: Networks, needs_expert: bool) -> None:
+    expected = (len(batch.action), *networks.observation_shape)
+    if jnp.shape(batch.observation) != expected:
+        raise SettingError(
+            f"{name}.observation must have shape {expected}, one observation an action; "
+            f"got {jnp.shape(batch.observation)}"
+        )
+    if needs_expert and batch.expert is None:
+        raise SettingError(f"{name}.expert must hold the index of the expert that acted; got None")
+    if not needs_expert and batch.expert is not None:
+        raise SettingError(f"{name}.expert must be None: the mixture of all experts acted")
+    for field in ("action", "returns", "expert"):
+        value = getattr(batch, field)
+        if value is not None and jnp.shape(value) != expected[:1]:
+            raise SettingError(
+                f"{name}.{field} must have shape {expected[:1]}; got {jnp.shape(value)}"
+            )

@@ -1,0 +1,43 @@
+"""Parameters on disk, by Orbax, and runs read back."""
+
+from pathlib import Path
+
+import jax
+import orbax.checkpoint.experimental.v1 as ocp
+
+from ape_jax.config import RunConfig
+from ape_jax.learner import Task, make_task
+from ape_jax.networks import EnsembleParams
+from ape_jax.runner import seed_keys
+from ape_jax.types import SettingError
+
+
+def save_params(run: Path, params: EnsembleParams) -> None:
+    """Save the final parameters [K, …] of a run."""
+    ocp.save(_final(run), params, overwrite=True)
+
+
+def load_run(run: Path) -> tuple[RunConfig, Task, EnsembleParams]:
+    """Read back a run that ``ape-jax train`` made.
+
+    Args:
+      run: its directory.
+
+    Returns:
+      Its configuration, its task, and its final parameters [K, …].
+
+    Raises:
+      SettingError: the directory holds no finished run.
+    """
+    for part in (run / "config.yaml", _final(run)):
+        if not part.exists():
+            raise SettingError(f"run must be a directory that ape-jax train made; no {part}")
+    config = RunConfig.load(run / "config.yaml")
+    task = make_task(config.train)
+    keys = seed_keys(config.first_seed, config.seeds)
+    shapes = jax.eval_shape(jax.vmap(task.networks.init), keys)
+    return config, task, ocp.load(_final(run), shapes)
+
+
+def _final(run: Path) -> Path:
+    return run.resolve() / "checkpoints" / "final"

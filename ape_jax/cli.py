@@ -1,0 +1,312 @@
+"""The command line: ``ape-jax train`` and ``ape-jax reproduce``."""
+
+import dataclasses
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+
+from ape_jax import checkpoint, evaluation, metrics, plotting, reproduce, tables
+from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.learner import Task, make_task
+from ape_jax.runner import EVALUATE, Chunk, Runner, describe_returns, progress_bar, seed_keys
+from ape_jax.types import SettingError
+
+log = logging.getLogger("ape_jax")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, by convention 128 + SIGINT."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Train an adversarial policy ensemble, several seeds side by side.
+
+    Defaults are the recipe of the chosen --head; a --config file overrides them, flags override both.
+    """
+
+    settings: tyro.conf.OmitArgPrefixes[TrainConfig]
+    hypers: tyro.conf.OmitArgPrefixes[Hypers]
+    seeds: int = 1
+    """Runs trained side by side, each with its own random numbers."""
+    first_seed: int = 0
+    """The seeds are numbered from here."""
+    config: Path | None = None
+    """YAML file of settings, named as the flags are; a run's config.yaml is one."""
+    out: Path = Path("runs/train")
+    """Directory of the run."""
+    overwrite: bool = False
+    """Replace the run that --out already holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceOptions:
+    """Reproduce the paper's Table 1 and Figures 3 and 4, with the observers that it left out."""
+
+    seeds: int = reproduce.Scale.seeds
+    """Ensembles of each kind."""
+    quick: bool = False
+    """A first look in about a minute: at most 3 seeds, 400 updates, 100,000 demonstration steps."""
+    out: Path = Path("runs/reproduce")
+    """Directory of tables and figures; those of an earlier reproduction are replaced."""
+
+
+_OPTIONS = {"train": TrainOptions, "reproduce": ReproduceOptions}
+_TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; exit code 2 and one message for a setting that breaks a rule."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    console = Console(stderr=True)
+    logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console)])
+    try:
+        options = _parse(arguments)
+        run = train if isinstance(options, TrainOptions) else run_reproduction
+        code = run(options, console)
+    except SettingError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        code = 2
+    except KeyboardInterrupt:
+        console.print("interrupted before anything was finished", style="yellow")
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def _parse(arguments: list[str]) -> TrainOptions | ReproduceOptions:
+    defaults = _train_defaults(arguments) if arguments[:1] == ["train"] else None
+    if arguments and arguments[0] in _OPTIONS:
+        command, *rest = arguments
+        return tyro.cli(
+            _OPTIONS[command],
+            prog=f"ape-jax {command}",
+            args=rest,
+            config=_TYRO,
+            **({"default": defaults} if defaults else {}),
+        )
+    commands = (
+        Annotated[TrainOptions, tyro.conf.subcommand("train", default=TrainOptions(*recipe("tabular")))]
+        | Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
+    )
+    return tyro.cli(  # Help, or a message about a command that does not exist.
+        commands, prog="ape-jax", args=arguments, config=_TYRO, description=sys.modules["ape_jax"].__doc__
+    )
+
+
+def _train_defaults(arguments: list[str]) -> TrainOptions:
+    """What flags override: the recipe of --head, or else what a --config file says."""
+
+    @dataclasses.dataclass(frozen=True)
+    class First:
+        head: str | None = None
+        config: Path | None = None
+
+    known = [
+        part
+        for name in ("--head", "--config")
+        for part in _flag_and_value(arguments, name)
+    ]
+    first = tyro.cli(First, prog="ape-jax train", args=known)
+    if first.config is not None:
+        loaded = RunConfig.load(first.config)
+        return TrainOptions(
+            loaded.train, loaded.hypers, loaded.seeds, loaded.first_seed, config=first.config
+        )
+    return TrainOptions(*recipe("mlp" if first.head == "mlp" else "tabular"))
+
+
+def _flag_and_value(arguments: list[str], name: str) -> list[str]:
+    for index, argument in enumerate(arguments):
+        if argument == name:
+            return arguments[index : index + 2]
+        if argument.startswith(name + "="):
+            return [argument]
+    return []
+
+
+def train(options: TrainOptions, console: Console) -> int:
+    """``ape-jax train``: train, evaluate, save."""
+    config = RunConfig(options.settings, options.hypers, options.seeds, options.first_seed)
+    task = make_task(config.train)
+    out = _prepare(options.out, "config.yaml" if not options.overwrite else None)
+    for stale in ("metrics.jsonl", "summary.json"):
+        (out / stale).unlink(missing_ok=True)
+    config.save(out / "config.yaml")
+
+    started = time.monotonic()
+    last = _train_and_log(task, config, out, console)
+    if last is None:
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - started
+    checkpoint.save_params(out, last.state.params)
+
+    evaluate = jax.jit(jax.vmap(evaluation.ensemble_returns, (None, 0, 0)), static_argnums=0)
+    keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
+    returns = evaluate(task, last.state.params.heads, keys)
+    summary = {
+        "pe_return": metrics.over_seeds(returns.pe),
+        "expert_returns": metrics.over_seeds(returns.experts),
+        "greedy_experts": metrics.over_seeds(returns.greedy_experts),
+        "mixture": metrics.over_seeds(returns.mixture),
+        "evaluation": (
+            "exact" if task.mdp is not None else f"{evaluation.NUM_EPISODES} episodes a policy"
+        ),
+        "num_updates": last.num_done,
+        "train_seconds": seconds,
+        "fingerprint": metrics.fingerprint(last.state.params),
+    }
+    metrics.write_json(out / "summary.json", summary)
+    _show_training(summary, config, out)
+    return 0 if last.num_done == config.train.num_updates else INTERRUPTED
+
+
+def _train_and_log(task: Task, config: RunConfig, out: Path, console: Console) -> Chunk | None:
+    """Train to the end, or to the last chunk before Ctrl-C; None if there was none."""
+    last = None
+    num_updates = config.train.num_updates
+    with progress_bar(console) as progress:
+        bar = progress.add_task("training", total=num_updates, returns="compiling")
+        try:
+            keys = seed_keys(config.first_seed, config.seeds)
+            for chunk in Runner(task).run(keys, config.hypers):
+                first = last.num_done if last else 0
+                metrics.append_updates(out / "metrics.jsonl", chunk.metrics, first)
+                progress.update(
+                    bar, completed=chunk.num_done, returns=describe_returns(chunk.metrics)
+                )
+                last = chunk
+        except KeyboardInterrupt:
+            progress.update(bar, description="interrupted")
+    return last
+
+
+def _show_training(summary: dict, config: RunConfig, out: Path) -> None:
+    experts = summary["expert_returns"]
+    lines = [["ensemble (PE)", tables.mean_and_std(summary["pe_return"])]]
+    for index, (mean, std) in enumerate(zip(experts["mean"], experts["std"], strict=True)):
+        lines.append([f"expert {index + 1}", tables.mean_and_std({"mean": mean, "std": std})])
+    lines.append(["uniform mixture π_o", tables.mean_and_std(summary["mixture"])])
+    title = f"{config.train.env}, {config.seeds} seed(s), {summary['num_updates']} updates"
+    header = ["who acts", "return, mean ± std over seeds"]
+    console = Console()
+    console.print(tables.rich_table(title, header, lines))
+    console.print(f"evaluation: {summary['evaluation']}; run saved in {out}", highlight=False)
+
+
+def run_reproduction(options: ReproduceOptions, console: Console) -> int:
+    """``ape-jax reproduce``: the table and the figures."""
+    if options.seeds < 1:
+        raise SettingError(f"seeds must be at least 1; got {options.seeds}")
+    scale = reproduce.Scale(seeds=options.seeds)
+    if options.quick:
+        scale = reproduce.Scale(min(options.seeds, 3), 0, 400, 100_000)
+    out = _prepare(options.out, None)
+
+    started = time.monotonic()
+    reproduction = reproduce.Reproduction(scale)
+    horizon = reproduction.task.num_steps
+    rows: list[reproduce.Row] = []
+    code = 0
+    with progress_bar(console) as progress:
+        bars: dict[str, int] = {}
+
+        def report(name: str, chunk: Chunk | None) -> None:
+            if chunk is None:
+                bars[name] = progress.add_task(name, total=None, returns="compiling")
+                return
+            progress.update(
+                bars[name],
+                total=scale.num_updates,
+                completed=chunk.num_done,
+                returns=describe_returns(chunk.metrics),
+            )
+
+        try:
+            for row in reproduction.rows(report):
+                rows.append(row)
+                progress.update(bars[row.name], total=scale.num_updates, completed=scale.num_updates)
+                content = reproduce.table_json(rows, scale, horizon, started)
+                _write_table(out, content)
+            drawing = progress.add_task("figures", total=1, returns="")
+            _draw(reproduction, rows, out)
+            progress.update(drawing, completed=1)
+        except KeyboardInterrupt:
+            if not rows:
+                raise
+            code = INTERRUPTED
+    content = reproduce.table_json(rows, scale, horizon, started)
+    _write_table(out, content)
+    _save_settings(out, rows)
+
+    stdout = Console()
+    header, lines = tables.table1_cells(content)
+    title = f"Table 1: returns, mean ± std over {scale.seeds} seed(s)"
+    stdout.print(tables.rich_table(title, header, lines))
+    stdout.print(tables.EXPLANATION, highlight=False)
+    finished = "" if code == 0 else f"interrupted after {len(rows)} of {len(reproduce.ROW_NAMES)} rows; "
+    stdout.print(f"{finished}{content['wall_seconds']:.0f} s; files in {out}", highlight=False)
+    return code
+
+
+def _write_table(out: Path, content: dict) -> None:
+    metrics.write_json(out / "table1.json", content)
+    header, lines = tables.table1_cells(content)
+    text = f"{tables.markdown_table(header, lines)}\n\n{tables.EXPLANATION}\n"
+    (out / "table1.md").write_text(text, encoding="utf-8")
+
+
+def _draw(reproduction: reproduce.Reproduction, rows: list[reproduce.Row], out: Path) -> None:
+    task = reproduction.task
+    by_name = {row.name: row for row in rows}
+    key = seed_keys(reproduction.scale.first_seed, 1, EVALUATE)[0]
+    shown = {"pg_ape": "PG-APE", "greedy_ape": "greedy-APE"}
+    panels = {
+        label: reproduce.panels(task, by_name[name], key, reproduction.scale.num_demonstrations)
+        for name, label in shown.items()
+    }
+    figure3 = {label: panel.ensemble for label, panel in panels.items()}
+    figure4 = {label: panel.observers for label, panel in panels.items()}
+    for number, content, title in (
+        (3, figure3, "The experts, and the ensemble that an observer sees"),
+        (4, figure4, "What observers make of it"),
+    ):
+        figure = plotting.policy_figure(task.env, task.mdp, content, title)
+        plotting.save_figure(figure, [out / f"figure{number}.png"])
+    curves = {row.name: row.metrics for row in rows if row.metrics is not None}
+    figure = plotting.learning_curves(curves, -task.num_steps)
+    plotting.save_figure(figure, [out / "learning_curves.png"])
+
+
+def _save_settings(out: Path, rows: list[reproduce.Row]) -> None:
+    """Settings of each row; a row's block is a configuration file of ``ape-jax train``."""
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.create({row.name: row.config.to_flat() for row in rows})
+    (out / "config.yaml").write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+
+
+def _prepare(out: Path, must_not_hold: str | None) -> Path:
+    """Make the output directory, sure that files can be written there."""
+    if must_not_hold is not None and (out / must_not_hold).exists():
+        raise SettingError(
+            f"out must not hold a run already; {out} does. Choose another, or add --overwrite"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise SettingError(
+            f"out must be a directory that can be written; got {out} "
+            f"({os.strerror(error.errno or 0)}). Choose another --out"
+        ) from None
+    return out

@@ -1,0 +1,147 @@
+"""Figures: policies on the grid, and learning curves."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from ape_jax.core.tabular import FiniteMDP, state_values  # noqa: E402
+from ape_jax.envs.gridworld import MOVES, GridWorld  # noqa: E402
+from ape_jax.learner import Metrics  # noqa: E402
+
+EXPERT_COLOUR, OBSERVER_COLOUR = "#1f5fa8", "#c8442d"
+
+
+def draw_policy(axes: Axes, env: GridWorld, values: np.ndarray, policy: np.ndarray, limit: float):
+    """One policy on the grid: colour for the return from each cell, arrows for its actions.
+
+    Args:
+      axes: where to draw.
+      env: the grid.
+      values: expected return from each cell [S].
+      policy: probabilities [S, A]; an arrow's area of reach shows its action's, a dot's size "stay".
+      limit: the lowest return of the colour scale.
+
+    Returns:
+      The image, for a colour bar.
+    """
+    size = env.size
+    image = axes.imshow(values.reshape(size, size), cmap="viridis", vmin=limit, vmax=0.0)
+    cells = np.delete(np.arange(size * size), env.goal[0] * size + env.goal[1])
+    rows, columns = cells // size, cells % size
+    for action, (down, right) in enumerate(MOVES):
+        probs = policy[cells, action]
+        if (down, right) == (0, 0):
+            axes.scatter(columns, rows, s=28 * probs, color="white", edgecolors="black", lw=0.3)
+            continue
+        axes.quiver(
+            *(columns, rows, right * probs * 0.46, down * probs * 0.46),
+            color="white",
+            edgecolor="black",
+            linewidth=0.25,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.009,
+            headwidth=3.2,
+            headlength=3.4,
+            headaxislength=3.2,
+            minlength=0,
+        )
+    axes.text(env.goal[1], env.goal[0], "G", color="black", ha="center", va="center", weight="bold")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return image
+
+
+def policy_figure(
+    env: GridWorld,
+    mdp: FiniteMDP,
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    title: str,
+) -> Figure:
+    """Rows of policies on the grid under one colour scale.
+
+    Args:
+      env: the grid.
+      mdp: the same world, for exact returns.
+      rows: a label of each row to its panels; a panel's title to probabilities [S, A], or to
+        several policies [E, S, A], whose values and probabilities are averaged.
+      title: of the figure.
+    """
+    num_columns = max(len(panels) for panels in rows.values())
+    figure, grid = plt.subplots(
+        len(rows),
+        num_columns,
+        figsize=(2.9 * num_columns + 0.9, 3.25 * len(rows) + 0.6),
+        squeeze=False,
+        layout="constrained",
+    )
+    for line, (label, panels) in zip(grid, rows.items(), strict=True):
+        for axes in line[len(panels) :]:
+            axes.set_axis_off()
+        line[0].set_ylabel(label, fontsize=11)
+        for axes, (name, policies) in zip(line, panels.items(), strict=False):
+            policies = np.atleast_3d(policies) if policies.ndim == 3 else policies[None]
+            values = np.mean([state_values(mdp, policy) for policy in policies], axis=0)
+            image = draw_policy(axes, env, values, policies.mean(axis=0), -mdp.horizon)
+            axes.set_title(f"{name}\nreturn {values @ np.asarray(mdp.start):.1f}", fontsize=10)
+    figure.colorbar(image, ax=grid, shrink=0.8, pad=0.02, label="expected return from the cell")
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def learning_curves(runs: Mapping[str, Metrics], floor: float | None = None) -> Figure:
+    """Return of the ensemble and of the observer trained against, over updates.
+
+    Args:
+      runs: a title to the metrics [K, updates, …] of its run; a line for the mean over seeds, a
+        band from the lowest to the highest seed.
+      floor: lowest possible return, as the axis' lower end.
+    """
+    figure, grid = plt.subplots(
+        1, len(runs), figsize=(3.4 * len(runs), 3.2), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, (title, metrics) in zip(grid[0], runs.items(), strict=True):
+        curves = (
+            ("experts, J(PE)", EXPERT_COLOUR, metrics.pe_return),
+            ("observer trained against", OBSERVER_COLOUR, metrics.observer_return),
+        )
+        for label, colour, values in curves:
+            values = _smooth(np.asarray(values))
+            updates = np.arange(values.shape[1])
+            axes.fill_between(
+                updates, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0
+            )
+            axes.plot(updates, values.mean(axis=0), color=colour, label=label, lw=1.6)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("update")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].set_ylabel("return of an episode")
+    if floor is not None:
+        grid[0, 0].set_ylim(floor * 1.02, 0)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
+    """Write a figure, crisp where it is a bitmap, and close it."""
+    for path in paths:
+        figure.savefig(path, dpi=160)
+    plt.close(figure)
+
+
+def _smooth(values: np.ndarray, width: int = 10) -> np.ndarray:
+    """Means of up to ``width`` updates, ending at each."""
+    sums = np.cumsum(np.pad(values, ((0, 0), (1, 0))), axis=1)
+    ends = np.arange(1, values.shape[1] + 1)
+    begins = np.maximum(ends - width, 0)
+    return (sums[:, ends] - sums[:, begins]) / (ends - begins)

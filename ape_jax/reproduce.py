@@ -1,0 +1,245 @@
+"""The paper's Table 1 and Figures 3 and 4 on the gridworld, with the observers that it left out."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from ape_jax import demonstrations, evaluation
+from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.core import tabular
+from ape_jax.learner import Metrics, Task, TrainState, make_task, update
+from ape_jax.metrics import over_seeds
+from ape_jax.networks import make_networks
+from ape_jax.observers import BehaviourCloning, TabularCloning
+from ape_jax.runner import EVALUATE, Chunk, Runner, seed_keys
+from ape_jax.types import Params, PRNGKey
+
+ROW_NAMES = (
+    "optimal",
+    "near_optimal",
+    "random",
+    "pg_ape",
+    "greedy_ape",
+    "greedy_ape_single",
+)
+"""In the order of the table."""
+
+PAPER = {"pg_ape": {"pe_return": -16.33, "clone_return": -44.14}}
+"""The paper's Table 1, where it is not set by construction: its other two ensembles are halted so
+that one matches PG-APE's experts and the other its clone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """How much to compute."""
+
+    seeds: int = 10
+    first_seed: int = 0
+    num_updates: int = 2000
+    num_demonstrations: int = 1_000_000
+    """Steps, pooled over the experts."""
+
+
+class Returns(NamedTuple):
+    """Undiscounted returns of one ensemble and of its clones, all of them exact evaluations."""
+
+    experts: Float[Array, " E"]
+    pe: Float[Array, ""]
+    greedy_experts: Float[Array, ""]
+    """Mean over the experts, each deployed greedily itself."""
+    mixture: Float[Array, ""]
+    bc_sampled: Float[Array, ""]
+    bc_greedy: Float[Array, ""]
+    floor: Float[Array, ""]
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    config: RunConfig
+    heads: Params
+    """Final expert heads [K, E, …]."""
+    returns: Returns
+    """[K, …]."""
+    metrics: Metrics | None
+    """[K, updates, …]; None for the rows that are halted."""
+
+    def to_json(self) -> dict:
+        """The row as ``table1.json`` holds it."""
+        returns = self.returns
+        return {
+            "name": self.name,
+            "pe_return": over_seeds(returns.pe),
+            "expert_returns": np.asarray(returns.experts, np.float64).tolist(),
+            "greedy_experts": over_seeds(returns.greedy_experts),
+            "mixture": over_seeds(returns.mixture),
+            "bc_sampled": over_seeds(returns.bc_sampled),
+            "bc_greedy": over_seeds(returns.bc_greedy),
+            "floor": over_seeds(returns.floor),
+        }
+
+
+Report = Callable[[str, Chunk | None], None]
+"""Told the name of the row at work, and its newest chunk where it trains in chunks."""
+
+
+class Reproduction:
+    """Makes the rows; programs are compiled once and shared between them."""
+
+    def __init__(self, scale: Scale):
+        self.scale = scale
+        self.train_keys = seed_keys(scale.first_seed, scale.seeds)
+        self.evaluation_keys = seed_keys(scale.first_seed, scale.seeds, EVALUATE)
+        pair = TrainConfig(num_updates=scale.num_updates)
+        greedy = dataclasses.replace(pair, observer="posterior")
+        single = dataclasses.replace(greedy, num_experts=1)
+        self._pair, self._greedy, self._single = (
+            Runner(make_task(config)) for config in (pair, greedy, single)
+        )
+        self._measure = jax.jit(
+            jax.vmap(measure, in_axes=(None, 0, 0, None)), static_argnums=(0, 3)
+        )
+
+    @property
+    def task(self) -> Task:
+        """The gridworld with two experts."""
+        return self._pair.task
+
+    def rows(self, report: Report) -> Iterator[Row]:
+        """Every row, as soon as it is finished."""
+        greedy = Hypers(temperature=0.1)
+        pg_ape = self._trained("pg_ape", self._pair, Hypers(), report)
+        yield pg_ape
+        yield self._trained("optimal", self._pair, Hypers(beta=0.0), report)
+        yield self._halted("near_optimal", pg_ape.returns.pe, report)
+        yield self._halted("random", pg_ape.returns.mixture, report)
+        yield self._trained("greedy_ape", self._greedy, greedy, report)
+        yield self._trained("greedy_ape_single", self._single, greedy, report)
+
+    def _trained(self, name: str, runner: Runner, hypers: Hypers, report: Report) -> Row:
+        report(name, None)
+        parts = []
+        for chunk in runner.run(self.train_keys, hypers):
+            parts.append(chunk.metrics)
+            report(name, chunk)
+        metrics = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+        return self._row(name, runner, hypers, chunk.state, metrics)
+
+    def _halted(self, name: str, target: Float[Array, " K"], report: Report) -> Row:
+        """Plain training, each seed halted at the first update that reaches its target."""
+        report(name, None)
+        hypers = Hypers(beta=0.0)
+        state = self._pair.create(self.train_keys, hypers)
+        halted = jax.jit(jax.vmap(lambda s, t: train_until(self._pair.task, s, hypers, t)))
+        return self._row(name, self._pair, hypers, halted(state, target), None)
+
+    def _row(
+        self, name: str, runner: Runner, hypers: Hypers, state: TrainState, metrics: Metrics | None
+    ) -> Row:
+        config = RunConfig(
+            runner.task.config, hypers, self.scale.seeds, self.scale.first_seed
+        )
+        heads = state.params.heads
+        # Measuring depends on the number of experts alone, not on whom they were trained against.
+        task = self._single.task if runner is self._single else self._pair.task
+        returns = self._measure(task, heads, self.evaluation_keys, self.scale.num_demonstrations)
+        return Row(name, config, heads, jax.block_until_ready(returns), metrics)
+
+
+def measure(task: Task, heads: Params, key: PRNGKey, num_demonstrations: int) -> Returns:
+    """Demonstrate, clone by counting, and evaluate everybody exactly."""
+    mdp = _finite(task)
+    key_collect, key_fit, key_returns = jax.random.split(key, 3)
+    observer = TabularCloning(mdp.num_states, mdp.num_actions)
+    shown = demonstrations.collect(key_collect, task, heads, num_demonstrations)
+    clone = observer.fit(key_fit, shown)
+    ensemble = evaluation.ensemble_returns(task, heads, key_returns)
+    return Returns(
+        experts=ensemble.experts,
+        pe=ensemble.pe,
+        greedy_experts=jnp.mean(ensemble.greedy_experts),
+        mixture=ensemble.mixture,
+        bc_sampled=evaluation.expected_return(task, clone, key_returns),
+        bc_greedy=evaluation.expected_return(task, evaluation.greedy(clone), key_returns),
+        floor=tabular.cloning_floor(mdp, jnp.exp(task.networks.tabulate_experts(heads))),
+    )
+
+
+def train_until(
+    task: Task, state: TrainState, hypers: Hypers, target: Float[Array, ""]
+) -> TrainState:
+    """Update until J(PE), evaluated exactly, reaches the target, or the updates run out."""
+    mdp = _finite(task)
+
+    def goes_on(carry):
+        state, count = carry
+        policies = jnp.exp(task.networks.tabulate_experts(state.params.heads))
+        pe_return = jnp.mean(jax.vmap(tabular.policy_return, (None, 0))(mdp, policies))
+        return (pe_return < target) & (count < task.config.num_updates)
+
+    def one(carry):
+        state, count = carry
+        return update(task, state, hypers)[0], count + 1
+
+    return jax.lax.while_loop(goes_on, one, (state, jnp.int32(0)))[0]
+
+
+class Panels(NamedTuple):
+    """Policies for the figures, of the first seed: title to probabilities."""
+
+    ensemble: dict[str, np.ndarray]
+    """Figure 3: each expert [S, A], and all of them [E, S, A]."""
+    observers: dict[str, np.ndarray]
+    """Figure 4: [S, A]."""
+
+
+def panels(task: Task, row: Row, key: Key[Array, ""], num_demonstrations: int) -> Panels:
+    """Experts, observers and clones of a row's first seed; its clones are fitted afresh."""
+    mdp = _finite(task)
+    heads = jax.tree.map(lambda x: x[0], row.heads)
+    experts = jnp.exp(task.networks.tabulate_experts(heads))
+    space = task.env.observation_space(task.env_params), task.env.action_space(task.env_params)
+    mlp = make_networks(recipe("mlp")[0], *space)
+
+    @jax.jit
+    def clones(key):
+        key_collect, key_fit = jax.random.split(key)
+        shown = demonstrations.collect(key_collect, task, heads, num_demonstrations)
+        counted = TabularCloning(mdp.num_states, mdp.num_actions).fit(key_fit, shown)
+        fitted = BehaviourCloning(mlp).fit(key_fit, shown)
+        policies = (counted, evaluation.greedy(counted), fitted, evaluation.greedy(fitted))
+        return [evaluation.policy_table(policy, mdp.num_states) for policy in policies]
+
+    names = ("BC, sampled", "BC, greedy", "BC (MLP), sampled", "BC (MLP), greedy")
+    single = {f"expert {index + 1}": expert for index, expert in enumerate(experts)}
+    observers = {"mixture π_o": jnp.mean(experts, axis=0), **dict(zip(names, clones(key), strict=True))}
+    return Panels(
+        ensemble=jax.tree.map(np.asarray, {**single, "ensemble": experts}),
+        observers=jax.tree.map(
+            np.asarray, {**observers, "optimal policy": tabular.optimal_policy(mdp)}
+        ),
+    )
+
+
+def table_json(rows: list[Row], scale: Scale, horizon: int, started: float) -> dict:
+    """The content of ``table1.json``, also of a table that is not finished."""
+    by_name = {row.name: row for row in rows}
+    return {
+        "seeds": scale.seeds,
+        "horizon": horizon,
+        "wall_seconds": time.monotonic() - started,
+        "rows": [by_name[name].to_json() for name in ROW_NAMES if name in by_name],
+        "paper": PAPER,
+    }
+
+
+def _finite(task: Task) -> tabular.FiniteMDP:
+    assert task.mdp is not None, "the reproduction runs on the gridworld"
+    return task.mdp
