@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.progress import TaskID
 
-from ape_jax import checkpoint, evaluation, metrics, plotting, reproduce, tables
+from ape_jax import checkpoint, evaluation, metrics, reproduce, tables
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
 from ape_jax.learner import Task, make_task
 from ape_jax.runner import EVALUATE, Chunk, Runner, describe_returns, progress_bar, seed_keys
@@ -31,7 +33,7 @@ INTERRUPTED = 130
 class TrainOptions:
     """Train an adversarial policy ensemble, several seeds side by side.
 
-    Defaults are the recipe of the chosen --head; a --config file overrides them, flags override both.
+    Defaults are the recipe of the chosen --head; a --config file overrides them, and flags both.
     """
 
     settings: tyro.conf.OmitArgPrefixes[TrainConfig]
@@ -60,7 +62,6 @@ class ReproduceOptions:
     """Directory of tables and figures; those of an earlier reproduction are replaced."""
 
 
-_OPTIONS = {"train": TrainOptions, "reproduce": ReproduceOptions}
 _TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
 
 
@@ -68,11 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit code 2 and one message for a setting that breaks a rule."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(stderr=True)
-    logging.basicConfig(level="WARNING", format="%(message)s", handlers=[RichHandler(console=console)])
+    handler = RichHandler(console=console, show_path=False)
+    logging.basicConfig(level="WARNING", format="%(message)s", handlers=[handler])
     try:
         options = _parse(arguments)
-        run = train if isinstance(options, TrainOptions) else run_reproduction
-        code = run(options, console)
+        if isinstance(options, TrainOptions):
+            code = train(options, console)
+        else:
+            code = run_reproduction(options, console)
     except SettingError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         code = 2
@@ -83,23 +87,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: list[str]) -> TrainOptions | ReproduceOptions:
-    defaults = _train_defaults(arguments) if arguments[:1] == ["train"] else None
-    if arguments and arguments[0] in _OPTIONS:
-        command, *rest = arguments
+    command, rest = arguments[:1], arguments[1:]
+    if command == ["train"]:
+        defaults = _train_defaults(rest)
         return tyro.cli(
-            _OPTIONS[command],
-            prog=f"ape-jax {command}",
-            args=rest,
-            config=_TYRO,
-            **({"default": defaults} if defaults else {}),
+            TrainOptions, prog="ape-jax train", args=rest, default=defaults, config=_TYRO
         )
+    if command == ["reproduce"]:
+        return tyro.cli(ReproduceOptions, prog="ape-jax reproduce", args=rest, config=_TYRO)
+    # Help on all commands, or a message about one that does not exist; either way it exits.
+    defaults = TrainOptions(*recipe("tabular"))
     commands = (
-        Annotated[TrainOptions, tyro.conf.subcommand("train", default=TrainOptions(*recipe("tabular")))]
+        Annotated[TrainOptions, tyro.conf.subcommand("train", default=defaults)]
         | Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
     )
-    return tyro.cli(  # Help, or a message about a command that does not exist.
-        commands, prog="ape-jax", args=arguments, config=_TYRO, description=sys.modules["ape_jax"].__doc__
-    )
+    return tyro.cli(commands, prog="ape-jax", args=arguments, config=_TYRO)
 
 
 def _train_defaults(arguments: list[str]) -> TrainOptions:
@@ -110,11 +112,7 @@ def _train_defaults(arguments: list[str]) -> TrainOptions:
         head: str | None = None
         config: Path | None = None
 
-    known = [
-        part
-        for name in ("--head", "--config")
-        for part in _flag_and_value(arguments, name)
-    ]
+    known = [part for name in ("--head", "--config") for part in _flag_and_value(arguments, name)]
     first = tyro.cli(First, prog="ape-jax train", args=known)
     if first.config is not None:
         loaded = RunConfig.load(first.config)
@@ -217,11 +215,13 @@ def run_reproduction(options: ReproduceOptions, console: Console) -> int:
     rows: list[reproduce.Row] = []
     code = 0
     with progress_bar(console) as progress:
-        bars: dict[str, int] = {}
+        bars: dict[str, TaskID] = {}
 
         def report(name: str, chunk: Chunk | None) -> None:
             if chunk is None:
-                bars[name] = progress.add_task(name, total=None, returns="compiling")
+                bars[name] = progress.add_task(
+                    reproduce.LABELS[name], total=None, returns="compiling"
+                )
                 return
             progress.update(
                 bars[name],
@@ -233,65 +233,36 @@ def run_reproduction(options: ReproduceOptions, console: Console) -> int:
         try:
             for row in reproduction.rows(report):
                 rows.append(row)
-                progress.update(bars[row.name], total=scale.num_updates, completed=scale.num_updates)
+                progress.update(
+                    bars[row.name],
+                    total=scale.num_updates,
+                    completed=scale.num_updates,
+                    returns=f"PE {np.mean(row.returns.pe):.2f}  "
+                    f"BC greedy {np.mean(row.returns.bc_greedy):.2f}",
+                )
                 content = reproduce.table_json(rows, scale, horizon, started)
-                _write_table(out, content)
+                reproduce.write_table(out, content)
             drawing = progress.add_task("figures", total=1, returns="")
-            _draw(reproduction, rows, out)
+            reproduction.draw(rows, out)
             progress.update(drawing, completed=1)
         except KeyboardInterrupt:
             if not rows:
                 raise
             code = INTERRUPTED
     content = reproduce.table_json(rows, scale, horizon, started)
-    _write_table(out, content)
-    _save_settings(out, rows)
+    reproduce.write_table(out, content)
+    reproduce.write_settings(out, rows)
 
     stdout = Console()
-    header, lines = tables.table1_cells(content)
+    header, lines = tables.table1_cells(content, reproduce.LABELS)
     title = f"Table 1: returns, mean ± std over {scale.seeds} seed(s)"
     stdout.print(tables.rich_table(title, header, lines))
-    stdout.print(tables.EXPLANATION, highlight=False)
-    finished = "" if code == 0 else f"interrupted after {len(rows)} of {len(reproduce.ROW_NAMES)} rows; "
+    stdout.print(f"{tables.EXPLANATION}\n{tables.PAPER_NOTE}", highlight=False)
+    finished = (
+        "" if code == 0 else f"interrupted after {len(rows)} of {len(reproduce.LABELS)} rows; "
+    )
     stdout.print(f"{finished}{content['wall_seconds']:.0f} s; files in {out}", highlight=False)
     return code
-
-
-def _write_table(out: Path, content: dict) -> None:
-    metrics.write_json(out / "table1.json", content)
-    header, lines = tables.table1_cells(content)
-    text = f"{tables.markdown_table(header, lines)}\n\n{tables.EXPLANATION}\n"
-    (out / "table1.md").write_text(text, encoding="utf-8")
-
-
-def _draw(reproduction: reproduce.Reproduction, rows: list[reproduce.Row], out: Path) -> None:
-    task = reproduction.task
-    by_name = {row.name: row for row in rows}
-    key = seed_keys(reproduction.scale.first_seed, 1, EVALUATE)[0]
-    shown = {"pg_ape": "PG-APE", "greedy_ape": "greedy-APE"}
-    panels = {
-        label: reproduce.panels(task, by_name[name], key, reproduction.scale.num_demonstrations)
-        for name, label in shown.items()
-    }
-    figure3 = {label: panel.ensemble for label, panel in panels.items()}
-    figure4 = {label: panel.observers for label, panel in panels.items()}
-    for number, content, title in (
-        (3, figure3, "The experts, and the ensemble that an observer sees"),
-        (4, figure4, "What observers make of it"),
-    ):
-        figure = plotting.policy_figure(task.env, task.mdp, content, title)
-        plotting.save_figure(figure, [out / f"figure{number}.png"])
-    curves = {row.name: row.metrics for row in rows if row.metrics is not None}
-    figure = plotting.learning_curves(curves, -task.num_steps)
-    plotting.save_figure(figure, [out / "learning_curves.png"])
-
-
-def _save_settings(out: Path, rows: list[reproduce.Row]) -> None:
-    """Settings of each row; a row's block is a configuration file of ``ape-jax train``."""
-    from omegaconf import OmegaConf
-
-    content = OmegaConf.create({row.name: row.config.to_flat() for row in rows})
-    (out / "config.yaml").write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 
 
 def _prepare(out: Path, must_not_hold: str | None) -> Path:

@@ -101,7 +101,12 @@ def recipe(head: HeadName) -> tuple[TrainConfig, Hypers]:
     if head == "mlp":
         return (
             TrainConfig(head="mlp", num_updates=4000),
-            Hypers(learning_rate=1e-2, critic_learning_rate=1e-2, final_learning_rate=0.02),
+            Hypers(
+                beta=0.27,
+                learning_rate=1e-2,
+                critic_learning_rate=0.1,
+                final_learning_rate=0.02,
+            ),
         )
     return TrainConfig(head=head), Hypers()
 
@@ -110,8 +115,8 @@ def recipe(head: HeadName) -> tuple[TrainConfig, Hypers]:
 class RunConfig:
     """Everything that decides the numbers of a run; what ``config.yaml`` holds."""
 
-    train: TrainConfig = TrainConfig()
-    hypers: Hypers = Hypers()
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    hypers: Hypers = dataclasses.field(default_factory=Hypers)
     seeds: int = 1
     """Runs trained side by side."""
     first_seed: int = 0
@@ -169,7 +174,7 @@ class RunConfig:
                 raise SettingError(f"{path}: unknown setting {name!r}; {hint}")
         try:
             schema = OmegaConf.structured(cls(train, hypers))
-            return OmegaConf.to_object(OmegaConf.merge(schema, nested))  # type: ignore[return-value]
+            return OmegaConf.to_object(OmegaConf.merge(schema, nested))
         except OmegaConfBaseException as error:
             name = (error.full_key or "a value").split(".")[-1]
             reason = str(error).split("\n", maxsplit=1)[0]

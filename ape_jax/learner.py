@@ -146,12 +146,13 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
     grads, (expert_loss, observer_loss) = jax.grad(loss, has_aux=True)(
         state.params, task.networks, log_weights, experts, observer, hypers
     )
-    state = apply_gradients(state.replace(key=key), grads, hypers, task.config.num_updates)
+    state = dataclasses.replace(state, key=key)
+    state = apply_gradients(state, grads, hypers, task.config.num_updates)
     return state, summarize(experts, observer, expert_loss, observer_loss, grads)
 
 
 def expert_log_weights(task: Task, params: EnsembleParams) -> LogProbsFn:
-    """log w_c as a function of the observation, held constant in the gradient."""
+    """Weights log w_c as a function of the observation, held constant in the gradient."""
     num_experts = task.networks.num_experts
     if task.config.observer == "uniform" or task.mdp is None:
         uniform = mixture.uniform_log_weights(num_experts)
@@ -224,9 +225,7 @@ def loss(
 
     blocks = jax.vmap(expert_block)(params.heads, params.expert_critics, experts)
     expert_evaluated = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks)
-    policy = networks.tabulate(
-        observer_policy(networks, params, log_weights, hypers.temperature)
-    )
+    policy = networks.tabulate(observer_policy(networks, params, log_weights, hypers.temperature))
     values = networks.tabulate(lambda o: networks.observer_values(params, o))
     observer_evaluated = evaluate(policy, values, observer, hypers.discount)
     return total_loss(expert_evaluated, observer_evaluated, hypers)
@@ -279,10 +278,10 @@ def apply_gradients(
     state: TrainState, grads: EnsembleParams, hypers: Hypers, num_updates: int | None = None
 ) -> TrainState:
     """One optimiser step."""
-    changes, opt_state = optimizer(hypers, num_updates).update(
-        grads, state.opt_state, state.params
+    changes, opt_state = optimizer(hypers, num_updates).update(grads, state.opt_state, state.params)
+    return dataclasses.replace(
+        state, params=optax.apply_updates(state.params, changes), opt_state=opt_state
     )
-    return state.replace(params=optax.apply_updates(state.params, changes), opt_state=opt_state)
 
 
 def optimizer(hypers: Hypers, num_updates: int | None = None) -> optax.GradientTransformation:

@@ -42,7 +42,9 @@ def append_updates(path: Path, metrics: Metrics, first_update: int) -> None:
       metrics: arrays [K, updates, …].
       first_update: number of the first of them, from 0.
     """
-    columns = {name: np.asarray(values).swapaxes(0, 1) for name, values in metrics._asdict().items()}
+    columns = {
+        name: np.asarray(values).swapaxes(0, 1) for name, values in metrics._asdict().items()
+    }
     num_updates = len(columns["pe_return"])
     with path.open("a", encoding="utf-8") as file:
         for index in range(num_updates):

@@ -1,7 +1,6 @@
 """Expert heads and critics: Flax modules of one expert, stacked over experts by ``vmap``."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,6 +26,7 @@ class Table(nn.Module):
 
     @nn.compact
     def __call__(self, state: Int[Array, ""]) -> Float[Array, " outputs"]:
+        """The state's row."""
         shape = (self.num_states, self.num_outputs)
         return self.param("table", nn.initializers.normal(self.scale), shape)[state]
 
@@ -47,15 +47,14 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
+        """Outputs at one observation."""
         activation = _ACTIVATIONS[self.activation]
         first, *rest = self.hidden_sizes
         biases = self.num_states is None
         if self.num_states is None:
             hidden = nn.Dense(first)(jnp.ravel(observation).astype(jnp.float32))
         else:
-            embedding = nn.Embed(
-                self.num_states, first, embedding_init=nn.initializers.normal(1.0)
-            )
+            embedding = nn.Embed(self.num_states, first, embedding_init=nn.initializers.normal(1.0))
             hidden = embedding(observation)
         hidden = activation(hidden)
         for width in rest:
@@ -104,21 +103,19 @@ class Networks:
             ),
         )
 
-    def log_probs(
-        self, head: Params, observation: Shaped[Array, "..."]
-    ) -> Float[Array, " A"]:
-        """log π_c(·|observation) of one head."""
-        return jax.nn.log_softmax(self.head.apply(head, observation))
+    def log_probs(self, head: Params, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
+        """One head's log π_c(·|observation)."""
+        return jax.nn.log_softmax(jnp.asarray(self.head.apply(head, observation)))
 
     def expert_log_probs(
         self, heads: Params, observation: Shaped[Array, "..."]
     ) -> Float[Array, "E A"]:
-        """log π_c(·|observation) of every head."""
+        """Every head's log π_c(·|observation)."""
         return jax.vmap(self.log_probs, in_axes=(0, None))(heads, observation)
 
     def value(self, critic: Params, observation: Shaped[Array, "..."]) -> Float[Array, ""]:
         """V(observation) of one critic."""
-        return jnp.squeeze(self.critic.apply(critic, observation), axis=-1)
+        return jnp.asarray(self.critic.apply(critic, observation))[0]
 
     def observer_values(
         self, params: EnsembleParams, observation: Shaped[Array, "..."]
@@ -129,7 +126,7 @@ class Networks:
         return self.value(params.observer_critic, observation)[None]
 
     def tabulate_experts(self, heads: Params) -> Float[Array, "E S A"]:
-        """log π_c(·|s) of every head in every state of a finite observation space."""
+        """Every head's log π_c(·|s) in every state of a finite observation space."""
         states = jnp.arange(self.num_states, dtype=jnp.int32)
         at_states = jax.vmap(self.log_probs, in_axes=(None, 0))
         return jax.vmap(at_states, in_axes=(0, None))(heads, states)
@@ -169,7 +166,7 @@ def make_networks(
     if config.head == "tabular" and num_states is None:
         raise SettingError(
             f"head='tabular' needs a finite observation space; env={config.env!r} has "
-            f"{observation_space}. Use head='mlp'"
+            f"a continuous one of shape {observation_space.shape}. Use head='mlp'"
         )
 
     def body(num_outputs: int, scale: float) -> nn.Module:

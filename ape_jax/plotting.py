@@ -1,20 +1,17 @@
 """Figures: policies on the grid, and learning curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-
-from ape_jax.core.tabular import FiniteMDP, state_values  # noqa: E402
-from ape_jax.envs.gridworld import MOVES, GridWorld  # noqa: E402
-from ape_jax.learner import Metrics  # noqa: E402
+from ape_jax.core.tabular import FiniteMDP, state_values
+from ape_jax.envs.gridworld import MOVES, GridWorld
+from ape_jax.learner import Metrics
 
 EXPERT_COLOUR, OBSERVER_COLOUR = "#1f5fa8", "#c8442d"
 
@@ -26,7 +23,8 @@ def draw_policy(axes: Axes, env: GridWorld, values: np.ndarray, policy: np.ndarr
       axes: where to draw.
       env: the grid.
       values: expected return from each cell [S].
-      policy: probabilities [S, A]; an arrow's area of reach shows its action's, a dot's size "stay".
+      policy: probabilities [S, A]: the length of an arrow, and the size of the dot for "stay".
+        Those below 2 % are left out.
       limit: the lowest return of the colour scale.
 
     Returns:
@@ -37,7 +35,7 @@ def draw_policy(axes: Axes, env: GridWorld, values: np.ndarray, policy: np.ndarr
     cells = np.delete(np.arange(size * size), env.goal[0] * size + env.goal[1])
     rows, columns = cells // size, cells % size
     for action, (down, right) in enumerate(MOVES):
-        probs = policy[cells, action]
+        probs = np.where(policy[cells, action] < 0.02, 0.0, policy[cells, action])
         if (down, right) == (0, 0):
             axes.scatter(columns, rows, s=28 * probs, color="white", edgecolors="black", lw=0.3)
             continue
@@ -64,7 +62,7 @@ def draw_policy(axes: Axes, env: GridWorld, values: np.ndarray, policy: np.ndarr
 def policy_figure(
     env: GridWorld,
     mdp: FiniteMDP,
-    rows: Mapping[str, Mapping[str, np.ndarray]],
+    rows: Mapping[str, Mapping[str, ArrayLike]],
     title: str,
 ) -> Figure:
     """Rows of policies on the grid under one colour scale.
@@ -89,8 +87,8 @@ def policy_figure(
             axes.set_axis_off()
         line[0].set_ylabel(label, fontsize=11)
         for axes, (name, policies) in zip(line, panels.items(), strict=False):
-            policies = np.atleast_3d(policies) if policies.ndim == 3 else policies[None]
-            values = np.mean([state_values(mdp, policy) for policy in policies], axis=0)
+            policies = np.asarray(policies).reshape(-1, *mdp.reward.shape)
+            values = np.mean([np.asarray(state_values(mdp, one)) for one in policies], axis=0)
             image = draw_policy(axes, env, values, policies.mean(axis=0), -mdp.horizon)
             axes.set_title(f"{name}\nreturn {values @ np.asarray(mdp.start):.1f}", fontsize=10)
     figure.colorbar(image, ax=grid, shrink=0.8, pad=0.02, label="expected return from the cell")
@@ -107,7 +105,12 @@ def learning_curves(runs: Mapping[str, Metrics], floor: float | None = None) -> 
       floor: lowest possible return, as the axis' lower end.
     """
     figure, grid = plt.subplots(
-        1, len(runs), figsize=(3.4 * len(runs), 3.2), sharey=True, squeeze=False, layout="constrained"
+        1,
+        len(runs),
+        figsize=(3.4 * len(runs), 3.2),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axes, (title, metrics) in zip(grid[0], runs.items(), strict=True):
         curves = (
@@ -115,12 +118,12 @@ def learning_curves(runs: Mapping[str, Metrics], floor: float | None = None) -> 
             ("observer trained against", OBSERVER_COLOUR, metrics.observer_return),
         )
         for label, colour, values in curves:
-            values = _smooth(np.asarray(values))
-            updates = np.arange(values.shape[1])
+            curve = _smooth(np.asarray(values))
+            updates = np.arange(curve.shape[1])
             axes.fill_between(
-                updates, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0
+                updates, curve.min(axis=0), curve.max(axis=0), color=colour, alpha=0.2, lw=0
             )
-            axes.plot(updates, values.mean(axis=0), color=colour, label=label, lw=1.6)
+            axes.plot(updates, curve.mean(axis=0), color=colour, label=label, lw=1.6)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("update")
         axes.grid(alpha=0.25)
@@ -132,10 +135,9 @@ def learning_curves(runs: Mapping[str, Metrics], floor: float | None = None) -> 
     return figure
 
 
-def save_figure(figure: Figure, paths: Sequence[Path]) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure, crisp where it is a bitmap, and close it."""
-    for path in paths:
-        figure.savefig(path, dpi=160)
+    figure.savefig(path, dpi=160)
     plt.close(figure)
 
 

@@ -3,36 +3,39 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
+from omegaconf import OmegaConf
 
-from ape_jax import demonstrations, evaluation
+from ape_jax import demonstrations, evaluation, plotting, tables
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
 from ape_jax.core import tabular
+from ape_jax.envs import GridWorld
 from ape_jax.learner import Metrics, Task, TrainState, make_task, update
-from ape_jax.metrics import over_seeds
+from ape_jax.metrics import over_seeds, write_json
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, TabularCloning
 from ape_jax.runner import EVALUATE, Chunk, Runner, seed_keys
 from ape_jax.types import Params, PRNGKey
 
-ROW_NAMES = (
-    "optimal",
-    "near_optimal",
-    "random",
-    "pg_ape",
-    "greedy_ape",
-    "greedy_ape_single",
-)
-"""In the order of the table."""
+LABELS = {
+    "optimal": "optimal PE",
+    "near_optimal": "near-optimal PE",
+    "random": "random PE",
+    "pg_ape": "PG-APE",
+    "greedy_ape": "greedy-APE",
+    "greedy_ape_single": "greedy-APE, 1 expert",
+}
+"""Row names and what people call them, in the order of the table."""
 
 PAPER = {"pg_ape": {"pe_return": -16.33, "clone_return": -44.14}}
-"""The paper's Table 1, where it is not set by construction: its other two ensembles are halted so
-that one matches PG-APE's experts and the other its clone."""
+"""The paper's Table 1. Its other two ensembles are halted where one matches these experts and the
+other this clone, so they hold no further result."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +126,37 @@ class Reproduction:
         yield self._trained("greedy_ape", self._greedy, greedy, report)
         yield self._trained("greedy_ape_single", self._single, greedy, report)
 
+    def draw(self, rows: list[Row], out: Path) -> None:
+        """Write Figures 3 and 4, of the first seed, and the learning curves."""
+        by_name = {row.name: row for row in rows}
+        key = seed_keys(self.scale.first_seed, 1, EVALUATE)[0]
+        shown = {
+            LABELS[name]: panels(self.task, by_name[name], key, self.scale.num_demonstrations)
+            for name in ("pg_ape", "greedy_ape")
+        }
+        env = cast(GridWorld, self.task.env)
+        for number, title, content in (
+            (
+                3,
+                "The experts, and the ensemble that an observer sees",
+                {label: panel.ensemble for label, panel in shown.items()},
+            ),
+            (
+                4,
+                "What observers make of it",
+                {label: panel.observers for label, panel in shown.items()},
+            ),
+        ):
+            figure = plotting.policy_figure(env, _finite(self.task), content, title)
+            plotting.save_figure(figure, out / f"figure{number}.png")
+        curves = {
+            label: metrics
+            for name, label in LABELS.items()
+            if (metrics := by_name[name].metrics) is not None
+        }
+        figure = plotting.learning_curves(curves, -self.task.num_steps)
+        plotting.save_figure(figure, out / "learning_curves.png")
+
     def _trained(self, name: str, runner: Runner, hypers: Hypers, report: Report) -> Row:
         report(name, None)
         parts = []
@@ -143,9 +177,7 @@ class Reproduction:
     def _row(
         self, name: str, runner: Runner, hypers: Hypers, state: TrainState, metrics: Metrics | None
     ) -> Row:
-        config = RunConfig(
-            runner.task.config, hypers, self.scale.seeds, self.scale.first_seed
-        )
+        config = RunConfig(runner.task.config, hypers, self.scale.seeds, self.scale.first_seed)
         heads = state.params.heads
         # Measuring depends on the number of experts alone, not on whom they were trained against.
         task = self._single.task if runner is self._single else self._pair.task
@@ -194,9 +226,9 @@ def train_until(
 class Panels(NamedTuple):
     """Policies for the figures, of the first seed: title to probabilities."""
 
-    ensemble: dict[str, np.ndarray]
+    ensemble: dict[str, Array]
     """Figure 3: each expert [S, A], and all of them [E, S, A]."""
-    observers: dict[str, np.ndarray]
+    observers: dict[str, Array]
     """Figure 4: [S, A]."""
 
 
@@ -217,15 +249,18 @@ def panels(task: Task, row: Row, key: Key[Array, ""], num_demonstrations: int) -
         policies = (counted, evaluation.greedy(counted), fitted, evaluation.greedy(fitted))
         return [evaluation.policy_table(policy, mdp.num_states) for policy in policies]
 
-    names = ("BC, sampled", "BC, greedy", "BC (MLP), sampled", "BC (MLP), greedy")
-    single = {f"expert {index + 1}": expert for index, expert in enumerate(experts)}
-    observers = {"mixture π_o": jnp.mean(experts, axis=0), **dict(zip(names, clones(key), strict=True))}
-    return Panels(
-        ensemble=jax.tree.map(np.asarray, {**single, "ensemble": experts}),
-        observers=jax.tree.map(
-            np.asarray, {**observers, "optimal policy": tabular.optimal_policy(mdp)}
-        ),
-    )
+    counted, counted_greedy, fitted, fitted_greedy = clones(key)
+    ensemble = {f"expert {index + 1}": expert for index, expert in enumerate(experts)}
+    ensemble["ensemble"] = experts
+    observers = {
+        "mixture π_o": jnp.mean(experts, axis=0),
+        "BC, sampled": counted,
+        "BC, greedy": counted_greedy,
+        "BC (MLP), sampled": fitted,
+        "BC (MLP), greedy": fitted_greedy,
+        "optimal policy": tabular.optimal_policy(mdp),
+    }
+    return Panels(ensemble, observers)
 
 
 def table_json(rows: list[Row], scale: Scale, horizon: int, started: float) -> dict:
@@ -235,9 +270,23 @@ def table_json(rows: list[Row], scale: Scale, horizon: int, started: float) -> d
         "seeds": scale.seeds,
         "horizon": horizon,
         "wall_seconds": time.monotonic() - started,
-        "rows": [by_name[name].to_json() for name in ROW_NAMES if name in by_name],
+        "rows": [by_name[name].to_json() for name in LABELS if name in by_name],
         "paper": PAPER,
     }
+
+
+def write_table(out: Path, content: dict) -> None:
+    """Write ``table1.json`` and ``table1.md``."""
+    write_json(out / "table1.json", content)
+    header, lines = tables.table1_cells(content, LABELS)
+    paragraphs = (tables.markdown_table(header, lines), tables.EXPLANATION, tables.PAPER_NOTE)
+    (out / "table1.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+
+
+def write_settings(out: Path, rows: list[Row]) -> None:
+    """Write ``config.yaml``: of each row what ``ape-jax train`` takes as a configuration file."""
+    content = OmegaConf.create({row.name: row.config.to_flat() for row in rows})
+    (out / "config.yaml").write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 
 
 def _finite(task: Task) -> tabular.FiniteMDP:

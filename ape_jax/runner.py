@@ -62,9 +62,7 @@ class Runner:
         num_updates = self.task.config.num_updates
         for num_done in range(0, num_updates, CHUNK):
             count = min(CHUNK, num_updates - num_done)
-            state, metrics = jax.block_until_ready(
-                self._updates(self.task, state, hypers, count)
-            )
+            state, metrics = jax.block_until_ready(self._updates(self.task, state, hypers, count))
             yield Chunk(num_done + count, state, metrics)
 
 

@@ -1,4 +1,4 @@
-"""The vocabulary that every room shares: axis letters, keys, the record of a step, what a policy is.
+"""The vocabulary of every room: axis letters, keys, the record of a step, what a policy is.
 
 Axes, in every annotation and docstring:
 

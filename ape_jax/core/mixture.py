@@ -50,7 +50,7 @@ def temper(
 
 
 def uniform_log_weights(num_experts: int) -> Float[Array, " E"]:
-    """log w_c = −log E: the observer model of the paper, which ignores where each expert goes."""
+    """The paper's w_c = 1/E, as logarithms: an observer who ignores where each expert goes."""
     return jnp.full(num_experts, -jnp.log(num_experts))
 
 

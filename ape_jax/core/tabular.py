@@ -1,4 +1,4 @@
-"""Finite MDPs, exactly: the oracle of every sampled estimate. All functions differentiate and vmap."""
+"""Finite MDPs, exactly: the oracle of every sampled estimate, differentiable and vmappable."""
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +26,12 @@ class FiniteMDP:
 
     @property
     def num_states(self) -> int:
+        """S."""
         return self.reward.shape[0]
 
     @property
     def num_actions(self) -> int:
+        """A."""
         return self.reward.shape[1]
 
 
@@ -112,7 +114,7 @@ def reach_limit(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S
 def observer_weights(
     mdp: FiniteMDP, policies: Float[Array, "E S A"], weights: ObserverWeights
 ) -> Float[Array, "S E"]:
-    """log w_c(s) of each state: uniform, or the exact posterior of the expert from occupancies."""
+    """Weights log w_c(s) of each state: uniform, or the exact posterior from occupancies."""
     num_experts, num_states, _ = policies.shape
     if weights == "uniform":
         return jnp.tile(mixture.uniform_log_weights(num_experts), (num_states, 1))

@@ -68,18 +68,22 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
 
     @property
     def name(self) -> str:
+        """The id that gymnax knows it by."""
         return "GridWorld-ape"
 
     @property
     def num_actions(self) -> int:
+        """Five."""
         return len(ACTIONS)
 
     @property
     def num_states(self) -> int:
+        """Cells of the grid."""
         return self.size * self.size
 
     @property
     def default_params(self) -> EnvParams:
+        """The time limit that the constructor got."""
         return EnvParams(max_steps_in_episode=self.horizon)
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[jax.Array, EnvState]:
@@ -166,7 +170,7 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
         )
 
     def render(self, state: EnvState, params: EnvParams | None = None):
-        """Draw the grid with the agent ``A`` and the goal ``G``; returns the figure and its axes."""
+        """Draw the agent ``A`` and the goal ``G``; returns the figure and its axes."""
         del params
         import matplotlib.pyplot as plt  # Only here: training never draws.
 

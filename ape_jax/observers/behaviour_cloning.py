@@ -22,6 +22,7 @@ class TablePolicy:
     log_probs: Float[Array, "S A"]
 
     def __call__(self, state: Shaped[Array, ""]) -> Float[Array, " A"]:
+        """Log-probabilities at one observation."""
         return self.log_probs[state]
 
 
@@ -33,7 +34,8 @@ class HeadPolicy:
     head: nn.Module = struct.field(pytree_node=False)
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
-        return jax.nn.log_softmax(self.head.apply(self.params, observation))
+        """Log-probabilities at one observation."""
+        return jax.nn.log_softmax(jnp.asarray(self.head.apply(self.params, observation)))
 
 
 @dataclasses.dataclass(frozen=True)

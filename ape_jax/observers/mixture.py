@@ -19,6 +19,7 @@ class MixturePolicy:
     networks: Networks = struct.field(pytree_node=False)
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
+        """Log-probabilities at one observation."""
         log_weights = mixture.uniform_log_weights(self.networks.num_experts)
         return mixture.mixture_log_probs(
             self.networks.expert_log_probs(self.heads, observation), log_weights
