@@ -42,7 +42,8 @@ class TrainState:
 
     params: EnsembleParams
     opt_state: optax.OptState
-    key: PRNGKey
+    key: jax.Array
+    """Typed; drives the rollouts to come."""
     networks: Networks = struct.field(pytree_node=False)
 
 

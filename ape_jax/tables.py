@@ -42,7 +42,7 @@ def table1_cells(content: dict, labels: Mapping[str, str]) -> tuple[list[str], l
       content: of ``table1.json``.
       labels: row names and what people call them.
     """
-    header = ["ensemble", *_COLUMNS.values(), "paper: PE, clone"]
+    header = ["ensemble", *_COLUMNS.values(), "paper"]
     lines = []
     for row in content["rows"]:
         paper = content["paper"].get(row["name"], {})
@@ -59,10 +59,10 @@ def mean_and_std(summary: dict) -> str:
 
 def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     """For the terminal; cells break at blanks, so that eight columns fit in eighty characters."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_lines=False)
-    table.add_column(header[0], max_width=14)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(header[0], min_width=12)
     for name in header[1:]:
-        table.add_column(name, justify="right", max_width=8, overflow="fold")
+        table.add_column(name, justify="right", min_width=7)
     for line in lines:
         table.add_row(*line)
     return table

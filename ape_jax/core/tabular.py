@@ -183,7 +183,7 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
     arrivals = occupancy + cut
     goes_on = jnp.where(arrivals > 0, occupancy / jnp.maximum(arrivals, 1e-30), 1.0)
     _, moves = _under(mdp, clone)
-    within_limit, _ = _push(goes_on * mdp.start, moves * goes_on, mdp)
+    within_limit, _ = _push(goes_on * mdp.start, moves * goes_on[None, :], mdp)
     beyond_limit = jnp.maximum(jnp.sum(occupancy) - jnp.sum(within_limit), 0.0)
 
     worst = jnp.maximum(0.0, -jnp.min(mdp.reward))

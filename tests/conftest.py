@@ -1,0 +1,79 @@
+"""Shapes are checked at run time, and fixtures share small worlds and what is compiled for them."""
+
+import jaxtyping
+
+_hook = jaxtyping.install_import_hook(
+    [
+        "ape_jax.batch",
+        "ape_jax.core.categorical",
+        "ape_jax.core.mixture",
+        "ape_jax.core.objective",
+        "ape_jax.core.returns",
+        "ape_jax.core.tabular",
+        "ape_jax.demonstrations",
+        "ape_jax.evaluation",
+        "ape_jax.learner",
+        "ape_jax.networks",
+        "ape_jax.rollout",
+    ],
+    "beartype.beartype",
+)
+_hook.__enter__()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import matplotlib  # noqa: E402
+import pytest  # noqa: E402
+
+from ape_jax.config import Hypers, TrainConfig  # noqa: E402
+from ape_jax.core.tabular import FiniteMDP  # noqa: E402
+from ape_jax.envs import GridWorld  # noqa: E402
+from ape_jax.learner import Task, make_task  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+matplotlib.use("Agg")
+
+
+@pytest.fixture(scope="session")
+def small_grid() -> GridWorld:
+    """Nine cells and a limit that binds now and then."""
+    return GridWorld(size=3, goal=(0, 1), horizon=8)
+
+
+@pytest.fixture(scope="session")
+def small_mdp(small_grid) -> FiniteMDP:
+    return small_grid.finite_mdp()
+
+
+@pytest.fixture(scope="session")
+def small_task(small_grid) -> Task:
+    return make_task(TrainConfig(envs_per_expert=16, num_updates=6), small_grid)
+
+
+@pytest.fixture(scope="session")
+def hypers() -> Hypers:
+    return Hypers()
+
+
+@pytest.fixture(scope="session")
+def random_policies(small_mdp):
+    """Three random policies [E, S, A] on the small grid."""
+    shape = (3, small_mdp.num_states, small_mdp.num_actions)
+    return jax.nn.softmax(jax.random.normal(jax.random.key(7), shape))
+
+
+def random_mdp(seed: int, num_states: int = 5, num_actions: int = 3, horizon: int = 6) -> FiniteMDP:
+    """A random process with one terminal state and rewards of both signs."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    transition = jax.nn.softmax(
+        2.0 * jax.random.normal(keys[0], (num_states, num_actions, num_states))
+    )
+    terminal = jnp.arange(num_states) == 0
+    start = jnp.where(terminal, 0.0, jax.random.uniform(keys[2], (num_states,)))
+    return FiniteMDP(
+        transition=transition,
+        reward=jax.random.normal(keys[1], (num_states, num_actions)),
+        start=start / jnp.sum(start),
+        terminal=terminal,
+        horizon=horizon,
+    )

@@ -1,0 +1,104 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ape_jax.core import returns
+
+
+def loop_returns(rewards, discounts):
+    later, out = 0.0, []
+    for reward, discount in zip(rewards[::-1], discounts[::-1], strict=True):
+        later = reward + discount * later
+        out.append(later)
+    return np.array(out[::-1])
+
+
+steps = st.lists(
+    st.tuples(
+        st.floats(-5, 5, width=32),
+        st.floats(0, 1, width=32),
+        st.booleans(),
+        st.booleans(),
+        st.floats(-5, 5, width=32),
+        st.floats(-5, 5, width=32),
+    ),
+    min_size=6,
+    max_size=6,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps)
+def test_discounted_returns_equal_a_loop(trajectory):
+    rewards, discounts, *_ = (np.array(column, np.float32) for column in zip(*trajectory))
+    ours = returns.discounted_returns(jnp.asarray(rewards), jnp.asarray(discounts))
+    np.testing.assert_allclose(ours, loop_returns(rewards, discounts), rtol=1e-4, atol=1e-4)
+
+
+def test_discounted_returns_stop_where_the_discount_is_zero():
+    ours = returns.discounted_returns(jnp.ones(4), jnp.array([0.5, 0.0, 0.5, 0.5]))
+    np.testing.assert_allclose(ours, [1.5, 1.0, 1.5, 1.0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps)
+def test_generalized_advantages_equal_the_sum_of_temporal_differences(trajectory):
+    """Against the definition: sum of (γλ)^l δ over the steps left in the same episode."""
+    rewards, _, terminated, truncated, values, next_values = (
+        np.array(column) for column in zip(*trajectory)
+    )
+    gamma, decay = 0.9, 0.7
+    expected = []
+    for t in range(len(rewards)):
+        total, weight = 0.0, 1.0
+        for k in range(t, len(rewards)):
+            bootstrap = 0.0 if terminated[k] else next_values[k]
+            total += weight * (rewards[k] + gamma * bootstrap - values[k])
+            if terminated[k] or truncated[k]:
+                break
+            weight *= gamma * decay
+        expected.append(total)
+    ours = returns.generalized_advantages(
+        *(jnp.asarray(x, jnp.float32) for x in (rewards, values, next_values)),
+        jnp.asarray(terminated),
+        jnp.asarray(truncated),
+        gamma,
+        decay,
+    )
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("terminated", "expected"), [(True, 1.0 - 2.0), (False, 1.0 + 0.9 * 5 - 2.0)]
+)
+def test_generalized_advantages_bootstrap_only_where_the_episode_would_have_gone_on(
+    terminated, expected
+):
+    ours = returns.generalized_advantages(
+        jnp.array([1.0]),
+        jnp.array([2.0]),
+        jnp.array([5.0]),
+        jnp.array([terminated]),
+        jnp.array([not terminated]),
+        0.9,
+        1.0,
+    )
+    np.testing.assert_allclose(ours, [expected], rtol=1e-6)
+
+
+def test_generalized_advantages_with_full_traces_are_returns_minus_values():
+    rewards, values = jnp.array([1.0, -2.0, 3.0]), jnp.array([0.5, 0.1, -0.3])
+    ends = jnp.array([False, False, True])
+    ours = returns.generalized_advantages(
+        rewards, values, jnp.append(values[1:], 9.0), ends, jnp.zeros(3, bool), 0.9, 1.0
+    )
+    expected = returns.discounted_returns(rewards, jnp.full(3, 0.9)) - values
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
+def test_live_steps_include_the_step_that_ends_the_episode():
+    done = jnp.array([False, True, False, True])
+    np.testing.assert_array_equal(returns.live_steps(done), [True, True, False, False])
+    np.testing.assert_array_equal(returns.live_steps(jnp.zeros(3, bool)), [True] * 3)

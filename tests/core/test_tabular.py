@@ -1,0 +1,222 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import random_mdp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.test_util import check_grads
+
+from ape_jax.core import mixture, tabular
+from ape_jax.envs import GridWorld
+
+seeds = st.integers(0, 10_000)
+
+
+def random_policy(seed, mdp, num_experts=None):
+    shape = (mdp.num_states, mdp.num_actions)
+    shape = shape if num_experts is None else (num_experts, *shape)
+    return jax.nn.softmax(2.0 * jax.random.normal(jax.random.key(seed), shape))
+
+
+def enumerate_paths(mdp, policy):
+    """Return and visits by pushing probability through every step, in NumPy, term by term."""
+    transition, reward, start = (
+        np.asarray(x, np.float64) for x in (mdp.transition, mdp.reward, mdp.start)
+    )
+    terminal, policy = np.asarray(mdp.terminal), np.asarray(policy, np.float64)
+    mass, total, visits = start.copy(), 0.0, np.zeros(len(start))
+    for _ in range(mdp.horizon):
+        moved = np.zeros_like(mass)
+        for s in range(len(mass)):
+            if terminal[s]:
+                continue
+            visits[s] += mass[s]
+            for a in range(policy.shape[1]):
+                total += mass[s] * policy[s, a] * reward[s, a]
+                moved += mass[s] * policy[s, a] * transition[s, a]
+        mass = moved
+    return total, visits, mass * ~terminal
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_return_occupancy_and_limit_equal_an_enumeration(seed):
+    mdp = random_mdp(seed)
+    policy = random_policy(seed + 1, mdp)
+    total, visits, cut = enumerate_paths(mdp, policy)
+    np.testing.assert_allclose(tabular.policy_return(mdp, policy), total, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tabular.state_occupancy(mdp, policy), visits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tabular.reach_limit(mdp, policy), cut, rtol=1e-4, atol=1e-5)
+
+
+def test_occupancy_sums_to_the_expected_length_of_an_episode(small_mdp, random_policies):
+    """Every step of the grid costs one, so length and return are the same number."""
+    for policy in random_policies:
+        length = jnp.sum(tabular.state_occupancy(small_mdp, policy))
+        assert length == pytest.approx(-float(tabular.policy_return(small_mdp, policy)), rel=1e-5)
+
+
+def test_optimal_policy_of_the_paper_grid_returns_the_mean_distance():
+    mdp = GridWorld().finite_mdp()
+    # From the corner, Σ (row + column) over a 10 × 10 grid is 900, shared by 99 starts.
+    ours = tabular.policy_return(mdp, tabular.optimal_policy(mdp))
+    assert ours == pytest.approx(-900 / 99, rel=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_no_policy_beats_the_optimal_one_on_the_grid(seed):
+    mdp = GridWorld(size=3, goal=(1, 1), horizon=12).finite_mdp()
+    best = tabular.policy_return(mdp, tabular.optimal_policy(mdp))
+    assert tabular.policy_return(mdp, random_policy(seed, mdp)) <= best + 1e-4
+
+
+def test_exact_objective_is_the_penalised_difference(small_mdp, random_policies):
+    logits = jnp.log(random_policies)
+    experts = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, random_policies)
+    observer = tabular.policy_return(small_mdp, jnp.mean(random_policies, axis=0))
+    ours = tabular.exact_objective(logits, small_mdp, 0.3)
+    assert ours == pytest.approx(float(jnp.mean(experts) - 0.3 * observer), rel=1e-5)
+
+
+def test_exact_objective_of_one_expert_has_the_same_observer_for_both_weights(small_mdp):
+    logits = jnp.log(random_policy(3, small_mdp, num_experts=1))
+    uniform, posterior = (
+        tabular.exact_objective(logits, small_mdp, 0.5, weights=weights, temperature=0.5)
+        for weights in ("uniform", "posterior")
+    )
+    assert uniform == pytest.approx(float(posterior), rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "posterior"])
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_exact_objective_gradient_equals_finite_differences(weights, temperature):
+    mdp = random_mdp(11)
+    with jax.enable_x64(True):
+        mdp = jax.tree.map(
+            lambda x: jnp.asarray(np.asarray(x), x.dtype if x.dtype == bool else float), mdp
+        )
+        logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3)))
+
+        def objective(logits):
+            return tabular.exact_objective(
+                *(jnp.asarray(logits), mdp, 0.4),
+                weights=weights,
+                temperature=temperature,
+                differentiate_weights=True,
+            )
+
+        check_grads(objective, (logits,), order=1, modes=("rev",), eps=1e-5)
+
+
+def test_exact_objective_vmaps_over_logits_and_beta(small_mdp):
+    logits = jnp.log(jnp.stack([random_policy(seed, small_mdp, 2) for seed in range(3)]))
+    betas = jnp.array([0.0, 0.5, 1.0])
+    ours = jax.vmap(tabular.exact_objective, (0, None, 0))(logits, small_mdp, betas)
+    expected = [
+        tabular.exact_objective(x, small_mdp, b) for x, b in zip(logits, betas, strict=True)
+    ]
+    np.testing.assert_allclose(ours, jnp.stack(expected), rtol=1e-5)
+
+
+floor_of = jax.jit(tabular.cloning_floor)
+
+
+@jax.jit
+def ideal_clone_return(mdp, policies):
+    weights = jnp.exp(tabular.observer_weights(mdp, policies, "posterior"))
+    return tabular.policy_return(mdp, jnp.einsum("se,esa->sa", weights, policies))
+
+
+@settings(max_examples=60, deadline=None)
+@given(seeds, st.sampled_from([1, 2, 4]))
+def test_ideal_sampling_clone_never_falls_below_the_floor(seed, num_experts):
+    """The theorem, on processes with rewards of both signs and a limit that binds."""
+    mdp = random_mdp(seed)
+    policies = random_policy(seed + 1, mdp, num_experts)
+    assert ideal_clone_return(mdp, policies) >= floor_of(mdp, policies) - 1e-4
+
+
+def test_floor_is_the_ensemble_return_minus_horizon_times_truncated_share(
+    small_mdp, random_policies
+):
+    returns = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, random_policies)
+    cut = jax.vmap(tabular.reach_limit, (None, 0))(small_mdp, random_policies)
+    share = jnp.sum(cut) / len(random_policies)
+    assert 0.05 < share < 0.95  # The limit matters here.
+    ours = tabular.cloning_floor(small_mdp, random_policies)
+    assert ours == pytest.approx(float(jnp.mean(returns) - small_mdp.horizon * share), rel=1e-4)
+
+
+def test_ideal_sampling_clone_recovers_the_ensemble_when_no_episode_is_truncated():
+    mdp = GridWorld(size=3, goal=(0, 0), horizon=1000).finite_mdp()
+    policies = 0.5 * random_policy(5, mdp, num_experts=3) + 0.1  # No trap that lasts.
+    returns = jax.vmap(tabular.policy_return, (None, 0))(mdp, policies)
+    assert ideal_clone_return(mdp, policies) == pytest.approx(float(jnp.mean(returns)), rel=1e-3)
+    assert tabular.cloning_floor(mdp, policies) == pytest.approx(float(jnp.mean(returns)), rel=1e-3)
+
+
+def test_uniform_mixture_can_fall_below_the_floor():
+    """Why the paper's observer is no bound on a real one: its weights are not p(c|s)."""
+    mdp = GridWorld(size=3, goal=(0, 0), horizon=400).finite_mdp()
+    # Expert 1 goes up first and then left, expert 2 left first and then up; where its own road
+    # never leads, each turns back towards the other's.
+    up, down, left, right = 0, 1, 2, 3
+    first = np.full(9, up)
+    first[[1, 2]] = left
+    second = np.full(9, left)
+    second[[3, 6]] = up
+    first[[3, 6]] = down  # Only the second expert comes here on its way, and only by its own road.
+    starts_elsewhere = np.asarray(mdp.start).copy()
+    starts_elsewhere[[3, 6]] = 0.0
+    mdp = mdp.replace(start=jnp.asarray(starts_elsewhere / starts_elsewhere.sum()))
+    policies = jax.nn.one_hot(jnp.array([first, second]), 5)
+    floor = tabular.cloning_floor(mdp, policies)
+    assert ideal_clone_return(mdp, policies) >= floor - 1e-3
+    assert tabular.policy_return(mdp, jnp.mean(policies, axis=0)) < floor - 0.3
+
+
+def test_dual_ascent_on_exact_gradients_holds_every_expert_above_the_constraint(small_mdp):
+    """Eq. 2 on a small grid: both experts end at α or above, and the clone below both."""
+    import optax
+
+    from ape_jax.core import objective
+
+    alpha = -3.2  # Optimal is −1.9.
+    optimizer = optax.adam(0.05)
+
+    def returns_of(logits):
+        policies = jax.nn.softmax(logits)
+        experts = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, policies)
+        return experts, tabular.policy_return(small_mdp, jnp.mean(policies, axis=0))
+
+    def step(carry, _):
+        logits, opt_state, multipliers = carry
+        gradient = jax.grad(lambda x: -objective.dual_objective(*returns_of(x), multipliers))(
+            logits
+        )
+        changes, opt_state = optimizer.update(gradient, opt_state)
+        logits = optax.apply_updates(logits, changes)
+        experts, _ = returns_of(logits)
+        multipliers = objective.dual_step(multipliers, experts, alpha, 0.05)
+        return (logits, opt_state, multipliers), None
+
+    logits = jax.random.normal(jax.random.key(0), (2, 9, 5))
+    carry = (logits, optimizer.init(logits), jnp.ones(2))
+    (logits, _, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, length=1500))(carry)
+    experts, clone = returns_of(logits)
+    assert np.all(np.asarray(experts) >= alpha - 0.1)
+    assert clone < jnp.min(experts) - 1.0
+
+
+def test_posterior_weights_of_states_that_nobody_reaches_are_uniform(small_mdp):
+    stay = jnp.zeros((2, 9, 5)).at[..., 4].set(1.0)
+    moved = small_mdp.replace(start=jax.nn.one_hot(8, 9))
+    weights = jnp.exp(tabular.observer_weights(moved, stay, "posterior"))
+    np.testing.assert_allclose(weights, 0.5, rtol=1e-5)
+
+
+def test_observer_weights_uniform_match_the_mixture_module(small_mdp, random_policies):
+    ours = tabular.observer_weights(small_mdp, random_policies, "uniform")
+    np.testing.assert_allclose(ours[4], mixture.uniform_log_weights(3), rtol=1e-6)

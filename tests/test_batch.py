@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments import spaces
+
+from ape_jax import (
+    Batch,
+    Hypers,
+    SettingError,
+    TrainConfig,
+    ape_update,
+    create_state,
+    make_networks,
+)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    config = TrainConfig(num_experts=3, head="mlp", activation="relu")
+    return make_networks(config, spaces.Box(-jnp.inf, jnp.inf, (10,)), spaces.Discrete(5))
+
+
+def batches(key, size=32):
+    keys = jax.random.split(key, 7)
+
+    def one(keys, expert):
+        return Batch(
+            observation=jax.random.normal(keys[0], (size, 10)),
+            action=jax.random.randint(keys[1], (size,), 0, 5),
+            returns=jax.random.normal(keys[2], (size,)),
+            expert=expert,
+        )
+
+    return one(keys[:3], jax.random.randint(keys[3], (size,), 0, 3)), one(keys[4:], None)
+
+
+def test_losses_equal_the_equations_sample_by_sample(networks):
+    hypers = Hypers(beta=0.5)
+    state = create_state(jax.random.key(0), networks, hypers)
+    experts, observers = batches(jax.random.key(1))
+    _, losses = ape_update(state, experts, observers, hypers)
+
+    def probs(observation):
+        return np.exp(
+            np.asarray(
+                networks.expert_log_probs(state.params.heads, jnp.asarray(observation)), np.float64
+            )
+        )
+
+    policy1 = policy2 = value1 = value2 = 0.0
+    for s, a, r, c in zip(*map(np.asarray, experts), strict=True):
+        critic = jax.tree.map(lambda x, c=c: x[c], state.params.expert_critics)
+        v = float(networks.value(critic, jnp.asarray(s)))
+        policy1 -= np.log(probs(s)[c, a]) * (r - v) / 32
+        value1 += 0.5 * (v - r) ** 2 / 32
+    for s, a, r in zip(*map(np.asarray, observers[:3]), strict=True):
+        v = float(networks.value(state.params.observer_critic, jnp.asarray(s)))
+        policy2 -= np.log(probs(s)[:, a].mean()) * (-0.5 * r - v) / 32
+        value2 += 0.5 * (v + 0.5 * r) ** 2 / 32
+    np.testing.assert_allclose(losses, [policy1, value1, policy2, value2], rtol=1e-3, atol=1e-4)
+
+
+def test_update_moves_every_head_through_the_observers_batch(networks):
+    """Only expert 0 demonstrates, yet the mixture's gradient reaches all three heads."""
+    hypers = Hypers(beta=0.5)
+    state = create_state(jax.random.key(0), networks, hypers)
+    experts, observers = batches(jax.random.key(1))
+    moved, _ = ape_update(state, experts._replace(expert=jnp.zeros(32, int)), observers, hypers)
+    change = jax.tree.map(
+        lambda new, old: jnp.abs(new - old), moved.params.heads, state.params.heads
+    )
+    largest = jax.tree.map(lambda x: jnp.max(x.reshape(3, -1), axis=1), change)
+    assert all(np.all(np.asarray(x) > 0) for x in jax.tree.leaves(largest))
+
+
+def test_repeated_updates_fit_returns_that_can_be_fitted(networks):
+    hypers = Hypers(beta=0.5, learning_rate=1e-3, critic_learning_rate=1e-2)
+    state = create_state(jax.random.key(0), networks, hypers)
+    experts, observers = batches(jax.random.key(1))
+    _, first = ape_update(state, experts, observers, hypers)
+    for _ in range(200):
+        state, losses = ape_update(state, experts, observers, hypers)
+    assert losses.expert_value < 0.3 * first.expert_value
+    assert losses.observer_value < 0.3 * first.observer_value
+
+
+def test_update_works_inside_scan(networks):
+    hypers = Hypers()
+    state = create_state(jax.random.key(0), networks, hypers)
+
+    def step(state, key):
+        return ape_update(state, *batches(key), hypers)
+
+    _, losses = jax.lax.scan(step, state, jax.random.split(jax.random.key(1), 5))
+    assert losses.expert_policy.shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("which", "change", "message"),
+    [
+        ("expert", {"observation": jnp.zeros((32, 9))}, r"observation must have shape \(32, 10\)"),
+        ("expert", {"returns": jnp.zeros(31)}, r"expert_batch.returns must have shape \(32,\)"),
+        ("expert", {"expert": None}, "expert_batch.expert must hold the index"),
+        ("observer", {"expert": jnp.zeros(32, int)}, "observer_batch.expert must be None"),
+    ],
+)
+def test_update_rejects_batches_that_do_not_fit(networks, which, change, message):
+    hypers = Hypers()
+    state = create_state(jax.random.key(0), networks, hypers)
+    experts, observers = batches(jax.random.key(1))
+    if which == "expert":
+        experts = experts._replace(**change)
+    else:
+        observers = observers._replace(**change)
+    with pytest.raises(SettingError, match=message):
+        ape_update(state, experts, observers, hypers)

@@ -1,0 +1,223 @@
+"""The sampled gradient is unbiased: its mean over many rollouts is the exact gradient.
+
+The measure is the mean square of (sampled mean − exact) / standard error over all parameters of
+the heads. It is one in expectation where the estimator is right; the usual mistakes, made on
+purpose at the end, give several times that.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ape_jax import learner
+from ape_jax.config import Hypers, TrainConfig
+from ape_jax.core import tabular
+from ape_jax.envs import GridWorld
+from ape_jax.learner import make_task
+
+NUM_BATCHES = 1500
+GRID = GridWorld(size=3, goal=(0, 1), horizon=8)
+
+
+def task_for(critic="separate", observer="uniform"):
+    return make_task(TrainConfig(envs_per_expert=16, critic=critic, observer=observer), GRID)
+
+
+def random_params(task):
+    """Heads far from uniform, and baselines that are wrong: neither may bias the gradient."""
+    params = task.networks.init(jax.random.key(0))
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(treedef, noisy)
+
+
+def loss_of_heads(params, task, log_weights, experts, observer, hypers):
+    total, _ = learner.loss(params, task.networks, log_weights, experts, observer, hypers)
+    return total
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def sampled_gradients(task, params, hypers, loss=loss_of_heads):
+    """Gradients of the heads [batches, E, S, A], one for each fresh batch of rollouts."""
+
+    def one(key):
+        log_weights = learner.expert_log_weights(task, params)
+        keys = tuple(jax.random.split(key))
+        episodes = learner.collect(task, params, log_weights, hypers, keys)
+        grads = jax.grad(loss)(params, task, log_weights, *episodes, hypers)
+        return grads.heads["params"]["table"]
+
+    return jax.lax.map(one, jax.random.split(jax.random.key(2), NUM_BATCHES), batch_size=100)
+
+
+def mean_square_deviation(sampled, exact):
+    """Over parameters, in squared standard errors."""
+    sampled = np.asarray(sampled, np.float64)
+    error = sampled.std(axis=0, ddof=1) / np.sqrt(len(sampled))
+    visited = error > 0
+    assert visited.sum() >= 0.8 * visited.size  # All but the goal's rows.
+    np.testing.assert_allclose(sampled.mean(axis=0)[~visited], exact[~visited], atol=1e-6)
+    return np.mean(((sampled.mean(axis=0) - exact)[visited] / error[visited]) ** 2)
+
+
+def exact_gradient(task, params, hypers):
+    """Of the loss, so minus that of the objective."""
+    gradient = jax.grad(tabular.exact_objective)(
+        params.heads["params"]["table"],
+        task.mdp,
+        hypers.beta,
+        weights=task.config.observer,
+        temperature=hypers.temperature,
+    )
+    return -np.asarray(gradient, np.float64)
+
+
+# Three standard deviations of a mean of eighty squared normal deviates, which are correlated
+# between the actions of a state.
+TOLERANCE = 1.0 + 3.0 * np.sqrt(2.0 / 80) * 1.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+@pytest.mark.parametrize("observer", ["uniform", "posterior"])
+def test_mean_sampled_gradient_equals_the_exact_gradient(critic, observer):
+    task = task_for(critic, observer)
+    params = random_params(task)
+    for beta, temperature in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.4)):
+        hypers = Hypers(beta=beta, temperature=temperature)
+        sampled = sampled_gradients(task, params, hypers)
+        deviation = mean_square_deviation(sampled, exact_gradient(task, params, hypers))
+        assert deviation < TOLERANCE, (beta, temperature)
+
+
+def by_live_steps(params, task, log_weights, experts, observer, hypers):
+    """Each term averaged over live steps instead of trajectories; scaled to fit the experts'."""
+    _, (expert, clone) = learner.loss(params, task.networks, log_weights, experts, observer, hypers)
+    lengths = [jnp.mean(jnp.sum(episodes.live, axis=-1)) for episodes in (experts, observer)]
+    return expert.policy + clone.policy * lengths[0] / lengths[1]
+
+
+def forgetting_heads(params, task, log_weights, experts, observer, hypers):
+    """The mixture's gradient through the first head only."""
+    first = (jnp.arange(2) == 0)[:, None, None]
+    kept = jax.tree.map(lambda x: jnp.where(first, x, jax.lax.stop_gradient(x)), params.heads)
+    forgetful = params._replace(heads=kept)
+    batches = (task.networks, log_weights, experts, observer, hypers)
+    _, (expert, _) = learner.loss(params, *batches)
+    _, (_, clone) = learner.loss(forgetful, *batches)
+    return expert.policy + clone.policy
+
+
+def leaking_resets(params, task, log_weights, experts, observer, hypers):
+    """Returns that take in rewards of what follows the end, as after an unnoticed autoreset."""
+    experts, observer = (
+        episodes._replace(reward=jnp.full_like(episodes.reward, -1.0))
+        for episodes in (experts, observer)
+    )
+    return loss_of_heads(params, task, log_weights, experts, observer, hypers)
+
+
+def params_with_a_lasting_observer(task):
+    """Experts that reach the goal sooner than their mixture, by a little exact ascent."""
+    logits = jax.random.normal(jax.random.key(0), (2, 9, 5))
+    optimizer = optax.adam(0.05)
+
+    def ascend(carry, _):
+        logits, opt_state = carry
+        gradient = jax.grad(lambda x: -tabular.exact_objective(x, task.mdp, 0.8))(logits)
+        changes, opt_state = optimizer.update(gradient, opt_state)
+        return (optax.apply_updates(logits, changes), opt_state), None
+
+    (logits, _), _ = jax.lax.scan(ascend, (logits, optimizer.init(logits)), length=100)
+    params = random_params(task)
+    return params._replace(heads={"params": {"table": logits}})
+
+
+@pytest.mark.slow
+def test_comparison_with_the_exact_gradient_exposes_the_usual_mistakes():
+    task, hypers = task_for(), Hypers(beta=1.0)
+    params = params_with_a_lasting_observer(task)
+    exact = exact_gradient(task, params, hypers)
+
+    def deviation(loss):
+        return mean_square_deviation(sampled_gradients(task, params, hypers, loss), exact)
+
+    assert deviation(loss_of_heads) < TOLERANCE
+    for mistake in (by_live_steps, forgetting_heads, leaking_resets):
+        assert deviation(mistake) > 2 * TOLERANCE, mistake.__name__
+
+
+@pytest.mark.slow
+def test_baselines_of_both_critics_leave_the_mean_gradient_alone():
+    """Mean gradients with separate and with shared critics agree within their standard errors."""
+    means, errors = [], []
+    for critic in ("separate", "shared"):
+        task = task_for(critic)
+        params = random_params(task_for())
+        params = params._replace(
+            observer_critic=params.observer_critic if critic == "separate" else None
+        )
+        sampled = np.asarray(sampled_gradients(task, params, Hypers(beta=0.7)), np.float64)
+        means.append(sampled.mean(axis=0))
+        errors.append(sampled.std(axis=0, ddof=1) / np.sqrt(len(sampled)))
+    error = np.sqrt(errors[0] ** 2 + errors[1] ** 2)
+    visited = error > 0
+    assert np.max(np.abs(means[0] - means[1])[visited] / error[visited]) < 4.5
+
+
+def test_one_head_without_observer_is_plain_policy_gradient():
+    """One head, β = 0: the gradient is REINFORCE with a baseline, written out in NumPy."""
+    config = TrainConfig(num_experts=1, envs_per_expert=16)
+    task = make_task(config, GRID)
+    params, hypers = random_params(task), Hypers(beta=0.0)
+    params = params._replace(observer_critic=jax.tree.map(jnp.zeros_like, params.observer_critic))
+    log_weights = learner.expert_log_weights(task, params)
+    experts, observer = learner.collect(
+        task, params, log_weights, hypers, tuple(jax.random.split(jax.random.key(5)))
+    )
+    grads, _ = jax.grad(learner.loss, has_aux=True)(
+        params, task.networks, log_weights, experts, observer, hypers
+    )
+    logits = np.asarray(params.heads["params"]["table"][0], np.float64)
+    values = np.asarray(params.expert_critics["params"]["table"][0, :, 0], np.float64)
+    policy = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    expected = np.zeros_like(logits)
+    for b in range(16):
+        length = int(np.asarray(experts.live[0, b]).sum())
+        for t in range(length):
+            state, action = int(experts.observation[0, b, t]), int(experts.action[0, b, t])
+            score = np.eye(5)[action] - policy[state]
+            expected[state] -= score * (-(length - t) - values[state]) / 16
+    np.testing.assert_allclose(grads.heads["params"]["table"][0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_temperature_one_is_the_plain_mixture():
+    task = task_for()
+    params = random_params(task)
+    log_weights = learner.expert_log_weights(task, params)
+    tempered = learner.observer_policy(task.networks, params, log_weights, 1.0)
+    plain = jnp.mean(jnp.exp(task.networks.tabulate_experts(params.heads)), axis=0)
+    np.testing.assert_allclose(jnp.exp(jax.vmap(tempered)(jnp.arange(9))), plain, rtol=1e-5)
+
+
+def test_posterior_weights_of_the_learner_are_those_of_the_occupancies():
+    task = task_for(observer="posterior")
+    params = random_params(task)
+    policies = jnp.exp(task.networks.tabulate_experts(params.heads))
+    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.mdp, policies)
+    ours = jnp.exp(jax.vmap(learner.expert_log_weights(task, params))(jnp.arange(9)))
+    live = np.asarray(~task.mdp.terminal)
+    expected = np.asarray(occupancies / jnp.sum(occupancies, axis=0, keepdims=True)).T
+    np.testing.assert_allclose(ours[live], expected[live], rtol=1e-4)
+
+
+def test_task_is_hashed_by_identity_and_can_be_a_static_argument():
+    task = task_for()
+    assert hash(task) == hash(task)
+    assert task != dataclasses.replace(task)

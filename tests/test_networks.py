@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnax.environments import spaces
+
+from ape_jax.config import TrainConfig
+from ape_jax.networks import make_networks
+from ape_jax.types import SettingError
+
+FINITE, BOX, ACTIONS = spaces.Discrete(9), spaces.Box(-1.0, 1.0, (4,)), spaces.Discrete(5)
+
+
+@pytest.mark.parametrize(
+    ("config", "space", "observation"),
+    [
+        (TrainConfig(num_experts=3), FINITE, jnp.int32(4)),
+        (TrainConfig(num_experts=3, head="mlp"), FINITE, jnp.int32(4)),
+        (TrainConfig(num_experts=3, head="mlp", hidden_sizes=(8, 6)), BOX, jnp.ones(4)),
+        (TrainConfig(num_experts=3, head="mlp", activation="relu"), BOX, jnp.ones(4)),
+    ],
+)
+def test_stacked_heads_are_normalised_and_start_apart(config, space, observation):
+    networks = make_networks(config, space, ACTIONS)
+    params = networks.init(jax.random.key(0))
+    log_probs = networks.expert_log_probs(params.heads, observation)
+    assert log_probs.shape == (3, 5)
+    np.testing.assert_allclose(jnp.sum(jnp.exp(log_probs), axis=-1), 1.0, rtol=1e-5)
+    assert np.ptp(np.asarray(log_probs), axis=0).max() > 0.1
+    one = networks.log_probs(jax.tree.map(lambda x: x[1], params.heads), observation)
+    np.testing.assert_allclose(log_probs[1], one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_observer_baseline_is_its_own_or_every_experts(critic):
+    networks = make_networks(TrainConfig(num_experts=3, critic=critic), FINITE, ACTIONS)
+    params = networks.init(jax.random.key(0))
+    assert (params.observer_critic is None) == (critic == "shared")
+    values = networks.observer_values(params, jnp.int32(2))
+    assert values.shape == ((3,) if critic == "shared" else (1,))
+
+
+def test_relu_head_is_the_network_of_the_original_listing():
+    """One hidden layer of 64, ReLU, softmax, with biases, recomputed in NumPy."""
+    networks = make_networks(TrainConfig(head="mlp", activation="relu"), BOX, ACTIONS)
+    head = networks.head.init(jax.random.key(0), jnp.zeros(4))
+    layers = jax.tree.map(np.asarray, head["params"])
+    x = np.array([0.5, -1.0, 2.0, 0.1], np.float32)
+    hidden = np.maximum(x @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"], 0)
+    logits = hidden @ layers["Dense_1"]["kernel"] + layers["Dense_1"]["bias"]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert hidden.shape == (64,)
+    np.testing.assert_allclose(
+        jnp.exp(networks.log_probs(head, jnp.asarray(x))), expected, rtol=1e-4
+    )
+
+
+def test_tabulate_equals_the_function_it_replaces():
+    networks = make_networks(TrainConfig(head="mlp"), FINITE, ACTIONS)
+    head = jax.tree.map(lambda x: x[0], networks.init(jax.random.key(0)).heads)
+    plain = lambda state: networks.log_probs(head, state)  # noqa: E731
+    table = networks.tabulate(plain)
+    for state in jnp.arange(9):
+        np.testing.assert_allclose(table(state), plain(state), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "observation_space", "action_space", "message"),
+    [
+        (
+            TrainConfig(),
+            BOX,
+            ACTIONS,
+            "head='tabular' needs a finite observation space.*Use head='mlp'",
+        ),
+        (TrainConfig(head="mlp"), BOX, BOX, "head='mlp' needs a discrete action space"),
+        (TrainConfig(head="mlp"), spaces.Dict({}), ACTIONS, "needs a Discrete or Box observation"),
+    ],
+)
+def test_make_networks_rejects_spaces_that_do_not_fit(
+    config, observation_space, action_space, message
+):
+    with pytest.raises(SettingError, match=message):
+        make_networks(config, observation_space, action_space)

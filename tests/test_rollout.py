@@ -1,0 +1,114 @@
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ape_jax import envs, rollout
+from ape_jax.core import tabular
+from ape_jax.envs import GridWorld
+
+UNIFORM = jnp.cumsum(jnp.full(5, 0.2))
+
+
+def random_walk(env, num_steps, num_episodes=64):
+    def one(key):
+        return rollout.episode(key, lambda _: UNIFORM, env, env.default_params, num_steps)
+
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), num_episodes))
+
+
+@pytest.fixture(scope="module")
+def walks(small_grid):
+    return random_walk(small_grid, small_grid.horizon, 4096)
+
+
+def test_episode_follows_the_transitions_of_the_world(walks, small_mdp):
+    successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
+    observation, action, live = (
+        np.asarray(x) for x in (walks.observation, walks.action, walks.live)
+    )
+    moved = successors[observation[:, :-1], action[:, :-1]]
+    both_live = live[:, :-1] & live[:, 1:]
+    np.testing.assert_array_equal(observation[:, 1:][both_live], moved[both_live])
+
+
+def test_episode_marks_what_ends_it_and_holds_still_after(walks, small_mdp):
+    live, terminated, truncated = (
+        np.asarray(x) for x in (walks.live, walks.terminated, walks.truncated)
+    )
+    ends = terminated | truncated
+    last = live.sum(axis=1) - 1
+    assert np.all(ends.sum(axis=1) == 1)
+    assert np.all(ends[np.arange(len(last)), last])
+    assert not np.any(terminated & truncated)
+    assert np.all(last[truncated.any(axis=1)] == small_mdp.horizon - 1)
+    np.testing.assert_array_equal(np.asarray(walks.reward), np.where(live, -1.0, 0.0))
+    assert 0 < truncated.any(axis=1).mean() < 1
+
+
+def test_episode_returns_and_visits_match_the_exact_ones(walks, small_mdp):
+    """No step of a next episode leaks into a return: the mean lies within four standard errors."""
+    policy = jnp.full((9, 5), 0.2)
+    returns = np.asarray(walks.reward).sum(axis=1)
+    error = returns.std(ddof=1) / np.sqrt(len(returns))
+    assert abs(returns.mean() - float(tabular.policy_return(small_mdp, policy))) < 4 * error
+    visits = np.bincount(np.asarray(walks.observation)[np.asarray(walks.live)], minlength=9) / len(
+        returns
+    )
+    np.testing.assert_allclose(visits, tabular.state_occupancy(small_mdp, policy), atol=0.06)
+
+
+def test_episode_cut_before_the_limit_is_not_marked_truncated(small_grid):
+    walks = random_walk(small_grid, 2)
+    assert not np.any(walks.truncated)
+
+
+def test_expert_episodes_pair_each_head_with_its_block(small_task):
+    """Head c always takes action c, and nobody else does."""
+    networks = small_task.networks
+    heads = networks.init(jax.random.key(0)).heads
+    always = jnp.stack([jnp.zeros((9, 5)).at[:, action].set(50.0) for action in (1, 3)])
+    heads = jax.tree.map(lambda _: always, heads)
+    keys = jax.random.split(jax.random.key(1), (2, 6))
+    world = (small_task.env, small_task.env_params, small_task.num_steps)
+    episodes = rollout.expert_episodes(keys, networks, heads, *world)
+    assert episodes.action.shape == (2, 6, 8)
+    np.testing.assert_array_equal(episodes.action[0], 1)
+    np.testing.assert_array_equal(episodes.action[1], 3)
+
+
+def test_stream_draws_an_expert_for_each_episode_and_keeps_it(small_grid):
+    """Expert 0 stays put for ever and expert 1 walks, so a switch inside an episode would show."""
+    stay_or_walk = jnp.stack([jnp.cumsum(jax.nn.one_hot(4, 5)), UNIFORM])
+    steps, expert = jax.jit(
+        lambda key: rollout.stream(
+            *(key, lambda _: stay_or_walk, small_grid, small_grid.default_params, 20_000)
+        )
+    )(jax.random.key(3))
+    expert, action = np.asarray(expert), np.asarray(steps.action)
+    ends = np.asarray(steps.terminated | steps.truncated)
+    assert np.all((expert[1:] == expert[:-1]) | ends[:-1])
+    assert np.all(action[expert == 0] == 4)
+    starts = np.concatenate([[True], ends[:-1]])
+    share = expert[starts].mean()
+    assert abs(share - 0.5) < 4 * 0.5 / np.sqrt(starts.sum())
+
+
+@pytest.mark.parametrize("env_id", sorted(set(gymnax.registered_envs) - {"MNISTBandit-bsuite"}))
+def test_every_discrete_gymnax_environment_can_be_rolled_out(env_id):
+    """Traced, not run: shapes and types of every environment fit the one loop that steps them."""
+    env, params = envs.make(env_id)
+    if not hasattr(env.action_space(params), "n"):
+        pytest.skip("continuous actions")
+    cumulative = jnp.ones(env.action_space(params).n)
+    shapes = jax.eval_shape(
+        lambda key: rollout.episode(key, lambda _: cumulative, env, params, 5), jax.random.key(0)
+    )
+    assert shapes.reward.shape == shapes.live.shape == (5,)
+    assert shapes.observation.shape == (5, *env.observation_space(params).shape)
+
+
+def test_gridworld_of_any_size_runs_to_its_own_limit():
+    walks = random_walk(GridWorld(12, (11, 11), horizon=5), 5)
+    assert np.asarray(walks.live).sum(axis=1).max() == 5
