@@ -57,7 +57,7 @@ class ReproduceOptions:
     seeds: int = reproduce.Scale.seeds
     """Ensembles of each kind."""
     quick: bool = False
-    """A first look in about a minute: at most 3 seeds, 400 updates, 100,000 demonstration steps."""
+    """A first look in about a minute: 3 seeds, 400 updates, 100,000 demonstration steps at most."""
     out: Path = Path("runs/reproduce")
     """Directory of tables and figures; those of an earlier reproduction are replaced."""
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         code = 2
     except KeyboardInterrupt:
-        console.print("interrupted before anything was finished", style="yellow")
+        console.print("interrupted; what was finished before is in --out", style="yellow")
         code = INTERRUPTED
     sys.exit(code)
 
@@ -176,12 +176,11 @@ def _train_and_log(task: Task, config: RunConfig, out: Path, console: Console) -
         try:
             keys = seed_keys(config.first_seed, config.seeds)
             for chunk in Runner(task).run(keys, config.hypers):
-                first = last.num_done if last else 0
+                first, last = (last.num_done if last else 0), chunk
                 metrics.append_updates(out / "metrics.jsonl", chunk.metrics, first)
                 progress.update(
                     bar, completed=chunk.num_done, returns=describe_returns(chunk.metrics)
                 )
-                last = chunk
         except KeyboardInterrupt:
             progress.update(bar, description="interrupted")
     return last
@@ -206,7 +205,7 @@ def run_reproduction(options: ReproduceOptions, console: Console) -> int:
         raise SettingError(f"seeds must be at least 1; got {options.seeds}")
     scale = reproduce.Scale(seeds=options.seeds)
     if options.quick:
-        scale = reproduce.Scale(min(options.seeds, 3), 0, 400, 100_000)
+        scale = reproduce.Scale(min(options.seeds, 3), max_updates=400, num_demonstrations=100_000)
     out = _prepare(options.out, None)
 
     started = time.monotonic()
@@ -225,7 +224,7 @@ def run_reproduction(options: ReproduceOptions, console: Console) -> int:
                 return
             progress.update(
                 bars[name],
-                total=scale.num_updates,
+                total=chunk.num_updates,
                 completed=chunk.num_done,
                 returns=describe_returns(chunk.metrics),
             )
@@ -235,8 +234,8 @@ def run_reproduction(options: ReproduceOptions, console: Console) -> int:
                 rows.append(row)
                 progress.update(
                     bars[row.name],
-                    total=scale.num_updates,
-                    completed=scale.num_updates,
+                    total=row.config.train.num_updates,
+                    completed=row.config.train.num_updates,
                     returns=f"PE {np.mean(row.returns.pe):.2f}  "
                     f"BC greedy {np.mean(row.returns.bc_greedy):.2f}",
                 )

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 from flax import struct
 from omegaconf import OmegaConf
@@ -23,7 +24,7 @@ class TrainConfig:
     """Expert heads in the ensemble (E)."""
     envs_per_expert: int = 64
     """Parallel episodes of each expert an update (B); the observer runs E x B."""
-    num_updates: int = 2000
+    num_updates: int = 3000
     """Updates of one training run."""
     head: HeadName = "tabular"
     """Expert heads: a table of logits for a finite observation space, or an MLP."""
@@ -46,7 +47,7 @@ class TrainConfig:
                 f"hidden_sizes must be one or more widths of at least 1; got {self.hidden_sizes}"
             )
         for field in ("head", "activation", "observer", "critic"):
-            choices = type(self).__annotations__[field].__args__
+            choices = get_args(type(self).__annotations__[field])
             if getattr(self, field) not in choices:
                 raise SettingError(
                     f"{field} must be one of {', '.join(choices)}; got {getattr(self, field)!r}"
@@ -65,7 +66,7 @@ class Hypers:
     """Share of both learning rates that is left at the last update; they fall linearly."""
     max_grad_norm: float = 10.0
     """Global-norm clip of the gradient of the heads."""
-    beta: float = 0.3
+    beta: float = 0.33
     """Weight of the observer's return in the objective; 0 trains experts alone."""
     discount: float = 1.0
     """Discount of rewards a step; the exact quantities of a finite MDP are undiscounted."""
@@ -76,8 +77,8 @@ class Hypers:
 
     def __post_init__(self):
         rules = {
-            "learning_rate": (_positive, "> 0"),
-            "critic_learning_rate": (_positive, "> 0"),
+            "learning_rate": (_positive, "> 0 and finite"),
+            "critic_learning_rate": (_positive, "> 0 and finite"),
             "final_learning_rate": (lambda x: 0 <= x <= 1, "between 0 and 1"),
             "max_grad_norm": (lambda x: x > 0, "> 0"),
             "beta": (lambda x: 0 <= x < math.inf, ">= 0 and finite"),
@@ -157,25 +158,32 @@ class RunConfig:
         if not isinstance(flat, dict):
             raise SettingError(f"config must map names to values; {path} holds {flat!r}")
 
-        train, hypers = recipe("mlp" if flat.get("head") == "mlp" else "tabular")
-        sections = {field.name: "train" for field in dataclasses.fields(TrainConfig)}
-        sections |= {field.name: "hypers" for field in dataclasses.fields(Hypers)}
-        own = ("seeds", "first_seed")
-        nested: dict = {"train": {}, "hypers": {}}
+        config = OmegaConf.structured(
+            cls(*recipe("mlp" if flat.get("head") == "mlp" else "tabular"))
+        )
+        settings = {
+            field.name: (section, field.type)
+            for section, owner in (("train", TrainConfig), ("hypers", Hypers), (None, cls))
+            for field in dataclasses.fields(owner)
+            if field.name not in ("train", "hypers")
+        }
         for name, value in flat.items():
-            if name in own:
-                nested[name] = value
-            elif name in sections:
-                nested[sections[name]][name] = value
-            else:
-                known = [*sections, *own]
-                near = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            if name not in settings:
+                near = difflib.get_close_matches(str(name), settings, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(settings)}"
                 raise SettingError(f"{path}: unknown setting {name!r}; {hint}")
-        try:
-            schema = OmegaConf.structured(cls(train, hypers))
-            return OmegaConf.to_object(OmegaConf.merge(schema, nested))
-        except OmegaConfBaseException as error:
-            name = (error.full_key or "a value").split(".")[-1]
-            reason = str(error).split("\n", maxsplit=1)[0]
-            raise SettingError(f"{path}: {name}: {reason}") from None
+            section, kind = settings[name]
+            try:
+                given = {section: {name: value}} if section else {name: value}
+                config = OmegaConf.merge(config, given)
+            except OmegaConfBaseException:
+                raise SettingError(
+                    f"{path}: {name} must be {_describe(kind)}; got {value!r}"
+                ) from None
+        return OmegaConf.to_object(config)
+
+
+def _describe(kind) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    return {int: "a whole number", float: "a number", str: "text"}.get(kind, "a list of widths")

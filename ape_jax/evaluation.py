@@ -27,8 +27,8 @@ class EnsembleReturns(NamedTuple):
     """The uniform mixture of the paper, sampling."""
 
     @property
-    def pe(self) -> Float[Array, ""]:
-        """J(PE)."""
+    def pe(self) -> Float[Array, "..."]:
+        """J(PE): the mean over experts, also of returns with leading axes."""
         return jnp.mean(self.experts, axis=-1)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -218,6 +219,7 @@ def loss(
     Returns:
       The scalar loss, and its parts averaged for each term.
     """
+    chex.assert_tree_shape_prefix(experts._replace(observation=()), (networks.num_experts,))
 
     def expert_block(head, critic, episodes):
         policy = networks.tabulate(lambda o: networks.log_probs(head, o))
@@ -332,5 +334,5 @@ def summarize(
         policy_loss=expert_loss.policy + observer_loss.policy,
         value_loss=expert_loss.value + observer_loss.value,
         entropy=expert_loss.entropy / jnp.mean(jnp.sum(experts.live, axis=-1)),
-        grad_norm=optax.global_norm(grads.heads),
+        grad_norm=optax.tree.norm(grads.heads),
     )

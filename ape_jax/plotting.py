@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -88,7 +89,9 @@ def policy_figure(
         line[0].set_ylabel(label, fontsize=11)
         for axes, (name, policies) in zip(line, panels.items(), strict=False):
             policies = np.asarray(policies).reshape(-1, *mdp.reward.shape)
-            values = np.mean([np.asarray(state_values(mdp, one)) for one in policies], axis=0)
+            values = np.mean(
+                [np.asarray(state_values(mdp, jnp.asarray(one))) for one in policies], axis=0
+            )
             image = draw_policy(axes, env, values, policies.mean(axis=0), -mdp.horizon)
             axes.set_title(f"{name}\nreturn {values @ np.asarray(mdp.start):.1f}", fontsize=10)
     figure.colorbar(image, ax=grid, shrink=0.8, pad=0.02, label="expected return from the cell")

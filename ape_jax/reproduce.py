@@ -44,7 +44,8 @@ class Scale:
 
     seeds: int = 10
     first_seed: int = 0
-    num_updates: int = 2000
+    max_updates: int = 3000
+    """No row trains longer than this, or than its own number of updates."""
     num_demonstrations: int = 1_000_000
     """Steps, pooled over the experts."""
 
@@ -100,8 +101,8 @@ class Reproduction:
         self.scale = scale
         self.train_keys = seed_keys(scale.first_seed, scale.seeds)
         self.evaluation_keys = seed_keys(scale.first_seed, scale.seeds, EVALUATE)
-        pair = TrainConfig(num_updates=scale.num_updates)
-        greedy = dataclasses.replace(pair, observer="posterior")
+        pair = TrainConfig(num_updates=min(3000, scale.max_updates))
+        greedy = TrainConfig(num_updates=min(2000, scale.max_updates), observer="posterior")
         single = dataclasses.replace(greedy, num_experts=1)
         self._pair, self._greedy, self._single = (
             Runner(make_task(config)) for config in (pair, greedy, single)
@@ -117,7 +118,7 @@ class Reproduction:
 
     def rows(self, report: Report) -> Iterator[Row]:
         """Every row, as soon as it is finished."""
-        greedy = Hypers(temperature=0.1)
+        greedy = Hypers(beta=0.3, temperature=0.1)
         pg_ape = self._trained("pg_ape", self._pair, Hypers(), report)
         yield pg_ape
         yield self._trained("optimal", self._pair, Hypers(beta=0.0), report)

@@ -28,6 +28,8 @@ class Chunk(NamedTuple):
 
     num_done: int
     """Updates done so far."""
+    num_updates: int
+    """Updates of the whole run."""
     state: TrainState
     """[K, …]."""
     metrics: Metrics
@@ -63,7 +65,7 @@ class Runner:
         for num_done in range(0, num_updates, CHUNK):
             count = min(CHUNK, num_updates - num_done)
             state, metrics = jax.block_until_ready(self._updates(self.task, state, hypers, count))
-            yield Chunk(num_done + count, state, metrics)
+            yield Chunk(num_done + count, num_updates, state, metrics)
 
 
 def progress_bar(console: Console) -> Progress:

@@ -132,7 +132,7 @@ def test_gridworld_rejects_settings_that_make_no_world(settings, message):
 
 
 def test_make_names_the_nearest_environments():
-    with pytest.raises(SettingError, match="got 'cartpole'. Nearest: CartPole-v1"):
+    with pytest.raises(SettingError, match=r"got 'cartpole'\. Nearest: CartPole-v1"):
         make("cartpole")
 
 

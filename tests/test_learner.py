@@ -1,6 +1,6 @@
 import dataclasses
-from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,12 +26,10 @@ def single(train):
 
 
 def assert_same(ours, expected):
-    state, metrics = ours
-    expected_state, expected_metrics = expected
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
-        (state.params, metrics),
-        (expected_state.params, expected_metrics),
+    """Equal parameters and metrics, to rounding."""
+    (state, metrics), (expected_state, expected_metrics) = ours, expected
+    chex.assert_trees_all_close(
+        (state.params, metrics), (expected_state.params, expected_metrics), rtol=1e-5, atol=1e-6
     )
 
 
@@ -56,7 +54,7 @@ def test_vmap_over_any_hyperparameter_equals_a_loop(train, single):
 
 def test_same_key_gives_the_same_run_and_another_key_another(single, hypers):
     first, again, other = (single(key, hypers)[0].params for key in (KEYS[0], KEYS[0], KEYS[1]))
-    jax.tree.map(np.testing.assert_array_equal, first, again)
+    chex.assert_trees_all_equal(first, again)
     assert not np.array_equal(first.heads["params"]["table"], other.heads["params"]["table"])
 
 
@@ -125,7 +123,7 @@ def test_mlp_heads_train_on_gymnax_environments(env, hypers):
 
 def test_posterior_observer_needs_a_finite_mdp():
     config = TrainConfig(env="CartPole-v1", head="mlp", observer="posterior")
-    with pytest.raises(SettingError, match="needs an environment with a finite MDP.*CartPole-v1"):
+    with pytest.raises(SettingError, match=r"needs an environment with a finite MDP.*CartPole-v1"):
         make_train(config)
 
 

@@ -32,7 +32,9 @@ steps = st.lists(
 @settings(max_examples=30, deadline=None)
 @given(steps)
 def test_discounted_returns_equal_a_loop(trajectory):
-    rewards, discounts, *_ = (np.array(column, np.float32) for column in zip(*trajectory))
+    rewards, discounts, *_ = (
+        np.array(column, np.float32) for column in zip(*trajectory, strict=True)
+    )
     ours = returns.discounted_returns(jnp.asarray(rewards), jnp.asarray(discounts))
     np.testing.assert_allclose(ours, loop_returns(rewards, discounts), rtol=1e-4, atol=1e-4)
 
@@ -47,7 +49,7 @@ def test_discounted_returns_stop_where_the_discount_is_zero():
 def test_generalized_advantages_equal_the_sum_of_temporal_differences(trajectory):
     """Against the definition: sum of (γλ)^l δ over the steps left in the same episode."""
     rewards, _, terminated, truncated, values, next_values = (
-        np.array(column) for column in zip(*trajectory)
+        np.array(column) for column in zip(*trajectory, strict=True)
     )
     gamma, decay = 0.9, 0.7
     expected = []

@@ -162,7 +162,7 @@ def test_uniform_mixture_can_fall_below_the_floor():
     mdp = GridWorld(size=3, goal=(0, 0), horizon=400).finite_mdp()
     # Expert 1 goes up first and then left, expert 2 left first and then up; where its own road
     # never leads, each turns back towards the other's.
-    up, down, left, right = 0, 1, 2, 3
+    up, down, left = 0, 1, 2
     first = np.full(9, up)
     first[[1, 2]] = left
     second = np.full(9, left)

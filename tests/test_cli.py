@@ -1,0 +1,216 @@
+"""The commands as a user gives them: in this process, with real files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from ape_jax import checkpoint, cli, metrics
+from ape_jax.config import RunConfig
+from ape_jax.runner import Runner
+
+SMALL = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2"]
+
+
+def run(*arguments):
+    """Exit code of a command."""
+    with pytest.raises(SystemExit) as error:
+        cli.main([str(argument) for argument in arguments])
+    return error.value.code
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "small"
+    assert run("train", *SMALL, "--beta", "0.5", "--out", out) == 0
+    return out
+
+
+def test_train_writes_a_run(small_run):
+    names = {path.name for path in small_run.iterdir()}
+    assert names == {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints"}
+    summary = json.loads((small_run / "summary.json").read_text())
+    for name in ("pe_return", "mixture"):
+        assert set(summary[name]) == {"mean", "std", "values"}
+        assert len(summary[name]["values"]) == 2
+    assert np.shape(summary["expert_returns"]["values"]) == (2, 2)
+    assert summary["evaluation"] == "exact"
+    lines = (small_run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in lines] == [0, 1, 2, 3]
+    config = RunConfig.load(small_run / "config.yaml")
+    assert (config.seeds, config.train.num_updates, config.hypers.beta) == (2, 4, 0.5)
+
+
+def test_saved_run_loads_with_the_parameters_of_its_fingerprint(small_run):
+    config, task, params = checkpoint.load_run(small_run)
+    summary = json.loads((small_run / "summary.json").read_text())
+    assert metrics.fingerprint(params) == summary["fingerprint"]
+    assert params.heads["params"]["table"].shape == (2, 2, 100, 5)
+    assert task.num_steps == 100
+    assert config.seeds == 2
+
+
+def test_run_repeats_from_its_own_configuration_file(small_run, tmp_path):
+    assert run("train", "--config", small_run / "config.yaml", "--out", tmp_path / "again") == 0
+    first, again = (
+        json.loads((path / "summary.json").read_text()) for path in (small_run, tmp_path / "again")
+    )
+    assert first["fingerprint"] == again["fingerprint"]
+
+
+def test_flags_override_the_configuration_file(small_run, tmp_path):
+    out = tmp_path / "other"
+    assert run("train", "--config", small_run / "config.yaml", "--beta=0", "--out", out) == 0
+    assert RunConfig.load(out / "config.yaml").hypers.beta == 0.0
+    assert RunConfig.load(out / "config.yaml").train.num_updates == 4
+
+
+def test_train_does_not_replace_a_run_unasked(small_run, capfd):
+    before = (small_run / "summary.json").read_bytes()
+    assert run("train", *SMALL, "--out", small_run) == 2
+    assert "must not hold a run already" in capfd.readouterr().err
+    assert (small_run / "summary.json").read_bytes() == before
+
+
+def test_train_on_an_environment_without_an_exact_evaluation(tmp_path):
+    arguments = ["--env", "FrozenLake-misc", "--head", "mlp", "--hidden-sizes", "8"]
+    assert run("train", *arguments, *SMALL, "--out", tmp_path / "lake") == 0
+    summary = json.loads((tmp_path / "lake" / "summary.json").read_text())
+    assert summary["evaluation"] == "1024 episodes a policy"
+    assert all(0 <= value <= 1 for value in summary["pe_return"]["values"])
+
+
+BAD = [
+    (["--num-experts", "0"], "num_experts must be at least 1; got 0"),
+    (["--envs-per-expert", "-4"], "envs_per_expert must be at least 1; got -4"),
+    (["--num-updates", "0"], "num_updates must be at least 1; got 0"),
+    (["--num-updates", "ten"], "num-updates"),
+    (["--seeds", "0"], "seeds must be at least 1; got 0"),
+    (["--first-seed", "-1"], "first_seed must be at least 0"),
+    (["--beta", "-1"], "beta must be >= 0"),
+    (["--beta", "nan"], "beta must be >= 0"),
+    (["--temperature", "0"], "temperature must be > 0"),
+    (["--learning-rate", "0"], "learning_rate must be > 0"),
+    (["--discount", "1.1"], "discount must be in (0, 1]"),
+    (["--head", "linear"], "tabular"),
+    (["--env", "GridWorld"], "Nearest: GridWorld-ape"),
+    (["--env", "CartPole-v1"], "Use head='mlp'"),
+    (["--env", "Pendulum-v1", "--head", "mlp"], "needs a discrete action space"),
+    (["--env", "CartPole-v1", "--head", "mlp", "--observer", "posterior"], "finite MDP"),
+    (["--bta", "1"], "--beta"),
+    (["--config", "absent.yaml"], "config must be a readable file"),
+    (["--config"], "--config"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value)[:40])
+def test_bad_settings_get_one_message_and_leave_nothing(arguments, message, tmp_path, capfd):
+    out = tmp_path / "run"
+    assert run("train", "--out", out, *arguments) == 2
+    printed = " ".join(capfd.readouterr().err.replace("│", " ").split())
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not out.exists()
+
+
+def test_unknown_yaml_key_gets_one_message(tmp_path, capfd):
+    (tmp_path / "bad.yaml").write_text("num_expert: 3\n")
+    assert run("train", "--config", tmp_path / "bad.yaml", "--out", tmp_path / "run") == 2
+    assert "unknown setting 'num_expert'; did you mean num_experts?" in " ".join(
+        capfd.readouterr().err.split()
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "reproduce"])
+def test_output_that_cannot_be_written_gets_one_message(command, tmp_path, capfd):
+    (tmp_path / "file").write_text("in the way")
+    assert run(command, "--out", tmp_path / "file" / "run") == 2
+    assert "out must be a directory that can be written" in capfd.readouterr().err
+
+
+def test_reproduce_rejects_no_seeds(tmp_path, capfd):
+    assert run("reproduce", "--seeds", "0", "--out", tmp_path / "run") == 2
+    assert "seeds must be at least 1; got 0" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2), (["fly"], 2)])
+def test_commands_are_listed(arguments, code, capfd):
+    assert run(*arguments) == code
+    captured = capfd.readouterr()
+    assert "reproduce" in captured.out + captured.err
+
+
+@pytest.mark.parametrize(
+    ("head", "words"), [("tabular", "(default: 3000)"), ("mlp", "(default: 4000)")]
+)
+def test_help_shows_the_recipe_of_the_head(head, words, capfd):
+    assert run("train", "--head", head, "--help") == 0
+    assert words in " ".join(capfd.readouterr().out.replace("│", " ").split())
+
+
+def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capfd):
+    """Ctrl-C after the first chunk: its parameters are saved, and the summary says how far."""
+    chunks = Runner.run
+
+    def interrupted(self, keys, hypers):
+        yield next(chunks(self, keys, hypers))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, "run", interrupted)
+    monkeypatch.setattr("ape_jax.runner.CHUNK", 4)
+    out = tmp_path / "run"
+    arguments = ["--num-updates", "12", "--envs-per-expert", "4", "--seeds", "2"]
+    assert run("train", *arguments, "--out", out) == cli.INTERRUPTED
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["num_updates"] == 4
+    _, _, params = checkpoint.load_run(out)
+    assert metrics.fingerprint(params) == summary["fingerprint"]
+
+
+@pytest.mark.slow
+def test_signal_ends_a_real_process_cleanly(tmp_path):
+    """SIGINT to the command itself, once metrics have begun to appear."""
+    out = tmp_path / "run"
+    arguments = ["train", "--num-updates", "100000", "--envs-per-expert", "4", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from ape_jax.cli import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == cli.INTERRUPTED
+    assert "Traceback" not in printed
+    assert (out / "summary.json").exists()
+
+
+def test_load_run_says_what_is_missing(tmp_path):
+    from ape_jax.types import SettingError
+
+    with pytest.raises(SettingError, match="run must be a directory that ape-jax train made"):
+        checkpoint.load_run(tmp_path)
+
+
+def test_seed_means_the_same_run_however_many_are_trained(small_task, hypers):
+    from ape_jax.runner import seed_keys
+
+    runner = Runner(small_task)
+    two = list(runner.run(seed_keys(5, 2), hypers))[-1].state.params
+    one = list(runner.run(seed_keys(6, 1), hypers))[-1].state.params
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x[1], y[0], rtol=1e-5, atol=1e-6), two, one
+    )

@@ -1,0 +1,107 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.types import SettingError
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_experts": 0}, "num_experts must be at least 1; got 0"),
+        ({"envs_per_expert": -3}, "envs_per_expert must be at least 1; got -3"),
+        ({"num_updates": 0}, "num_updates must be at least 1; got 0"),
+        ({"hidden_sizes": ()}, "hidden_sizes must be one or more widths"),
+        ({"hidden_sizes": (8, 0)}, "hidden_sizes must be one or more widths"),
+        ({"head": "linear"}, "head must be one of tabular, mlp; got 'linear'"),
+        ({"observer": "oracle"}, "observer must be one of uniform, posterior; got 'oracle'"),
+    ],
+)
+def test_static_settings_are_checked_at_once(settings, message):
+    with pytest.raises(SettingError, match=message):
+        TrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beta": -0.1}, "beta must be >= 0 and finite; got -0.1"),
+        ({"beta": float("nan")}, "beta must be >= 0 and finite; got nan"),
+        ({"temperature": 0.0}, "temperature must be > 0 and finite; got 0.0"),
+        ({"learning_rate": 0}, "learning_rate must be > 0 and finite; got 0"),
+        ({"learning_rate": float("inf")}, "learning_rate must be > 0"),
+        ({"discount": 1.5}, r"discount must be in \(0, 1\]; got 1.5"),
+        ({"final_learning_rate": 2.0}, "final_learning_rate must be between 0 and 1"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be > 0"),
+        ({"entropy_bonus": -1.0}, "entropy_bonus must be >= 0"),
+    ],
+)
+def test_numbers_are_checked_at_once(settings, message):
+    with pytest.raises(SettingError, match=message):
+        Hypers(**settings)
+
+
+def test_static_settings_hash_and_numbers_are_a_pytree_of_scalars():
+    assert hash(TrainConfig()) == hash(TrainConfig())
+    assert len(jax.tree.leaves(Hypers())) == len(dataclasses.fields(Hypers))
+    swept = jax.vmap(lambda hypers: hypers.beta * 2)(
+        jax.tree.map(lambda *x: jnp.stack(x), Hypers(beta=0.1), Hypers(beta=0.2))
+    )
+    assert swept.tolist() == pytest.approx([0.2, 0.4])
+
+
+def test_configuration_survives_yaml(tmp_path):
+    train, hypers = recipe("mlp")
+    config = RunConfig(
+        dataclasses.replace(train, hidden_sizes=(8, 4)), hypers.replace(beta=0.11), 3, 7
+    )
+    config.save(tmp_path / "config.yaml")
+    assert RunConfig.load(tmp_path / "config.yaml") == config
+
+
+def test_yaml_starts_from_the_recipe_of_its_head(tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text("head: mlp\nbeta: 0.5\n")
+    loaded = RunConfig.load(path)
+    train, hypers = recipe("mlp")
+    assert loaded == RunConfig(train, hypers.replace(beta=0.5))
+    path.write_text("")
+    assert RunConfig.load(path) == RunConfig(*recipe("tabular"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bta: 1", "unknown setting 'bta'; did you mean beta?"),
+        ("zzzzzz: 1", "unknown setting 'zzzzzz'; known: env"),
+        ("num_experts: two", "num_experts must be a whole number; got 'two'"),
+        ("num_experts: 2.5", "num_experts must be a whole number; got 2.5"),
+        ("beta: null", "beta must be a number; got None"),
+        ("beta: high", "beta must be a number; got 'high'"),
+        ("head: linear", "head must be one of tabular, mlp; got 'linear'"),
+        ("hidden_sizes: 64", "hidden_sizes must be a list of widths; got 64"),
+        ("hidden_sizes: [wide]", "hidden_sizes must be a list of widths; got ['wide']"),
+        ("beta: -1", "beta must be >= 0"),
+        ("seeds: 0", "seeds must be at least 1; got 0"),
+        ("first_seed: -1", "first_seed must be at least 0"),
+        ("- beta", "config must map names to values"),
+        ("beta: [", "config must be YAML"),
+    ],
+)
+def test_yaml_mistakes_get_one_message(tmp_path, text, message):
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingError) as error:
+        RunConfig.load(path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
+def test_yaml_that_cannot_be_read_gets_one_message(tmp_path, make):
+    path = tmp_path / "absent.yaml"
+    make(path)
+    with pytest.raises(SettingError, match="config must be a readable file"):
+        RunConfig.load(path)

@@ -1,0 +1,54 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ape_jax import metrics, tables
+from ape_jax.learner import Metrics
+
+
+def test_over_seeds_gives_mean_and_sample_deviation():
+    summary = metrics.over_seeds([1.0, 3.0])
+    assert summary == {"mean": 2.0, "std": pytest.approx(np.sqrt(2)), "values": [1.0, 3.0]}
+    assert metrics.over_seeds(jnp.array([5.0]))["std"] == 0.0
+    assert metrics.over_seeds([[1.0, 2.0], [3.0, 6.0]])["mean"] == [2.0, 4.0]
+
+
+def test_fingerprint_changes_with_any_bit_and_with_nothing_else():
+    params = {"a": jnp.arange(3.0), "b": (jnp.ones((2, 2)),)}
+    same = {"b": (jnp.ones((2, 2)),), "a": jnp.arange(3.0)}
+    assert metrics.fingerprint(params) == metrics.fingerprint(same)
+    assert len(metrics.fingerprint(params)) == 64
+    others = [
+        {"a": jnp.arange(3.0).at[1].set(jnp.nextafter(1.0, 2.0)), "b": (jnp.ones((2, 2)),)},
+        {"a": jnp.arange(3.0), "b": (jnp.ones(4),)},
+        {"a": jnp.arange(3), "b": (jnp.ones((2, 2)),)},
+    ]
+    assert metrics.fingerprint(params) not in [metrics.fingerprint(other) for other in others]
+
+
+def test_append_updates_writes_one_line_an_update_for_all_seeds(tmp_path):
+    fields = {name: np.zeros((2, 3)) for name in Metrics._fields}
+    fields["pe_return"] = np.arange(6.0).reshape(2, 3)
+    fields["expert_returns"] = np.zeros((2, 3, 4))
+    path = tmp_path / "metrics.jsonl"
+    metrics.append_updates(path, Metrics(**fields), 0)
+    metrics.append_updates(path, Metrics(**fields), 3)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["update"] for line in lines] == list(range(6))
+    assert lines[1]["pe_return"] == [1.0, 4.0]
+    assert np.shape(lines[5]["expert_returns"]) == (2, 4)
+
+
+def test_write_json_replaces_whole_files(tmp_path):
+    path = tmp_path / "x.json"
+    metrics.write_json(path, {"a": 1})
+    metrics.write_json(path, {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 2}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_markdown_table_has_a_rule_and_a_line_each():
+    text = tables.markdown_table(["a", "b"], [["x", "1"], ["y", "2"]])
+    assert text.splitlines() == ["| a | b |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
