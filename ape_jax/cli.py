@@ -23,8 +23,6 @@ from ape_jax.learner import Task, make_task
 from ape_jax.runner import EVALUATE, Chunk, Runner, describe_returns, progress_bar, seed_keys
 from ape_jax.types import SettingError
 
-log = logging.getLogger("ape_jax")
-
 INTERRUPTED = 130
 """Exit code after Ctrl-C, by convention 128 + SIGINT."""
 
@@ -69,8 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; exit code 2 and one message for a setting that breaks a rule."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(stderr=True)
-    handler = RichHandler(console=console, show_path=False)
-    logging.basicConfig(level="WARNING", format="%(message)s", handlers=[handler])
+    log = logging.getLogger("ape_jax")
+    log.handlers = [RichHandler(console=console, show_path=False)]
+    log.setLevel("INFO")
+    log.propagate = False
     try:
         options = _parse(arguments)
         if isinstance(options, TrainOptions):

@@ -219,7 +219,7 @@ def loss(
     Returns:
       The scalar loss, and its parts averaged for each term.
     """
-    chex.assert_tree_shape_prefix(experts._replace(observation=()), (networks.num_experts,))
+    chex.assert_tree_shape_prefix(experts, (networks.num_experts,))
 
     def expert_block(head, critic, episodes):
         policy = networks.tabulate(lambda o: networks.log_probs(head, o))

@@ -1,5 +1,6 @@
 """The host side of training: seeds vmapped, updates in jitted chunks, progress between them."""
 
+import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from rich.progress import (
 
 from ape_jax.config import Hypers
 from ape_jax.learner import Metrics, Task, TrainState, create_state, updates
+
+log = logging.getLogger(__name__)
 
 CHUNK = 50
 """Updates between two looks from the host."""
@@ -60,8 +63,17 @@ class Runner:
 
     def run(self, keys: Key[Array, " K"], hypers: Hypers) -> Iterator[Chunk]:
         """Train to the end, chunk by chunk; the last chunk carries the final state."""
+        config = self.task.config
+        log.info(
+            "%s: %d seed(s) x %d expert(s) x %d environments on %s",
+            config.env,
+            len(keys),
+            config.num_experts,
+            config.envs_per_expert,
+            jax.devices()[0].device_kind,
+        )
         state = self.create(keys, hypers)
-        num_updates = self.task.config.num_updates
+        num_updates = config.num_updates
         for num_done in range(0, num_updates, CHUNK):
             count = min(CHUNK, num_updates - num_done)
             state, metrics = jax.block_until_ready(self._updates(self.task, state, hypers, count))

@@ -59,12 +59,15 @@ def mean_and_std(summary: dict) -> str:
 
 def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     """For the terminal; cells break at blanks, so that eight columns fit in eighty characters."""
+
+    def narrow(cells: Sequence[str]) -> list[str]:
+        return [cells[0], *(cell.replace(" ", "\n") for cell in cells[1:])]
+
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(header[0], min_width=12)
-    for name in header[1:]:
-        table.add_column(name, justify="right", min_width=7)
+    for index, name in enumerate(narrow(header)):
+        table.add_column(name, justify="left" if index == 0 else "right")
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*narrow(line))
     return table
 
 
