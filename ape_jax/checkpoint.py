@@ -35,8 +35,12 @@ def load_run(run: Path) -> tuple[RunConfig, Task, EnsembleParams]:
     config = RunConfig.load(run / "config.yaml")
     task = make_task(config.train)
     keys = seed_keys(config.first_seed, config.seeds)
-    shapes = jax.eval_shape(jax.vmap(task.networks.init), keys)
-    return config, task, ocp.load(_final(run), shapes)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    expected = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        jax.eval_shape(jax.vmap(task.networks.init), keys),
+    )
+    return config, task, ocp.load(_final(run), expected)
 
 
 def _final(run: Path) -> Path:
