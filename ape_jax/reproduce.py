@@ -110,6 +110,9 @@ class Reproduction:
         self._measure = jax.jit(
             jax.vmap(measure, in_axes=(None, 0, 0, None)), static_argnums=(0, 3)
         )
+        self._train_until = jax.jit(
+            jax.vmap(train_until, in_axes=(None, 0, None, 0)), static_argnums=0
+        )
 
     @property
     def task(self) -> Task:
@@ -172,8 +175,8 @@ class Reproduction:
         report(name, None)
         hypers = Hypers(beta=0.0)
         state = self._pair.create(self.train_keys, hypers)
-        halted = jax.jit(jax.vmap(lambda s, t: train_until(self._pair.task, s, hypers, t)))
-        return self._row(name, self._pair, hypers, halted(state, target), None)
+        state = self._train_until(self._pair.task, state, hypers, target)
+        return self._row(name, self._pair, hypers, state, None)
 
     def _row(
         self, name: str, runner: Runner, hypers: Hypers, state: TrainState, metrics: Metrics | None

@@ -162,7 +162,7 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
     s with probability k(s), the share of the experts' arrivals there that the limit cut off. The
     stopped clone has the experts' average occupancy again, so its return is J(PE), and it is
     stopped at all with probability ε, the share of expert episodes that reach the limit. The
-    clone itself differs in two ways: where it is not stopped it goes on for less than H steps, and
+    clone itself differs in two ways: where it is not stopped it goes on for at most H steps, and
     it is cut at step H, where the stopped clone, which knows no limit, may go on. With
     r⁻ = max(0, −min r) and r⁺ = max(0, max r) therefore
 
@@ -174,8 +174,10 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
       mdp: the process.
       policies: every expert's π_c(a|s), probabilities.
     """
-    occupancies, cuts = jax.vmap(_forward, in_axes=(None, 0))(mdp, policies)
-    returns = jax.vmap(policy_return, in_axes=(None, 0))(mdp, policies)
+    occupancies, cuts, returns = (
+        jax.vmap(quantity, in_axes=(None, 0))(mdp, policies)
+        for quantity in (state_occupancy, reach_limit, policy_return)
+    )
     occupancy, cut = jnp.mean(occupancies, axis=0), jnp.mean(cuts, axis=0)
     log_weights = jax.vmap(mixture.posterior_log_weights, in_axes=1)(occupancies)
     clone = jnp.einsum("se,esa->sa", jnp.exp(log_weights), policies)
