@@ -192,10 +192,12 @@ def _show_training(summary: dict, config: RunConfig, out: Path) -> None:
     for index, (mean, std) in enumerate(zip(experts["mean"], experts["std"], strict=True)):
         lines.append([f"expert {index + 1}", tables.mean_and_std({"mean": mean, "std": std})])
     lines.append(["uniform mixture π_o", tables.mean_and_std(summary["mixture"])])
-    title = f"{config.train.env}, {config.seeds} seed(s), {summary['num_updates']} updates"
-    header = ["who acts", "return, mean ± std over seeds"]
+    title = (
+        f"{config.train.env} after {summary['num_updates']} updates, "
+        f"mean ± std over {config.seeds} seed(s)"
+    )
     console = Console()
-    console.print(tables.rich_table(title, header, lines))
+    console.print(tables.rich_table(title, ["who acts", "return of an episode"], lines))
     console.print(f"evaluation: {summary['evaluation']}; run saved in {out}", highlight=False)
 
 
@@ -255,7 +257,8 @@ def run_reproduction(options: ReproduceOptions, console: Console) -> int:
     stdout = Console()
     header, lines = tables.table1_cells(content, reproduce.LABELS)
     title = f"Table 1: returns, mean ± std over {scale.seeds} seed(s)"
-    stdout.print(tables.rich_table(title, header, lines))
+    lines = [tables.narrow(line) for line in lines]
+    stdout.print(tables.rich_table(title, tables.narrow(header), lines))
     stdout.print(f"{tables.EXPLANATION}\n{tables.PAPER_NOTE}", highlight=False)
     finished = (
         "" if code == 0 else f"interrupted after {len(rows)} of {len(reproduce.LABELS)} rows; "

@@ -57,17 +57,18 @@ def mean_and_std(summary: dict) -> str:
     return f"{summary['mean']:.2f} ±{summary['std']:.2f}"
 
 
+def narrow(cells: Sequence[str]) -> list[str]:
+    """Cells broken at their blanks but for the first, so that Table 1 fits in eighty characters."""
+    return [cells[0], *(cell.replace(" ", "\n") for cell in cells[1:])]
+
+
 def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """For the terminal; cells break at blanks, so that eight columns fit in eighty characters."""
-
-    def narrow(cells: Sequence[str]) -> list[str]:
-        return [cells[0], *(cell.replace(" ", "\n") for cell in cells[1:])]
-
+    """For the terminal."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(narrow(header)):
+    for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right")
     for line in lines:
-        table.add_row(*narrow(line))
+        table.add_row(*line)
     return table
 
 

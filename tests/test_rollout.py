@@ -115,6 +115,12 @@ def test_every_discrete_gymnax_environment_can_be_rolled_out(env_id):
     )
     assert shapes.reward.shape == shapes.live.shape == (5,)
     assert shapes.observation.shape == (5, *env.observation_space(params).shape)
+    streamed, expert = jax.eval_shape(
+        lambda key: rollout.stream(key, lambda _: cumulative[None], env, params, 5),
+        jax.random.key(0),
+    )
+    assert jax.tree.map(jnp.shape, streamed) == jax.tree.map(jnp.shape, shapes)
+    assert expert.shape == (5,)
 
 
 def test_gridworld_of_any_size_runs_to_its_own_limit():
