@@ -178,13 +178,15 @@ def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capfd):
 def test_signal_ends_a_real_process_cleanly(tmp_path):
     """SIGINT to the command itself, once metrics have begun to appear."""
     out = tmp_path / "run"
-    arguments = ["train", "--num-updates", "100000", "--envs-per-expert", "4", "--out", str(out)]
+    arguments = ["train", "--num-updates", "10000000", "--envs-per-expert", "4", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-c", "from ape_jax.cli import main; main()", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        # A shell that runs this suite in the background ignores SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
