@@ -78,6 +78,13 @@ def test_metrics_have_one_entry_an_update(single, hypers):
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(metrics))
 
 
+def test_entropy_bonus_keeps_experts_random(single):
+    plain, rewarded = (
+        single(KEYS[0], Hypers(entropy_bonus=bonus, learning_rate=0.2))[1] for bonus in (0.0, 50.0)
+    )
+    assert rewarded.entropy[-1] > plain.entropy[-1] + 0.1
+
+
 def test_training_can_be_differentiated_through_the_learning_rate(train):
     """A last loss as a function of a hyperparameter: finite, and not zero."""
 

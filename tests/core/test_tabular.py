@@ -149,6 +149,59 @@ def test_floor_is_the_ensemble_return_minus_horizon_times_truncated_share(
     assert ours == pytest.approx(float(jnp.mean(returns) - small_mdp.horizon * share), rel=1e-4)
 
 
+def test_floor_counts_rewards_that_the_clone_reaches_too_late():
+    """Two cells and a goal that pays one. Expert 1 leaves by the right cell, expert 2 by the left.
+
+    Both arrive within the limit of two steps, so no episode is truncated. The clone leaves either
+    cell with probability 2/3: it arrives in time with probability 8/9, and without a limit it would
+    take (1/3)² + (1/3)³ + … = 1/6 steps more.
+    """
+    left, right, goal = jax.nn.one_hot(jnp.arange(3), 3)
+    cross, leave = 0, 1
+    mdp = tabular.FiniteMDP(
+        transition=jnp.stack(
+            [jnp.stack([right, goal]), jnp.stack([left, goal]), jnp.stack([goal] * 2)]
+        ),
+        reward=jnp.zeros((3, 2)).at[:2, leave].set(1.0),
+        start=jnp.array([0.5, 0.5, 0.0]),
+        terminal=jnp.array([False, False, True]),
+        horizon=2,
+    )
+    policies = jax.nn.one_hot(jnp.array([[cross, leave, leave], [leave, cross, leave]]), 2)
+    assert ideal_clone_return(mdp, policies) == pytest.approx(8 / 9, rel=1e-5)
+    assert tabular.cloning_floor(mdp, policies) == pytest.approx(1 - 1 / 6, rel=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds)
+def test_floor_follows_from_the_stopped_clone_of_the_proof(seed):
+    """The proof's construction in NumPy: its occupancy is the experts', and the floor follows."""
+    mdp = random_mdp(seed)
+    policies = np.asarray(random_policy(seed + 1, mdp, 2), np.float64)
+    returns, visits, cuts = (
+        np.array(x) for x in zip(*(enumerate_paths(mdp, p) for p in policies), strict=True)
+    )
+    occupancy, cut = visits.mean(axis=0), cuts.mean(axis=0)
+    weights = visits / np.maximum(visits.sum(axis=0), 1e-12)
+    clone = np.einsum("es,esa->sa", weights, policies)
+    moves = np.einsum("sa,sat->st", clone, np.asarray(mdp.transition, np.float64))
+    alive = ~np.asarray(mdp.terminal)
+    moves = moves * alive[:, None] * alive[None, :]
+    goes_on = np.where(alive, occupancy / np.maximum(occupancy + cut, 1e-12), 0.0)
+    stopped, start = moves * goes_on, np.asarray(mdp.start, np.float64) * goes_on
+    unlimited = np.linalg.solve(np.eye(len(start)) - stopped.T, start)
+    np.testing.assert_allclose(unlimited, occupancy, rtol=1e-4, atol=1e-6)
+    mass, within = start.copy(), np.zeros_like(start)
+    for _ in range(mdp.horizon):
+        within, mass = within + mass, mass @ stopped
+    reward = np.asarray(mdp.reward, np.float64)
+    worst, best = max(0.0, -reward.min()), max(0.0, reward.max())
+    expected = returns.mean() - worst * mdp.horizon * cut.sum() - best * (unlimited - within).sum()
+    assert floor_of(mdp, jnp.asarray(policies, jnp.float32)) == pytest.approx(
+        expected, rel=1e-3, abs=1e-3
+    )
+
+
 def test_ideal_sampling_clone_recovers_the_ensemble_when_no_episode_is_truncated():
     mdp = GridWorld(size=3, goal=(0, 0), horizon=1000).finite_mdp()
     policies = 0.5 * random_policy(5, mdp, num_experts=3) + 0.1  # No trap that lasts.
