@@ -38,8 +38,13 @@ def ape_update(
 ) -> tuple[TrainState, BatchLosses]:
     """One jitted PG-APE update; the observer is the uniform mixture at ``hypers.temperature``.
 
-    Each sample counts as a trajectory of one step in Eqs. 4 and 5 of the paper, so a batch of whole
-    trajectories gives their gradient divided by their mean length.
+    Each sample counts as a trajectory of one step in Eqs. 4 and 5 of the paper. A batch of whole
+    trajectories therefore gives each term divided by the mean length of its own trajectories. Where
+    the observer's are longer, as they become, its term shrinks: multiply β by the observer's mean
+    length over the experts' to get the balance of :func:`ape_jax.make_train`.
+
+    Shapes and types are checked; values are not, since that would wait for the device. An action or
+    expert out of range is clipped into it.
 
     Args:
       state: from :func:`ape_jax.create_state`.
@@ -53,6 +58,7 @@ def ape_update(
     Raises:
       SettingError: a batch whose shapes do not fit each other or the networks.
     """
+    expert_batch, observer_batch = _as_arrays(expert_batch), _as_arrays(observer_batch)
     _check("expert_batch", expert_batch, state.networks, needs_expert=True)
     _check("observer_batch", observer_batch, state.networks, needs_expert=False)
     return _ape_update(state, expert_batch, observer_batch, hypers)
@@ -97,12 +103,26 @@ def _one_step(log_probs, action, values, returns) -> objective.Evaluated:
     )
 
 
+def _as_arrays(batch: Batch) -> Batch:
+    return Batch(
+        observation=jnp.asarray(batch.observation),
+        action=jnp.asarray(batch.action),
+        returns=jnp.asarray(batch.returns),
+        expert=None if batch.expert is None else jnp.asarray(batch.expert),
+    )
+
+
 def _check(name: str, batch: Batch, networks: Networks, needs_expert: bool) -> None:
+    if batch.action.ndim != 1 or not batch.action.size:
+        raise SettingError(
+            f"{name}.action must hold one action a sample, and one at least; "
+            f"got shape {batch.action.shape}"
+        )
     expected = (len(batch.action), *networks.observation_shape)
-    if jnp.shape(batch.observation) != expected:
+    if batch.observation.shape != expected:
         raise SettingError(
             f"{name}.observation must have shape {expected}, one observation an action; "
-            f"got {jnp.shape(batch.observation)}"
+            f"got {batch.observation.shape}"
         )
     if needs_expert and batch.expert is None:
         raise SettingError(f"{name}.expert must hold the index of the expert that acted; got None")
@@ -110,7 +130,9 @@ def _check(name: str, batch: Batch, networks: Networks, needs_expert: bool) -> N
         raise SettingError(f"{name}.expert must be None: the mixture of all experts acted")
     for field in ("action", "returns", "expert"):
         value = getattr(batch, field)
-        if value is not None and jnp.shape(value) != expected[:1]:
-            raise SettingError(
-                f"{name}.{field} must have shape {expected[:1]}; got {jnp.shape(value)}"
-            )
+        if value is not None and value.shape != expected[:1]:
+            raise SettingError(f"{name}.{field} must have shape {expected[:1]}; got {value.shape}")
+    for field in ("action", "expert"):
+        value = getattr(batch, field)
+        if value is not None and not jnp.issubdtype(value.dtype, jnp.integer):
+            raise SettingError(f"{name}.{field} must be integers; got {value.dtype}")

@@ -17,7 +17,7 @@ def save_params(run: Path, params: EnsembleParams) -> None:
     ocp.save(_final(run), params, overwrite=True)
 
 
-def load_run(run: Path) -> tuple[RunConfig, Task, EnsembleParams]:
+def load_run(run: Path | str) -> tuple[RunConfig, Task, EnsembleParams]:
     """Read back a run that ``ape-jax train`` made.
 
     Args:
@@ -29,6 +29,7 @@ def load_run(run: Path) -> tuple[RunConfig, Task, EnsembleParams]:
     Raises:
       SettingError: the directory holds no finished run.
     """
+    run = Path(run)
     for part in (run / "config.yaml", _final(run)):
         if not part.exists():
             raise SettingError(f"run must be a directory that ape-jax train made; no {part}")

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import TaskID
 
-from ape_jax import checkpoint, evaluation, metrics, reproduce, tables
+from ape_jax import __version__, checkpoint, evaluation, metrics, reproduce, tables
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
 from ape_jax.learner import Task, make_task
 from ape_jax.runner import EVALUATE, Chunk, Runner, describe_returns, progress_bar, seed_keys
@@ -41,7 +42,7 @@ class TrainOptions:
     first_seed: int = 0
     """The seeds are numbered from here."""
     config: Path | None = None
-    """YAML file of settings, named as the flags are; a run's config.yaml is one."""
+    """YAML file of settings: the flags' names, with underscores. A run's config.yaml is one."""
     out: Path = Path("runs/train")
     """Directory of the run."""
     overwrite: bool = False
@@ -52,10 +53,10 @@ class TrainOptions:
 class ReproduceOptions:
     """Reproduce the paper's Table 1 and Figures 3 and 4, with the observers that it left out."""
 
-    seeds: int = reproduce.Scale.seeds
-    """Ensembles of each kind."""
+    seeds: int | None = None
+    """Ensembles of each kind: 10, or 3 with --quick, if not given."""
     quick: bool = False
-    """A first look in about a minute: 3 seeds, 400 updates, 100,000 demonstration steps at most."""
+    """A first look in about a minute: 400 updates at most, 100,000 demonstration steps."""
     out: Path = Path("runs/reproduce")
     """Directory of tables and figures; those of an earlier reproduction are replaced."""
 
@@ -71,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log.handlers = [RichHandler(console=console, show_path=False)]
     log.setLevel("INFO")
     log.propagate = False
+    if arguments == ["--version"]:
+        print(__version__)
+        return
     try:
         options = _parse(arguments)
         if isinstance(options, TrainOptions):
@@ -81,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         code = 2
     except KeyboardInterrupt:
-        console.print("interrupted; what was finished before is in --out", style="yellow")
+        console.print("interrupted before anything was finished", style="yellow")
         code = INTERRUPTED
     sys.exit(code)
 
@@ -115,7 +119,7 @@ def _train_defaults(arguments: list[str]) -> TrainOptions:
     known = [part for name in ("--head", "--config") for part in _flag_and_value(arguments, name)]
     first = tyro.cli(First, prog="ape-jax train", args=known)
     if first.config is not None:
-        loaded = RunConfig.load(first.config)
+        loaded = RunConfig.load(first.config, first.head)
         return TrainOptions(
             loaded.train, loaded.hypers, loaded.seeds, loaded.first_seed, config=first.config
         )
@@ -123,22 +127,26 @@ def _train_defaults(arguments: list[str]) -> TrainOptions:
 
 
 def _flag_and_value(arguments: list[str], name: str) -> list[str]:
+    """The last use of a flag, which is the one that counts."""
+    found: list[str] = []
     for index, argument in enumerate(arguments):
         if argument == name:
-            return arguments[index : index + 2]
-        if argument.startswith(name + "="):
-            return [argument]
-    return []
+            found = arguments[index : index + 2]
+        elif argument.startswith(name + "="):
+            found = [argument]
+    return found
 
 
 def train(options: TrainOptions, console: Console) -> int:
     """``ape-jax train``: train, evaluate, save."""
     config = RunConfig(options.settings, options.hypers, options.seeds, options.first_seed)
     task = make_task(config.train)
-    out = _prepare(options.out, "config.yaml" if not options.overwrite else None)
-    for stale in ("metrics.jsonl", "summary.json"):
-        (out / stale).unlink(missing_ok=True)
-    config.save(out / "config.yaml")
+    if (options.out / "config.yaml").exists() and not options.overwrite:
+        raise SettingError(
+            f"out must not hold a run already; {options.out} does. Choose another, "
+            "or add --overwrite"
+        )
+    out = _prepare(options.out)
 
     started = time.monotonic()
     last = _train_and_log(task, config, out, console)
@@ -176,6 +184,8 @@ def _train_and_log(task: Task, config: RunConfig, out: Path, console: Console) -
         try:
             keys = seed_keys(config.first_seed, config.seeds)
             for chunk in Runner(task).run(keys, config.hypers):
+                if last is None:
+                    _begin(out, config)
                 first, last = (last.num_done if last else 0), chunk
                 metrics.append_updates(out / "metrics.jsonl", chunk.metrics, first)
                 progress.update(
@@ -186,11 +196,20 @@ def _train_and_log(task: Task, config: RunConfig, out: Path, console: Console) -
     return last
 
 
+def _begin(out: Path, config: RunConfig) -> None:
+    """Put a run in the place of whatever run was there before."""
+    for name in ("metrics.jsonl", "summary.json"):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    config.save(out / "config.yaml")
+
+
 def _show_training(summary: dict, config: RunConfig, out: Path) -> None:
     experts = summary["expert_returns"]
     lines = [["ensemble (PE)", tables.mean_and_std(summary["pe_return"])]]
-    for index, (mean, std) in enumerate(zip(experts["mean"], experts["std"], strict=True)):
-        lines.append([f"expert {index + 1}", tables.mean_and_std({"mean": mean, "std": std})])
+    for index, values in enumerate(zip(*experts["values"], strict=True)):
+        summary_of_one = metrics.over_seeds(values)
+        lines.append([f"expert {index + 1}", tables.mean_and_std(summary_of_one)])
     lines.append(["uniform mixture π_o", tables.mean_and_std(summary["mixture"])])
     title = (
         f"{config.train.env} after {summary['num_updates']} updates, "
@@ -198,17 +217,23 @@ def _show_training(summary: dict, config: RunConfig, out: Path) -> None:
     )
     console = Console()
     console.print(tables.rich_table(title, ["who acts", "return of an episode"], lines))
-    console.print(f"evaluation: {summary['evaluation']}; run saved in {out}", highlight=False)
+    _say(console, f"evaluation: {summary['evaluation']}; run saved in {out}")
 
 
 def run_reproduction(options: ReproduceOptions, console: Console) -> int:
     """``ape-jax reproduce``: the table and the figures."""
-    if options.seeds < 1:
-        raise SettingError(f"seeds must be at least 1; got {options.seeds}")
-    scale = reproduce.Scale(seeds=options.seeds)
+    scale = reproduce.Scale()
     if options.quick:
-        scale = reproduce.Scale(min(options.seeds, 3), max_updates=400, num_demonstrations=100_000)
-    out = _prepare(options.out, None)
+        scale = reproduce.Scale(seeds=3, max_updates=400, num_demonstrations=100_000)
+    if options.seeds is not None:
+        scale = dataclasses.replace(scale, seeds=options.seeds)
+    if scale.seeds < 1:
+        raise SettingError(f"seeds must be at least 1; got {scale.seeds}")
+    out = _prepare(options.out)
+    if (out / "metrics.jsonl").exists():
+        raise SettingError(f"out must not hold a training run; {out} does. Choose another --out")
+    for name in reproduce.FIGURES:
+        (out / name).unlink(missing_ok=True)
 
     started = time.monotonic()
     reproduction = reproduce.Reproduction(scale)
@@ -236,8 +261,8 @@ def run_reproduction(options: ReproduceOptions, console: Console) -> int:
                 rows.append(row)
                 progress.update(
                     bars[row.name],
-                    total=row.config.train.num_updates,
-                    completed=row.config.train.num_updates,
+                    total=max(row.num_updates),
+                    completed=max(row.num_updates),
                     returns=f"PE {np.mean(row.returns.pe):.2f}  "
                     f"BC greedy {np.mean(row.returns.bc_greedy):.2f}",
                 )
@@ -259,20 +284,21 @@ def run_reproduction(options: ReproduceOptions, console: Console) -> int:
     title = f"Table 1: returns, mean ± std over {scale.seeds} seed(s)"
     lines = [tables.narrow(line) for line in lines]
     stdout.print(tables.rich_table(title, tables.narrow(header), lines))
-    stdout.print(f"{tables.EXPLANATION}\n{tables.PAPER_NOTE}", highlight=False)
+    _say(stdout, f"{tables.EXPLANATION}\n{tables.PAPER_NOTE}")
     finished = (
         "" if code == 0 else f"interrupted after {len(rows)} of {len(reproduce.LABELS)} rows; "
     )
-    stdout.print(f"{finished}{content['wall_seconds']:.0f} s; files in {out}", highlight=False)
+    _say(stdout, f"{finished}{content['wall_seconds']:.0f} s; files in {out}")
     return code
 
 
-def _prepare(out: Path, must_not_hold: str | None) -> Path:
+def _say(console: Console, text: str) -> None:
+    """Print as it stands: paths may hold what looks like markup."""
+    console.print(text, markup=False, highlight=False)
+
+
+def _prepare(out: Path) -> Path:
     """Make the output directory, sure that files can be written there."""
-    if must_not_hold is not None and (out / must_not_hold).exists():
-        raise SettingError(
-            f"out must not hold a run already; {out} does. Choose another, or add --overwrite"
-        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):

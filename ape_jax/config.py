@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import numpy as np
 from flax import struct
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,11 +41,12 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("num_experts", "envs_per_expert", "num_updates"):
             value = getattr(self, name)
-            if value < 1:
-                raise SettingError(f"{name} must be at least 1; got {value}")
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            if not isinstance(value, int) or value < 1:
+                raise SettingError(f"{name} must be at least 1 and whole; got {value!r}")
+        sizes = self.hidden_sizes
+        if not isinstance(sizes, tuple) or not sizes or min(sizes) < 1:
             raise SettingError(
-                f"hidden_sizes must be one or more widths of at least 1; got {self.hidden_sizes}"
+                f"hidden_sizes must be a tuple of widths of at least 1; got {sizes!r}"
             )
         for field in ("head", "activation", "observer", "critic"):
             choices = get_args(type(self).__annotations__[field])
@@ -62,7 +64,7 @@ class Hypers:
     """Adam step of the expert heads."""
     critic_learning_rate: float = 0.5
     """Adam step of the critics, in units of return where they are tables."""
-    final_learning_rate: float = 1.0
+    final_rate_share: float = 1.0
     """Share of both learning rates that is left at the last update; they fall linearly."""
     max_grad_norm: float = 10.0
     """Global-norm clip of the gradient of the heads."""
@@ -79,7 +81,7 @@ class Hypers:
         rules = {
             "learning_rate": (_positive, "> 0 and finite"),
             "critic_learning_rate": (_positive, "> 0 and finite"),
-            "final_learning_rate": (lambda x: 0 <= x <= 1, "between 0 and 1"),
+            "final_rate_share": (lambda x: 0 <= x <= 1, "between 0 and 1"),
             "max_grad_norm": (lambda x: x > 0, "> 0"),
             "beta": (lambda x: 0 <= x < math.inf, ">= 0 and finite"),
             "discount": (lambda x: 0 < x <= 1, "in (0, 1]"),
@@ -89,7 +91,7 @@ class Hypers:
         for name, (holds, rule) in rules.items():
             value = getattr(self, name)
             # Arrays and tracers, which transformations put here, cannot be checked.
-            if isinstance(value, int | float) and not holds(value):
+            if isinstance(value, int | float | np.number) and not holds(value):
                 raise SettingError(f"{name} must be {rule}; got {value}")
 
 
@@ -106,7 +108,7 @@ def recipe(head: HeadName) -> tuple[TrainConfig, Hypers]:
                 beta=0.27,
                 learning_rate=1e-2,
                 critic_learning_rate=0.1,
-                final_learning_rate=0.02,
+                final_rate_share=0.02,
             ),
         )
     return TrainConfig(head=head), Hypers()
@@ -126,9 +128,10 @@ class RunConfig:
     def __post_init__(self):
         if self.seeds < 1:
             raise SettingError(f"seeds must be at least 1; got {self.seeds}")
-        if not 0 <= self.first_seed < 2**31 - self.seeds:
+        if not 0 <= self.first_seed <= 2**31 - self.seeds:
             raise SettingError(
-                f"first_seed must be at least 0 and below 2^31 - seeds; got {self.first_seed}"
+                f"first_seed must be at least 0, and first_seed + seeds at most 2^31; "
+                f"got first_seed {self.first_seed} and seeds {self.seeds}"
             )
 
     def to_flat(self) -> dict:
@@ -143,14 +146,18 @@ class RunConfig:
         path.write_text(OmegaConf.to_yaml(OmegaConf.create(self.to_flat())), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> "RunConfig":
-        """Read YAML: any of the names that :meth:`to_flat` writes; the rest is its head's recipe.
+    def load(cls, path: Path, head: str | None = None) -> "RunConfig":
+        """Read YAML: any of the names that :meth:`to_flat` writes.
+
+        Args:
+          path: the file.
+          head: whose recipe fills in what the file leaves open; the file's own head if None.
 
         Raises:
           SettingError: no such file, not YAML, an unknown name, or a value of the wrong type.
         """
         try:
-            flat = OmegaConf.to_container(OmegaConf.load(path))
+            flat = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         except (OSError, UnicodeDecodeError) as error:
             raise SettingError(f"config must be a readable file; got {path} ({error})") from None
         except YAMLError as error:
@@ -158,9 +165,8 @@ class RunConfig:
         if not isinstance(flat, dict):
             raise SettingError(f"config must map names to values; {path} holds {flat!r}")
 
-        config = OmegaConf.structured(
-            cls(*recipe("mlp" if flat.get("head") == "mlp" else "tabular"))
-        )
+        head = head or flat.get("head")
+        config = OmegaConf.structured(cls(*recipe("mlp" if head == "mlp" else "tabular")))
         settings = {
             field.name: (section, field.type)
             for section, owner in (("train", TrainConfig), ("hypers", Hypers), (None, cls))
@@ -173,6 +179,8 @@ class RunConfig:
                 hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(settings)}"
                 raise SettingError(f"{path}: unknown setting {name!r}; {hint}")
             section, kind = settings[name]
+            if isinstance(value, str) and ("${" in value or value == "???"):
+                raise SettingError(f"{path}: {name} must be a plain value; got {value!r}")
             try:
                 given = {section: {name: value}} if section else {name: value}
                 config = OmegaConf.merge(config, given)

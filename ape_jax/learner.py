@@ -81,6 +81,7 @@ def make_task(
         env, default_params = envs.make(config.env)
     else:
         default_params = env.default_params
+        config = dataclasses.replace(config, env=env.name)
     env_params = default_params if env_params is None else env_params
     mdp = envs.finite_mdp(env, env_params)
     if config.observer == "posterior" and mdp is None:
@@ -298,7 +299,7 @@ def optimizer(hypers: Hypers, num_updates: int | None = None) -> optax.GradientT
     """
 
     def decayed(rate):
-        fall = 0.0 if num_updates is None else (1.0 - hypers.final_learning_rate) * rate
+        fall = 0.0 if num_updates is None else (1.0 - hypers.final_rate_share) * rate
         last_count = max((num_updates or 0) - 1, 1)
         return lambda count: rate - fall * count / last_count
 

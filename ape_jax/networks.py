@@ -44,6 +44,8 @@ class MLP(nn.Module):
     activation: str
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
+    scale: float
+    """Of the orthogonal output layer at the start."""
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
@@ -59,7 +61,7 @@ class MLP(nn.Module):
         hidden = activation(hidden)
         for width in rest:
             hidden = activation(nn.Dense(width, use_bias=biases)(hidden))
-        initializer = nn.initializers.orthogonal(1.0)
+        initializer = nn.initializers.orthogonal(self.scale)
         return nn.Dense(self.num_outputs, use_bias=biases, kernel_init=initializer)(hidden)
 
 
@@ -172,7 +174,7 @@ def make_networks(
     def body(num_outputs: int, scale: float) -> nn.Module:
         if config.head == "tabular" and num_states is not None:
             return Table(num_states, num_outputs, scale)
-        return MLP(num_outputs, config.hidden_sizes, config.activation, num_states)
+        return MLP(num_outputs, config.hidden_sizes, config.activation, num_states, scale)
 
     num_actions = int(action_space.n)
     return Networks(

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 from omegaconf import OmegaConf
 
 from ape_jax import demonstrations, evaluation, plotting, tables
@@ -72,6 +72,8 @@ class Row(NamedTuple):
     """Final expert heads [K, E, …]."""
     returns: Returns
     """[K, …]."""
+    num_updates: list[int]
+    """Of each seed; fewer than configured for the rows that are halted."""
     metrics: Metrics | None
     """[K, updates, …]; None for the rows that are halted."""
 
@@ -80,6 +82,7 @@ class Row(NamedTuple):
         returns = self.returns
         return {
             "name": self.name,
+            "num_updates": self.num_updates,
             "pe_return": over_seeds(returns.pe),
             "expert_returns": np.asarray(returns.experts, np.float64).tolist(),
             "greedy_experts": over_seeds(returns.greedy_experts),
@@ -89,6 +92,8 @@ class Row(NamedTuple):
             "floor": over_seeds(returns.floor),
         }
 
+
+FIGURES = ("figure3.png", "figure4.png", "learning_curves.png")
 
 Report = Callable[[str, Chunk | None], None]
 """Told the name of the row at work, and its newest chunk where it trains in chunks."""
@@ -166,25 +171,32 @@ class Reproduction:
             parts.append(chunk.metrics)
             report(name, chunk)
         metrics = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
-        return self._row(name, runner, hypers, chunk.state, metrics)
+        num_updates = [chunk.num_done] * self.scale.seeds
+        return self._row(name, runner, hypers, chunk.state, num_updates, metrics)
 
     def _halted(self, name: str, target: Float[Array, " K"], report: Report) -> Row:
         """Plain training, each seed halted at the first update that reaches its target."""
         report(name, None)
         hypers = Hypers(beta=0.0)
         state = self._pair.create(self.train_keys, hypers)
-        state = self._train_until(self._pair.task, state, hypers, target)
-        return self._row(name, self._pair, hypers, state, None)
+        state, counts = self._train_until(self._pair.task, state, hypers, target)
+        return self._row(name, self._pair, hypers, state, counts.tolist(), None)
 
     def _row(
-        self, name: str, runner: Runner, hypers: Hypers, state: TrainState, metrics: Metrics | None
+        self,
+        name: str,
+        runner: Runner,
+        hypers: Hypers,
+        state: TrainState,
+        num_updates: list[int],
+        metrics: Metrics | None,
     ) -> Row:
         config = RunConfig(runner.task.config, hypers, self.scale.seeds, self.scale.first_seed)
         heads = state.params.heads
         # Measuring depends on the number of experts alone, not on whom they were trained against.
         task = self._single.task if runner is self._single else self._pair.task
         returns = self._measure(task, heads, self.evaluation_keys, self.scale.num_demonstrations)
-        return Row(name, config, heads, jax.block_until_ready(returns), metrics)
+        return Row(name, config, heads, jax.block_until_ready(returns), num_updates, metrics)
 
 
 def measure(task: Task, heads: Params, key: PRNGKey, num_demonstrations: int) -> Returns:
@@ -217,8 +229,12 @@ def measure_seeds(
 
 def train_until(
     task: Task, state: TrainState, hypers: Hypers, target: Float[Array, ""]
-) -> TrainState:
-    """Update until J(PE), evaluated exactly, reaches the target, or the updates run out."""
+) -> tuple[TrainState, Int[Array, ""]]:
+    """Update until J(PE), evaluated exactly, reaches the target, or the updates run out.
+
+    Returns:
+      The state, and how many updates led to it.
+    """
     mdp = _finite(task)
 
     def goes_on(carry):
@@ -231,7 +247,7 @@ def train_until(
         state, count = carry
         return update(task, state, hypers)[0], count + 1
 
-    return jax.lax.while_loop(goes_on, one, (state, jnp.int32(0)))[0]
+    return jax.lax.while_loop(goes_on, one, (state, jnp.int32(0)))
 
 
 class Panels(NamedTuple):
@@ -262,7 +278,7 @@ def panels(task: Task, row: Row, key: Key[Array, ""], num_demonstrations: int) -
 
     counted, counted_greedy, fitted, fitted_greedy = clones(key)
     ensemble = {f"expert {index + 1}": expert for index, expert in enumerate(experts)}
-    ensemble["ensemble"] = experts
+    ensemble["average of the experts"] = experts
     observers = {
         "mixture π_o": jnp.mean(experts, axis=0),
         "BC, sampled": counted,
@@ -295,7 +311,10 @@ def write_table(out: Path, content: dict) -> None:
 
 
 def write_settings(out: Path, rows: list[Row]) -> None:
-    """Write ``config.yaml``: of each row what ``ape-jax train`` takes as a configuration file."""
+    """Write ``config.yaml``: each row's settings, named as ``ape-jax train`` names them.
+
+    The halted rows have the optimal one's; ``table1.json`` says where each of their seeds stopped.
+    """
     content = OmegaConf.create({row.name: row.config.to_flat() for row in rows})
     (out / "config.yaml").write_text(OmegaConf.to_yaml(content), encoding="utf-8")
 

@@ -11,10 +11,10 @@ EXPLANATION = (
     "taking its most probable action; mixture π_o is the paper's observer, which draws an expert "
     "afresh at every state with equal weights and sees no data; BC is a real clone, fitted by "
     "maximum likelihood to pooled demonstrations, which then samples its actions or takes the "
-    "most probable one. BC sampled cannot fall below the floor J(PE) − H·ε, ε being the share of "
-    "expert episodes that reach the time limit H: a cloner that samples recovers the experts' "
-    "average state-action occupancy, and with it their average return, except where the limit "
-    "cut them off."
+    "most probable one. With enough demonstrations BC sampled cannot fall below the floor "
+    "J(PE) − H·ε, ε being the share of expert episodes that reach the time limit H: a cloner that "
+    "samples recovers the experts' average state-action occupancy, and with it their average "
+    "return, except where the limit cut them off."
 )
 """Which observer each column is, and what bounds it."""
 
@@ -53,8 +53,9 @@ def table1_cells(content: dict, labels: Mapping[str, str]) -> tuple[list[str], l
 
 
 def mean_and_std(summary: dict) -> str:
-    """As in ``−12.85 ±0.56``."""
-    return f"{summary['mean']:.2f} ±{summary['std']:.2f}"
+    """As in ``-12.85 ±0.56``; the mean alone where there is one seed."""
+    spread = f" ±{summary['std']:.2f}" if len(summary["values"]) > 1 else ""
+    return f"{summary['mean']:.2f}{spread}"
 
 
 def narrow(cells: Sequence[str]) -> list[str]:

@@ -101,6 +101,9 @@ def test_update_works_inside_scan(networks):
     [
         ("expert", {"observation": jnp.zeros((32, 9))}, r"observation must have shape \(32, 10\)"),
         ("expert", {"returns": jnp.zeros(31)}, r"expert_batch.returns must have shape \(32,\)"),
+        ("expert", {"action": jnp.zeros(32)}, "expert_batch.action must be integers; got float32"),
+        ("expert", {"action": jnp.zeros((), int)}, "one action a sample, and one at least"),
+        ("expert", {"action": jnp.zeros(0, int)}, "one action a sample, and one at least"),
         ("expert", {"expert": None}, "expert_batch.expert must hold the index"),
         ("observer", {"expert": jnp.zeros(32, int)}, "observer_batch.expert must be None"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+import ape_jax
 from ape_jax import checkpoint, cli, metrics
-from ape_jax.config import RunConfig
+from ape_jax.config import RunConfig, recipe
 from ape_jax.runner import Runner
 
 SMALL = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2"]
@@ -87,9 +89,9 @@ def test_train_on_an_environment_without_an_exact_evaluation(tmp_path):
 
 
 BAD = [
-    (["--num-experts", "0"], "num_experts must be at least 1; got 0"),
-    (["--envs-per-expert", "-4"], "envs_per_expert must be at least 1; got -4"),
-    (["--num-updates", "0"], "num_updates must be at least 1; got 0"),
+    (["--num-experts", "0"], "num_experts must be at least 1 and whole; got 0"),
+    (["--envs-per-expert", "-4"], "envs_per_expert must be at least 1 and whole; got -4"),
+    (["--num-updates", "0"], "num_updates must be at least 1 and whole; got 0"),
     (["--num-updates", "ten"], "num-updates"),
     (["--seeds", "0"], "seeds must be at least 1; got 0"),
     (["--first-seed", "-1"], "first_seed must be at least 0"),
@@ -153,6 +155,52 @@ def test_commands_are_listed(arguments, code, capfd):
 def test_help_shows_the_recipe_of_the_head(head, words, capfd):
     assert run("train", "--head", head, "--help") == 0
     assert words in " ".join(capfd.readouterr().out.replace("│", " ").split())
+
+
+def test_flag_of_the_head_chooses_the_recipe_that_a_file_leaves_open(tmp_path):
+    (tmp_path / "some.yaml").write_text("seeds: 2\nbeta: 0.5\n")
+    arguments = ["train", "--config", str(tmp_path / "some.yaml"), "--head", "tabular"]
+    options = cli._parse([*arguments, "--head", "mlp"])
+    train, hypers = recipe("mlp")
+    assert (options.settings, options.hypers) == (train, hypers.replace(beta=0.5))
+    assert options.seeds == 2
+
+
+def test_interrupted_replacement_leaves_the_old_run_whole(small_run, tmp_path, monkeypatch, capfd):
+    """Ctrl-C before the first chunk of --overwrite: nothing of the old run is touched."""
+    old = tmp_path / "run"
+    shutil.copytree(small_run, old)
+    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+
+    def interrupted(self, keys, hypers):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Runner, "run", interrupted)
+    assert run("train", *SMALL, "--beta", "0.9", "--out", old, "--overwrite") == cli.INTERRUPTED
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+    assert "interrupted before anything was finished" in capfd.readouterr().err
+
+
+def test_replacement_leaves_nothing_of_the_old_run(small_run, tmp_path):
+    old = tmp_path / "run[/odd]"
+    shutil.copytree(small_run, old)
+    assert run("train", *SMALL, "--beta", "0.9", "--out", old, "--overwrite") == 0
+    config, _, params = checkpoint.load_run(str(old))
+    summary = json.loads((old / "summary.json").read_text())
+    assert config.hypers.beta == 0.9
+    assert metrics.fingerprint(params) == summary["fingerprint"]
+    assert len((old / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_reproduce_does_not_write_into_a_training_run(small_run, capfd):
+    assert run("reproduce", "--quick", "--out", small_run) == 2
+    assert "out must not hold a training run" in capfd.readouterr().err
+
+
+def test_version_is_printed(capfd):
+    cli.main(["--version"])
+    assert capfd.readouterr().out.strip() == ape_jax.__version__
 
 
 def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capfd):

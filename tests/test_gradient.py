@@ -175,7 +175,7 @@ def test_one_head_without_observer_is_plain_policy_gradient():
     """One head, β = 0: the gradient is REINFORCE with a baseline, written out in NumPy."""
     config = TrainConfig(num_experts=1, envs_per_expert=16)
     task = make_task(config, GRID)
-    params, hypers = random_params(task), Hypers(beta=0.0)
+    params, hypers = random_params(task), Hypers(beta=0.0, discount=0.9)
     params = params._replace(observer_critic=jax.tree.map(jnp.zeros_like, params.observer_critic))
     log_weights = learner.expert_log_weights(task, params)
     experts, observer = learner.collect(
@@ -193,7 +193,8 @@ def test_one_head_without_observer_is_plain_policy_gradient():
         for t in range(length):
             state, action = int(experts.observation[0, b, t]), int(experts.action[0, b, t])
             score = np.eye(5)[action] - policy[state]
-            expected[state] -= score * (-(length - t) - values[state]) / 16
+            return_ = -sum(0.9**k for k in range(length - t))
+            expected[state] -= score * (return_ - values[state]) / 16
     np.testing.assert_allclose(grads.heads["params"]["table"][0], expected, rtol=1e-3, atol=1e-4)
 
 

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import ape_jax
@@ -99,7 +100,7 @@ def test_training_can_be_differentiated_through_the_learning_rate(train):
 
 def test_learning_rate_falls_linearly_to_its_final_share(small_task):
     """Constant gradients make Adam's step the learning rate itself."""
-    hypers = Hypers(learning_rate=0.1, critic_learning_rate=0.2, final_learning_rate=0.25)
+    hypers = Hypers(learning_rate=0.1, critic_learning_rate=0.2, final_rate_share=0.25)
     state = learner.create_state(KEYS[0], small_task.networks, hypers)
     ones = jax.tree.map(jnp.ones_like, state.params)
     steps = []
@@ -112,6 +113,16 @@ def test_learning_rate_falls_linearly_to_its_final_share(small_task):
         state = moved
     shares = np.linspace(1.0, 0.25, 5)
     np.testing.assert_allclose(steps, np.outer(shares, [0.1, 0.2]), rtol=1e-3)
+
+
+def test_gradient_of_the_heads_is_clipped_by_its_global_norm(small_task):
+    """Adam's first moment after one step is a tenth of the gradient that reached it."""
+    hypers = Hypers(max_grad_norm=0.5)
+    state = learner.create_state(KEYS[0], small_task.networks, hypers)
+    ones = jax.tree.map(jnp.ones_like, state.params)
+    moved = learner.apply_gradients(state, ones, hypers)
+    moments = optax.tree.get(moved.opt_state.inner_states["heads"], "mu").heads
+    assert optax.tree.norm(moments) == pytest.approx(0.1 * 0.5, rel=1e-4)
 
 
 def test_shared_critic_trains_on_both_returns(small_grid, hypers):

@@ -42,8 +42,9 @@ def test_arrows_point_where_the_action_moves(small_grid, small_mdp):
 def test_learning_curves_draw_mean_and_band(num_seeds):
     fields = dict.fromkeys(Metrics._fields, np.zeros((num_seeds, 30)))
     fields["pe_return"] = np.linspace(-50, -10, num_seeds)[:, None] + np.zeros((1, 30))
+    fields["observer_return"] = fields["pe_return"] - 30.0
     figure = plotting.learning_curves({"run": Metrics(**fields)}, -100.0)
-    line = figure.axes[0].lines[0].get_ydata()
-    np.testing.assert_allclose(line, fields["pe_return"].mean(axis=0))
+    for line, name in zip(figure.axes[0].lines, ("pe_return", "observer_return"), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), fields[name].mean(axis=0))
     assert figure.axes[0].get_title() == "run"
     plt.close(figure)

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ape_jax.core.mixture import LOG_FLOOR
+
 
 def cumulative_probs(log_probs: Float[Array, " A"]) -> Float[Array, " A"]:
     """P(action ≤ a): what :func:`sample` needs, made once where a policy acts many times."""
@@ -27,4 +29,5 @@ def sample(cumulative: Float[Array, " A"], uniform: Float[Array, ""]) -> Int[Arr
 
 def entropy(log_probs: Float[Array, " A"]) -> Float[Array, ""]:
     """−Σ_a π(a) log π(a), in nats."""
-    return -jnp.sum(jnp.exp(log_probs) * log_probs)
+    terms = jnp.exp(log_probs) * jnp.maximum(log_probs, LOG_FLOOR)
+    return -jnp.sum(terms)

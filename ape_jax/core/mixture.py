@@ -38,14 +38,14 @@ def temper(
     Args:
       log_probs: log π(·|s), normalised.
       temperature: T ≥ 0. One returns the policy itself; zero is greedy, with ties shared evenly.
+        Below 1e-6 all temperatures are alike: there the rounding of ``log_probs`` decides.
 
     Returns:
-      Normalised log-probabilities, finite for every T.
+      Normalised log-probabilities, finite for every T, as are their gradients.
     """
     log_probs = jnp.maximum(log_probs, LOG_FLOOR)
     below_best = log_probs - jnp.max(log_probs)
-    tiny = jnp.finfo(log_probs.dtype).tiny
-    scaled = jnp.maximum(below_best / jnp.maximum(temperature, tiny), LOG_FLOOR)
+    scaled = jnp.maximum(below_best / jnp.maximum(temperature, 1e-6), LOG_FLOOR)
     return jnp.maximum(jax.nn.log_softmax(scaled), LOG_FLOOR)
 
 
@@ -65,9 +65,7 @@ def posterior_log_weights(occupancies: Float[Array, " E"]) -> Float[Array, " E"]
     Returns:
       Normalised log-weights; uniform where no expert comes.
     """
-    # Occupancies are expected counts of order 1, so the offset is below float32 resolution.
-    logits = jnp.log(occupancies + 1e-10)
-    return jax.nn.log_softmax(logits)
+    return jax.nn.log_softmax(jnp.log(jnp.maximum(occupancies, 1e-30)))
 
 
 def observer_log_probs(

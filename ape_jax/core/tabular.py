@@ -77,7 +77,7 @@ def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
     def backward(values, _):
         return jnp.max(action_values(values), axis=-1) * alive, None
 
-    values, _ = jax.lax.scan(backward, jnp.zeros(mdp.num_states), length=mdp.horizon)
+    values, _ = jax.lax.scan(backward, jnp.zeros(mdp.num_states), length=mdp.horizon - 1)
     last = action_values(values)
     best = last >= jnp.max(last, axis=-1, keepdims=True) - 1e-5
     return best / jnp.sum(best, axis=-1, keepdims=True)
@@ -188,8 +188,9 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
     within_limit, _ = _push(goes_on * mdp.start, moves * goes_on[None, :], mdp)
     beyond_limit = jnp.maximum(jnp.sum(occupancy) - jnp.sum(within_limit), 0.0)
 
-    worst = jnp.maximum(0.0, -jnp.min(mdp.reward))
-    best = jnp.maximum(0.0, jnp.max(mdp.reward))
+    rewards = jnp.where(mdp.terminal[:, None], 0.0, mdp.reward)
+    worst = jnp.maximum(0.0, -jnp.min(rewards))
+    best = jnp.maximum(0.0, jnp.max(rewards))
     truncated = jnp.sum(cut)
     return jnp.mean(returns) - worst * mdp.horizon * truncated - best * beyond_limit
 

@@ -25,7 +25,8 @@ def make(env_id: str, **kwargs) -> tuple[Environment, EnvParams]:
       The environment and its default parameters.
 
     Raises:
-      SettingError: no environment has that name; the message names the nearest.
+      SettingError: no environment has that name (the message names the nearest), or its data
+        cannot be had.
     """
     if env_id not in gymnax.registered_envs:
         lower = {name.lower(): name for name in gymnax.registered_envs}
@@ -35,7 +36,10 @@ def make(env_id: str, **kwargs) -> tuple[Environment, EnvParams]:
             f"env must be a registered gymnax environment; got {env_id!r}. "
             f"{'Nearest' if near else 'Known'}: {', '.join(names)}"
         )
-    return gymnax.make(env_id, **kwargs)
+    try:
+        return gymnax.make(env_id, **kwargs)
+    except OSError as error:  # Some download their data when they are made.
+        raise SettingError(f"env {env_id!r} cannot be made here: {error}") from None
 
 
 def finite_mdp(env: Environment, params: EnvParams) -> FiniteMDP | None:

@@ -28,5 +28,10 @@ def test_sample_stays_in_range_when_the_sum_falls_short_of_one():
     assert int(categorical.sample(jnp.array([0.3, 0.6, 0.9]), jnp.float32(0.9999))) == 2
 
 
+def test_entropy_of_a_policy_that_never_takes_an_action_is_finite():
+    log_probs = jnp.array([0.0, -jnp.inf])
+    assert categorical.entropy(log_probs) == 0.0
+
+
 def test_entropy_of_a_uniform_policy_is_log_of_the_number_of_actions():
     assert categorical.entropy(jnp.full(5, -jnp.log(5.0))) == pytest.approx(np.log(5), rel=1e-6)

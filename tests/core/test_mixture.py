@@ -88,10 +88,18 @@ def test_temper_towards_zero_is_greedy_and_shares_ties(temperature):
     np.testing.assert_allclose(ours, [0.5, 0.5, 0.0], atol=1e-6)
 
 
-def test_posterior_weights_follow_bayes_rule():
-    occupancies = jnp.array([3.0, 1.0, 0.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-9])
+def test_posterior_weights_follow_bayes_rule_also_in_rare_states(scale):
+    occupancies = scale * jnp.array([3.0, 1.0, 0.0])
     ours = jnp.exp(mixture.posterior_log_weights(occupancies))
     np.testing.assert_allclose(ours, [0.75, 0.25, 0.0], atol=1e-6)
+
+
+def test_temper_has_finite_gradients_at_zero_even_in_a_tie():
+    tied = jnp.log(jnp.array([0.4, 0.4, 0.2]))
+    for argument in (0, 1):
+        gradient = jax.grad(lambda p, t: mixture.temper(p, t)[0], argument)(tied, 0.0)
+        assert np.all(np.isfinite(gradient))
 
 
 def test_posterior_weights_are_uniform_and_finite_where_nobody_comes():

@@ -64,6 +64,20 @@ def test_optimal_policy_of_the_paper_grid_returns_the_mean_distance():
     assert ours == pytest.approx(-900 / 99, rel=1e-5)
 
 
+def test_optimal_policy_with_one_step_left_takes_the_reward_at_hand():
+    """Action 0 pays now and ends; action 1 pays nothing now and much later."""
+    stay, end = jax.nn.one_hot(jnp.arange(2), 2)
+    for horizon, best in ((1, 0), (5, 1)):
+        mdp = tabular.FiniteMDP(
+            transition=jnp.stack([jnp.stack([end, stay]), jnp.stack([end, end])]),
+            reward=jnp.array([[1.0, 0.6], [0.0, 0.0]]),
+            start=stay,
+            terminal=jnp.array([False, True]),
+            horizon=horizon,
+        )
+        assert int(jnp.argmax(tabular.optimal_policy(mdp)[0])) == best
+
+
 @settings(max_examples=20, deadline=None)
 @given(seeds)
 def test_no_policy_beats_the_optimal_one_on_the_grid(seed):
@@ -194,7 +208,7 @@ def test_floor_follows_from_the_stopped_clone_of_the_proof(seed):
     mass, within = start.copy(), np.zeros_like(start)
     for _ in range(mdp.horizon):
         within, mass = within + mass, mass @ stopped
-    reward = np.asarray(mdp.reward, np.float64)
+    reward = np.asarray(mdp.reward, np.float64)[alive]
     worst, best = max(0.0, -reward.min()), max(0.0, reward.max())
     expected = returns.mean() - worst * mdp.horizon * cut.sum() - best * (unlimited - within).sum()
     assert floor_of(mdp, jnp.asarray(policies, jnp.float32)) == pytest.approx(
