@@ -65,7 +65,13 @@ def narrow(cells: Sequence[str]) -> list[str]:
 
 def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     """For the terminal."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index == 0 else "right")
     for line in lines:
