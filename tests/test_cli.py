@@ -227,22 +227,28 @@ def test_signal_ends_a_real_process_cleanly(tmp_path):
     """SIGINT to the command itself, once metrics have begun to appear."""
     out = tmp_path / "run"
     arguments = ["train", "--num-updates", "10000000", "--envs-per-expert", "4", "--out", str(out)]
+    # A shell that runs this suite in the background ignores SIGINT, and children inherit that.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from ape_jax.cli import main; main()"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-c", "from ape_jax.cli import main; main()", *arguments],
+        [sys.executable, "-c", program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        # A shell that runs this suite in the background ignores SIGINT, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 120
-    while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    printed, _ = process.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "metrics.jsonl").exists() or not (out / "metrics.jsonl").stat().st_size:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        printed, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == cli.INTERRUPTED
     assert "Traceback" not in printed
     assert (out / "summary.json").exists()
