@@ -43,8 +43,8 @@ def ape_update(
     the observer's are longer, as they become, its term shrinks: multiply β by the observer's mean
     length over the experts' to get the balance of :func:`ape_jax.make_train`.
 
-    Shapes and types are checked; values are not, since that would wait for the device. An action or
-    expert out of range is clipped into it.
+    Shapes and types are checked; values are not, since that would wait for the device: an action or
+    expert that does not exist, or a return that is not finite, goes unnoticed.
 
     Args:
       state: from :func:`ape_jax.create_state`.
