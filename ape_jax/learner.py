@@ -17,7 +17,7 @@ from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import categorical, mixture, objective, returns, tabular
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.networks import EnsembleParams, Networks, make_networks
-from ape_jax.types import LogProbsFn, PRNGKey, SettingError, Transition
+from ape_jax.types import LogProbsFn, LogWeightsFn, PRNGKey, SettingError, Transition
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,7 +154,7 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
     return state, summarize(experts, observer, expert_loss, observer_loss, grads)
 
 
-def expert_log_weights(task: Task, params: EnsembleParams) -> LogProbsFn:
+def expert_log_weights(task: Task, params: EnsembleParams) -> LogWeightsFn:
     """Weights log w_c as a function of the observation, held constant in the gradient."""
     num_experts = task.networks.num_experts
     if task.config.observer == "uniform" or task.mdp is None:
@@ -167,7 +167,7 @@ def expert_log_weights(task: Task, params: EnsembleParams) -> LogProbsFn:
 
 
 def observer_policy(
-    networks: Networks, params: EnsembleParams, log_weights: LogProbsFn, temperature
+    networks: Networks, params: EnsembleParams, log_weights: LogWeightsFn, temperature
 ) -> LogProbsFn:
     """The observer trained against: the tempered mixture of all heads."""
     return lambda observation: mixture.observer_log_probs(
@@ -180,7 +180,7 @@ def observer_policy(
 def collect(
     task: Task,
     params: EnsembleParams,
-    log_weights: LogProbsFn,
+    log_weights: LogWeightsFn,
     hypers: Hypers,
     keys: tuple[PRNGKey, PRNGKey],
 ) -> tuple[Transition, Transition]:
@@ -202,7 +202,7 @@ def collect(
 def loss(
     params: EnsembleParams,
     networks: Networks,
-    log_weights: LogProbsFn,
+    log_weights: LogWeightsFn,
     experts: Transition,
     observer: Transition,
     hypers: Hypers,

@@ -11,7 +11,7 @@ from gymnax.environments import spaces
 from jaxtyping import Array, Float, Int, Shaped
 
 from ape_jax.config import TrainConfig
-from ape_jax.types import LogProbsFn, Params, PRNGKey, SettingError
+from ape_jax.types import Params, PRNGKey, SettingError
 
 _ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
@@ -133,7 +133,7 @@ class Networks:
         at_states = jax.vmap(self.log_probs, in_axes=(None, 0))
         return jax.vmap(at_states, in_axes=(0, None))(heads, states)
 
-    def tabulate(self, function: LogProbsFn | Callable) -> Callable:
+    def tabulate(self, function: Callable) -> Callable:
         """The same function of an observation, evaluated once a state where states are finite.
 
         A rollout or a loss asks for the same few states again and again; looking them up instead of

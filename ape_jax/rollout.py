@@ -9,12 +9,12 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from ape_jax.core import categorical
 from ape_jax.networks import Networks
-from ape_jax.types import LogProbsFn, Params, PRNGKey, Transition
+from ape_jax.types import CumulativeProbsFn, LogProbsFn, Params, PRNGKey, Transition
 
 
 def episode(
     key: PRNGKey,
-    cumulative_probs: LogProbsFn,
+    cumulative_probs: CumulativeProbsFn,
     env: Environment,
     env_params: EnvParams,
     num_steps: int,

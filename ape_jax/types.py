@@ -22,6 +22,11 @@ Params = Any
 LogProbsFn = Callable[[Shaped[Array, "..."]], Float[Array, " A"]]
 """A policy: one observation to its log π(·|observation)."""
 
+CumulativeProbsFn = Callable[[Shaped[Array, "..."]], Float[Array, " A"]]
+"""A policy as a rollout samples it: one observation to P(action ≤ a)."""
+
+LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
+"""The observer's model of the experts: one observation to log w_c."""
 
 ObserverWeights = Literal["uniform", "posterior"]
 """The observer's model of the expert given the state: w_c = 1/E, or p(c|s)."""
