@@ -23,8 +23,6 @@ class Demonstrations(NamedTuple):
     episode: Int[Array, " N"]
     """Number of the episode, rising. The last one of each parallel stream may be cut short, with
     neither end marked."""
-    expert: Int[Array, " N"]
-    """Who acted. Hidden: no observer may look at it."""
 
 
 def num_streams(num_steps: int, horizon: int) -> int:
@@ -32,7 +30,9 @@ def num_streams(num_steps: int, horizon: int) -> int:
     return max(1, min(1024, num_steps // (10 * horizon)))
 
 
-def collect(key: PRNGKey, task: Task, heads: Params, num_steps: int) -> Demonstrations:
+def collect(
+    key: PRNGKey, task: Task, heads: Params, num_steps: int
+) -> tuple[Demonstrations, Int[Array, " N"]]:
     """Sample demonstrations: a uniform draw of the expert for each episode, then its actions.
 
     Args:
@@ -40,6 +40,9 @@ def collect(key: PRNGKey, task: Task, heads: Params, num_steps: int) -> Demonstr
       task: environment and networks.
       heads: parameters of the expert heads [E, …].
       num_steps: N, exactly.
+
+    Returns:
+      What observers may see, and the expert that acted in each step, which stays hidden from them.
     """
     networks = task.networks
     policies = networks.tabulate(
@@ -60,12 +63,12 @@ def collect(key: PRNGKey, task: Task, heads: Params, num_steps: int) -> Demonstr
     def pool(x):
         return x.reshape(-1, *x.shape[2:])[:num_steps]
 
-    return Demonstrations(
+    shown = Demonstrations(
         observation=pool(steps.observation),
         action=pool(steps.action),
         reward=pool(steps.reward),
         terminated=pool(steps.terminated),
         truncated=pool(steps.truncated),
         episode=jnp.cumsum(pool(begins)) - 1,
-        expert=pool(expert),
     )
+    return shown, pool(expert)

@@ -204,7 +204,7 @@ def measure(task: Task, heads: Params, key: PRNGKey, num_demonstrations: int) ->
     mdp = _finite(task)
     key_collect, key_fit, key_returns = jax.random.split(key, 3)
     observer = TabularCloning(mdp.num_states, mdp.num_actions)
-    shown = demonstrations.collect(key_collect, task, heads, num_demonstrations)
+    shown, _ = demonstrations.collect(key_collect, task, heads, num_demonstrations)
     clone = observer.fit(key_fit, shown)
     ensemble = evaluation.ensemble_returns(task, heads, key_returns)
     return Returns(
@@ -270,7 +270,7 @@ def panels(task: Task, row: Row, key: Key[Array, ""], num_demonstrations: int) -
     @jax.jit
     def clones(key):
         key_collect, key_fit = jax.random.split(key)
-        shown = demonstrations.collect(key_collect, task, heads, num_demonstrations)
+        shown, _ = demonstrations.collect(key_collect, task, heads, num_demonstrations)
         counted = TabularCloning(mdp.num_states, mdp.num_actions).fit(key_fit, shown)
         fitted = BehaviourCloning(mlp).fit(key_fit, shown)
         policies = (counted, evaluation.greedy(counted), fitted, evaluation.greedy(fitted))

@@ -9,7 +9,14 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 
 from ape_jax.core import categorical
 from ape_jax.networks import Networks
-from ape_jax.types import CumulativeProbsFn, LogProbsFn, Params, PRNGKey, Transition
+from ape_jax.types import (
+    CumulativeProbsFn,
+    LogProbsFn,
+    MemoryPolicy,
+    Params,
+    PRNGKey,
+    Transition,
+)
 
 
 def episode(
@@ -31,15 +38,43 @@ def episode(
     Returns:
       Transitions [T]. After the end the last state is repeated with reward zero.
     """
+    return _episode(
+        key,
+        lambda memory, observation, _: (memory, cumulative_probs(observation)),
+        None,
+        env,
+        env_params,
+        num_steps,
+    )
+
+
+def episode_with_memory(
+    key: PRNGKey,
+    policy: MemoryPolicy,
+    env: Environment,
+    env_params: EnvParams,
+    num_steps: int,
+) -> Transition:
+    """As :func:`episode`, for a policy that remembers what it saw and did in the episode."""
+
+    def act(memory, observation, last_action):
+        memory, log_probs = policy(memory, observation, last_action)
+        return memory, categorical.cumulative_probs(log_probs)
+
+    return _episode(key, act, policy.start(), env, env_params, num_steps)
+
+
+def _episode(key, act, memory, env, env_params, num_steps) -> Transition:
     key_start, key_actions, key_moves = jax.random.split(key, 3)
     start = env.reset_env(key_start, env_params)
     uniforms = jax.random.uniform(key_actions, (num_steps,))
     move_keys = jax.random.split(key_moves, num_steps)
 
     def step(carry, draws):
-        observation, state, live = carry
+        (observation, state, live), memory, last_action = carry
         uniform, key_move = draws
-        action = categorical.sample(cumulative_probs(observation), uniform)
+        memory, cumulative = act(memory, observation, last_action)
+        action = categorical.sample(cumulative, uniform)
         moved_observation, moved_state, reward, terminated, _ = env.step_env(
             key_move, state, action, env_params
         )
@@ -51,13 +86,16 @@ def episode(
             terminated=live & terminated,
             truncated=live & truncated & ~terminated,
             live=live,
+            next_observation=jnp.where(live, moved_observation, observation),
         )
         # The end is held, so that no environment is stepped from where it has no meaning.
         now, moved = (observation, state), (moved_observation, moved_state)
         held = jax.tree.map(lambda new, old: jnp.where(live, new, old), moved, now)
-        return (*held, live & ~terminated & ~truncated), transition
+        live = live & ~terminated & ~truncated
+        return ((*held, live), memory, action), transition
 
-    _, transitions = jax.lax.scan(step, (*start, jnp.bool_(True)), (uniforms, move_keys))
+    carry = ((*start, jnp.bool_(True)), memory, jnp.int32(-1))
+    _, transitions = jax.lax.scan(step, carry, (uniforms, move_keys))
     return transitions
 
 
@@ -135,7 +173,7 @@ def stream(
         observation, state, expert = carry
         (uniform_action, uniform_expert), key_move = draws
         action = categorical.sample(cumulative_probs(observation)[expert], uniform_action)
-        next_observation, state, reward, terminated, truncated, _ = env.step(
+        next_observation, state, reward, terminated, truncated, info = env.step(
             key_move, state, action, env_params
         )
         transition = Transition(
@@ -145,6 +183,7 @@ def stream(
             terminated=terminated,
             truncated=truncated & ~terminated,
             live=jnp.bool_(True),
+            next_observation=info["final_observation"],
         )
         next_expert = jnp.where(terminated | truncated, pick_expert(uniform_expert), expert)
         return (next_observation, state, next_expert), (transition, expert)

@@ -9,7 +9,7 @@ Axes, in every annotation and docstring:
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
@@ -45,6 +45,21 @@ class SettingError(ValueError):
     """
 
 
+@runtime_checkable
+class MemoryPolicy(Protocol):
+    """A policy over histories: what it remembers is a pytree that it is handed back each step."""
+
+    def start(self) -> Any:
+        """The memory before the first step of an episode."""
+        ...
+
+    def __call__(
+        self, memory: Any, observation: Shaped[Array, "..."], last_action: Int[Array, ""]
+    ) -> tuple[Any, Float[Array, " A"]]:
+        """The next memory, and log π(·|history); the last action is −1 at the first step."""
+        ...
+
+
 class Transition(NamedTuple):
     """One environment step, or a batch of them with leading axes such as ``[E, B, T]``."""
 
@@ -59,3 +74,5 @@ class Transition(NamedTuple):
     """The time limit cut the episode here: more would have followed."""
     live: Bool[Array, "..."]
     """True up to and including the step that ends the episode."""
+    next_observation: Shaped[Array, "*batch"]
+    """What followed, before any autoreset: the last one of an episode is its true end."""

@@ -24,9 +24,19 @@ def policies(small_task, heads):
 
 
 @pytest.fixture(scope="module")
-def shown(small_task, heads):
+def collected(small_task, heads):
     collect = jax.jit(demonstrations.collect, static_argnums=(1, 3))
     return collect(jax.random.key(0), small_task, heads, NUM_STEPS)
+
+
+@pytest.fixture(scope="module")
+def shown(collected):
+    return collected[0]
+
+
+@pytest.fixture(scope="module")
+def hidden(collected):
+    return np.asarray(collected[1])
 
 
 def posterior_clone(mdp, policies):
@@ -37,12 +47,12 @@ def posterior_clone(mdp, policies):
 def test_demonstrations_have_exactly_the_steps_asked_for(small_task, heads, shown):
     assert {x.shape for x in shown} == {(NUM_STEPS,)}
     collect = jax.jit(demonstrations.collect, static_argnums=(1, 3))
-    few = collect(jax.random.key(0), small_task, heads, 7)
-    assert {x.shape for x in few} == {(7,)}
+    few, hidden = collect(jax.random.key(0), small_task, heads, 7)
+    assert {x.shape for x in (*few, hidden)} == {(7,)}
 
 
-def test_demonstrations_keep_one_expert_an_episode_and_number_episodes_in_order(shown):
-    episode, expert = np.asarray(shown.episode), np.asarray(shown.expert)
+def test_demonstrations_keep_one_expert_an_episode_and_number_episodes_in_order(shown, hidden):
+    episode, expert = np.asarray(shown.episode), hidden
     ends = np.asarray(shown.terminated | shown.truncated)
     assert episode[0] == 0
     assert set(np.diff(episode)) <= {0, 1}
@@ -51,9 +61,11 @@ def test_demonstrations_keep_one_expert_an_episode_and_number_episodes_in_order(
     assert np.all(expert[1:][same] == expert[:-1][same])
 
 
-def test_demonstrations_draw_experts_evenly_by_episode_not_by_step(shown, policies, small_mdp):
+def test_demonstrations_draw_experts_evenly_by_episode_not_by_step(
+    shown, hidden, policies, small_mdp
+):
     """By episode each expert gets half; by step the slower one gets more, as occupancies say."""
-    episode, expert = np.asarray(shown.episode), np.asarray(shown.expert)
+    episode, expert = np.asarray(shown.episode), hidden
     first = np.concatenate([[True], np.diff(episode) == 1])
     num_episodes = first.sum()
     assert abs(expert[first].mean() - 0.5) < 4 * 0.5 / np.sqrt(num_episodes)
@@ -77,7 +89,6 @@ def test_tabular_cloning_counts():
         terminated=jnp.zeros(4, bool),
         truncated=jnp.zeros(4, bool),
         episode=jnp.zeros(4, int),
-        expert=jnp.zeros(4, int),
     )
     clone = TabularCloning(3, 3).fit(jax.random.key(0), shown)
     expected = [[1 / 3, 2 / 3, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0, 1]]
@@ -110,7 +121,7 @@ def test_fitting_vmaps_over_seeds(small_task, heads):
     keys = jax.random.split(jax.random.key(0), 2)
 
     def attack(key):
-        seen = demonstrations.collect(key, small_task, heads, 5_000)
+        seen, _ = demonstrations.collect(key, small_task, heads, 5_000)
         clone = TabularCloning(9, 5).fit(key, seen)
         return evaluation.expected_return(small_task, clone, key)
 

@@ -126,3 +126,41 @@ def test_every_discrete_gymnax_environment_can_be_rolled_out(env_id):
 def test_gridworld_of_any_size_runs_to_its_own_limit():
     walks = random_walk(GridWorld(12, (11, 11), horizon=5), 5)
     assert np.asarray(walks.live).sum(axis=1).max() == 5
+
+
+def test_next_observation_is_the_true_successor_also_at_an_end(walks, small_mdp):
+    successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
+    live = np.asarray(walks.live)
+    moved = successors[np.asarray(walks.observation), np.asarray(walks.action)]
+    np.testing.assert_array_equal(np.asarray(walks.next_observation)[live], moved[live])
+
+
+def test_stream_has_next_observations_from_before_the_reset(small_grid, small_mdp):
+    stream = jax.jit(rollout.stream, static_argnums=(1, 2, 4))
+    steps, _ = stream(
+        jax.random.key(3), lambda _: UNIFORM[None], small_grid, small_grid.default_params, 500
+    )
+    successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
+    moved = successors[np.asarray(steps.observation), np.asarray(steps.action)]
+    np.testing.assert_array_equal(np.asarray(steps.next_observation), moved)
+
+
+def test_memory_sees_every_action_and_observation_of_its_episode(small_grid):
+    class Counter:
+        """Remembers how many steps it saw and what it did last, and acts on both."""
+
+        def start(self):
+            return jnp.int32(0)
+
+        def __call__(self, memory, observation, last_action):
+            first = (memory == 0) == (last_action == -1)
+            action = jnp.where(first, (memory + last_action + 1) % 5, 4)
+            return memory + 1, jnp.log(jax.nn.one_hot(action, 5) + 1e-9)
+
+    episode = jax.jit(rollout.episode_with_memory, static_argnums=(1, 2, 4))
+    steps = episode(jax.random.key(0), Counter(), small_grid, small_grid.default_params, 8)
+    expected = [0]
+    for count in range(1, 8):
+        expected.append((count + expected[-1] + 1) % 5)
+    live = np.asarray(steps.live)
+    np.testing.assert_array_equal(np.asarray(steps.action)[live], np.asarray(expected)[live])
