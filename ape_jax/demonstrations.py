@@ -1,5 +1,6 @@
 """Demonstrations: what an observer gets to see of an ensemble."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,12 +12,15 @@ from ape_jax.core import categorical
 from ape_jax.learner import Task
 from ape_jax.types import Params, PRNGKey
 
+ManyCumulativeProbsFn = Callable[[Shaped[Array, "..."]], Float[Array, "E A"]]
+"""Several policies as a rollout samples them: one observation to P(action ≤ a) of each."""
+
 
 class Demonstrations(NamedTuple):
     """Pooled steps of an ensemble, episode after episode."""
 
     observation: Shaped[Array, "N ..."]
-    action: Int[Array, " N"]
+    action: Shaped[Array, "N ..."]
     reward: Float[Array, " N"]
     terminated: Bool[Array, " N"]
     truncated: Bool[Array, " N"]
@@ -44,31 +48,49 @@ def collect(
     Returns:
       What observers may see, and the expert that acted in each step, which stays hidden from them.
     """
+    return pool(key, task, cumulative_probs(task, heads), num_steps)
+
+
+def cumulative_probs(task: Task, heads: Params) -> ManyCumulativeProbsFn:
+    """Every expert's P(action ≤ a), as rollouts sample it."""
     networks = task.networks
-    policies = networks.tabulate(
+    return networks.tabulate(
         lambda observation: jax.vmap(categorical.cumulative_probs)(
             networks.expert_log_probs(heads, observation)
         )
     )
+
+
+def pool(
+    key: PRNGKey, task: Task, policies: ManyCumulativeProbsFn, num_steps: int
+) -> tuple[Demonstrations, Int[Array, " N"]]:
+    """Episodes of policies [E], one drawn for each episode, from parallel streams end to end.
+
+    Args:
+      key: drives everything.
+      task: environment.
+      policies: an observation to P(action ≤ a) of every policy [E, A].
+      num_steps: N, exactly.
+    """
     streams = num_streams(num_steps, task.num_steps)
     length = -(-num_steps // streams)
 
     def one(key):
         return rollout.stream(key, policies, task.env, task.env_params, length)
 
-    steps, expert = jax.vmap(one)(jax.random.split(key, streams))
+    steps, actor = jax.vmap(one)(jax.random.split(key, streams))
     ends = steps.terminated | steps.truncated
     begins = jnp.concatenate([jnp.ones((streams, 1), bool), ends[:, :-1]], axis=1)
 
-    def pool(x):
+    def flat(x):
         return x.reshape(-1, *x.shape[2:])[:num_steps]
 
-    shown = Demonstrations(
-        observation=pool(steps.observation),
-        action=pool(steps.action),
-        reward=pool(steps.reward),
-        terminated=pool(steps.terminated),
-        truncated=pool(steps.truncated),
-        episode=jnp.cumsum(pool(begins)) - 1,
+    pooled = Demonstrations(
+        observation=flat(steps.observation),
+        action=flat(steps.action),
+        reward=flat(steps.reward),
+        terminated=flat(steps.terminated),
+        truncated=flat(steps.truncated),
+        episode=jnp.cumsum(flat(begins)) - 1,
     )
-    return shown, pool(expert)
+    return pooled, flat(actor)

@@ -2,40 +2,16 @@
 
 import dataclasses
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
-from flax import struct
 from jaxtyping import Array, Float, Shaped
 
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.networks import Networks
+from ape_jax.observers import fitting
+from ape_jax.observers.policies import HeadPolicy, TablePolicy
 from ape_jax.types import Params, PRNGKey
-
-
-@struct.dataclass
-class TablePolicy:
-    """log π(·|s) as a table."""
-
-    log_probs: Float[Array, "S A"]
-
-    def __call__(self, state: Shaped[Array, ""]) -> Float[Array, " A"]:
-        """Log-probabilities at one observation."""
-        return self.log_probs[state]
-
-
-@struct.dataclass
-class HeadPolicy:
-    """log π(·|observation) of a Flax head."""
-
-    params: Params
-    head: nn.Module = struct.field(pytree_node=False)
-
-    def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
-        """Log-probabilities at one observation."""
-        return jax.nn.log_softmax(jnp.asarray(self.head.apply(self.params, observation)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,48 +27,83 @@ class TabularCloning:
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy:
         """Count, and divide."""
         del key
-        pair = demonstrations.observation * self.num_actions + demonstrations.action
-        counts = jnp.bincount(pair, length=self.num_states * self.num_actions)
-        counts = counts.reshape(self.num_states, self.num_actions).astype(jnp.float32)
+        counts = count(demonstrations, None, self.num_states, self.num_actions)
         totals = jnp.sum(counts, axis=-1, keepdims=True)
         probs = jnp.where(totals > 0, counts / jnp.maximum(totals, 1.0), 1.0 / self.num_actions)
         return TablePolicy(jnp.maximum(jnp.log(probs), LOG_FLOOR))
 
 
+def count(
+    demonstrations: Demonstrations,
+    weights: Float[Array, " N"] | None,
+    num_states: int,
+    num_actions: int,
+) -> Float[Array, "S A"]:
+    """How often each action was taken in each state, each step with its weight or one."""
+    pair = demonstrations.observation * num_actions + demonstrations.action
+    counts = jnp.bincount(pair, weights, length=num_states * num_actions)
+    return counts.reshape(num_states, num_actions).astype(jnp.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class BehaviourCloning:
-    """A network of the experts' own kind, fitted by cross-entropy on minibatches."""
+    """A network fitted by cross-entropy, stopped where held-out episodes are likeliest.
+
+    Where observations are finite, the counts say all that the loss needs, so every update sees all
+    demonstrations; elsewhere an update sees a minibatch.
+    """
 
     networks: Networks
-    """Of the experts: the clone gets one head of the same shape."""
+    """The clone gets one head of this shape, such as the experts' own."""
     num_updates: int = 2000
     batch_size: int = 4096
-    """Steps drawn, with replacement, for each update."""
+    """Steps drawn, with replacement, for an update where observations are not finite."""
     learning_rate: float = 1e-2
     """Adam step at the start; it falls along a half cosine to zero."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy:
         """Minimise −log π(action|observation)."""
-        key_init, key_updates = jax.random.split(key)
-        head = self.networks.head
-        params = head.init(key_init, demonstrations.observation[0])
-        optimizer = optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.num_updates))
-        num_steps = demonstrations.action.shape[0]
+        key_init, key_rows, key_updates = jax.random.split(key, 3)
+        networks = self.networks
+        kept = fitting.held_out(demonstrations)
+        shown, kept = fitting.either(~kept), fitting.either(kept)
 
-        def loss(params, rows):
-            policy = self.networks.tabulate(lambda o: self.networks.log_probs(params, o))
-            log_probs = jax.vmap(policy)(demonstrations.observation[rows])
-            taken = jnp.take_along_axis(log_probs, demonstrations.action[rows][:, None], axis=-1)
-            return -jnp.mean(taken)
+        if networks.num_states is not None:
+            states = jnp.arange(networks.num_states, dtype=jnp.int32)
+            size = (networks.num_states, networks.num_actions)
 
-        def update(carry, key):
-            params, opt_state = carry
-            rows = jax.random.randint(key, (self.batch_size,), 0, num_steps)
-            changes, opt_state = optimizer.update(jax.grad(loss)(params, rows), opt_state)
-            return (optax.apply_updates(params, changes), opt_state), None
+            def rows(key, weights):
+                return states, count(demonstrations, weights, *size)
 
-        carry = (params, optimizer.init(params))
-        (params, _), _ = jax.lax.scan(
-            update, carry, jax.random.split(key_updates, self.num_updates)
+            training = rows(key_rows, shown)
+
+            def minibatch(key):
+                return training
+        else:
+
+            def rows(key, weights):
+                picked = jax.random.randint(key, (self.batch_size,), 0, len(weights))
+                actions = jax.nn.one_hot(demonstrations.action[picked], networks.num_actions)
+                return demonstrations.observation[picked], actions * weights[picked, None]
+
+            def minibatch(key):
+                return rows(key, shown)
+
+        def cross_entropy(
+            params: Params,
+            observations: Shaped[Array, "M ..."],
+            weights: Float[Array, "M A"],
+        ) -> Float[Array, ""]:
+            log_probs = jax.vmap(networks.log_probs, (None, 0))(params, observations)
+            return -jnp.sum(weights * log_probs) / jnp.maximum(jnp.sum(weights), 1e-9)
+
+        testing = rows(key_rows, kept)
+        params = fitting.descend(
+            key_updates,
+            networks.head.init(key_init, demonstrations.observation[0]),
+            lambda params, key: cross_entropy(params, *minibatch(key)),
+            lambda params: cross_entropy(params, *testing),
+            self.num_updates,
+            self.learning_rate,
         )
-        return HeadPolicy(params, head)
+        return HeadPolicy(params, networks.head)

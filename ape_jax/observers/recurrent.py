@@ -1,0 +1,147 @@
+"""An observer with memory: a recurrent policy of the history of an episode (paper, Eq. 6).
+
+Who acts stays the same through an episode, so what has been done so far tells what comes next. The
+ideal such clone repeats the distribution of whole episodes.
+"""
+
+import dataclasses
+from typing import cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from ape_jax.demonstrations import Demonstrations
+from ape_jax.networks import Networks
+from ape_jax.observers import fitting
+from ape_jax.types import Params, PRNGKey
+
+
+class RecurrentHead(nn.Module):
+    """A gated recurrent unit over observations and the actions before them."""
+
+    num_actions: int
+    hidden_size: int
+    num_states: int | None
+    """Size of a finite observation space; None for a continuous one."""
+
+    @nn.compact
+    def __call__(
+        self,
+        memory: Float[Array, " H"],
+        observation: Shaped[Array, "..."],
+        last_action: Int[Array, ""],
+    ) -> tuple[Float[Array, " H"], Float[Array, " A"]]:
+        """The next memory, and the logits of the actions; last action −1 at the first step."""
+        if self.num_states is None:
+            seen = nn.Dense(self.hidden_size)(jnp.ravel(observation).astype(jnp.float32))
+        else:
+            embed = nn.Embed(
+                self.num_states, self.hidden_size, embedding_init=nn.initializers.normal(1.0)
+            )
+            seen = embed(observation)
+        done = nn.Embed(self.num_actions + 1, self.hidden_size)(last_action + 1)
+        memory, hidden = nn.GRUCell(self.hidden_size)(memory, nn.tanh(seen + done))
+        return memory, nn.Dense(self.num_actions)(jnp.concatenate([hidden, nn.tanh(seen)]))
+
+
+@struct.dataclass
+class RecurrentPolicy:
+    """log π(·|history) of a recurrent head."""
+
+    params: Params
+    head: RecurrentHead = struct.field(pytree_node=False)
+
+    def start(self) -> Float[Array, " H"]:
+        """The memory before an episode."""
+        return jnp.zeros(self.head.hidden_size)
+
+    def __call__(
+        self,
+        memory: Float[Array, " H"],
+        observation: Shaped[Array, "..."],
+        last_action: Int[Array, ""],
+    ) -> tuple[Float[Array, " H"], Float[Array, " A"]]:
+        """The next memory, and log-probabilities."""
+        seen = (memory, observation, last_action)
+        memory, logits = cast(tuple[Array, Array], self.head.apply(self.params, *seen))
+        return memory, jax.nn.log_softmax(logits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrent:
+    """Behaviour cloning of whole episodes by a recurrent network, with held-out early stopping."""
+
+    networks: Networks
+    """Of the experts, for the spaces."""
+    horizon: int
+    hidden_size: int = 32
+    num_episodes: int = 8192
+    """Episodes that it learns from, at most."""
+    max_length: int = 32
+    """Steps of an episode that it learns from; it goes on by itself from there."""
+    num_updates: int = 1000
+    batch_size: int = 128
+    """Episodes of an update."""
+    learning_rate: float = 1e-2
+
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> RecurrentPolicy:
+        """Minimise −Σ_t log π(a_t|s_0, a_0 … s_t) over episodes."""
+        key_init, key_updates = jax.random.split(key)
+        networks = self.networks
+        head = RecurrentHead(networks.num_actions, self.hidden_size, networks.num_states)
+        length = min(self.max_length, self.horizon)
+        episodes, live = episodes_of(demonstrations, self.num_episodes, length)
+        kept = fitting.held_out(episodes)[:, 0] & live[:, 0]
+        shown = live & ~kept[:, None]
+        kept = live & (kept | ~jnp.any(kept))[:, None]
+        last = jnp.pad(episodes.action[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+        # Episodes that exist come first; drawing among them wastes no update.
+        num_shown = jnp.maximum(jnp.sum(live[:, 0]), 1)
+        memory = jnp.zeros(head.hidden_size)
+        first = jax.tree.map(lambda x: x[0, 0], (episodes.observation, last))
+
+        def cross_entropy(params, rows, weights):
+            policy = RecurrentPolicy(params, head)
+
+            def of_episode(observations, last_actions, actions):
+                def step(memory, seen):
+                    return policy(memory, *seen)
+
+                _, log_probs = jax.lax.scan(step, policy.start(), (observations, last_actions))
+                return jnp.take_along_axis(log_probs, actions[:, None], axis=-1)[:, 0]
+
+            picked = (episodes.observation[rows], last[rows], episodes.action[rows])
+            taken = jax.vmap(of_episode)(*picked)
+            return -jnp.sum(weights[rows] * taken) / jnp.maximum(jnp.sum(weights[rows]), 1.0)
+
+        def loss(params, key):
+            rows = jax.random.randint(key, (self.batch_size,), 0, num_shown)
+            return cross_entropy(params, rows, shown)
+
+        tested = jnp.argsort(~kept[:, 0])[:512]
+        params = fitting.descend(
+            key_updates,
+            head.init(key_init, memory, *first),
+            loss,
+            lambda params: cross_entropy(params, tested, kept),
+            self.num_updates,
+            self.learning_rate,
+        )
+        return RecurrentPolicy(params, head)
+
+
+def episodes_of(
+    demonstrations: Demonstrations, num_episodes: int, length: int
+) -> tuple[Demonstrations, Bool[Array, "M T"]]:
+    """The first episodes as rows [M, T], cut at ``length`` steps, and which entries are steps."""
+    begins = jnp.diff(demonstrations.episode, prepend=-1) != 0
+    num_steps = len(begins)
+    (starts,) = jnp.nonzero(begins, size=num_episodes, fill_value=num_steps)
+    steps = starts[:, None] + jnp.arange(length)
+    inside = jnp.minimum(steps, num_steps - 1)
+    rows = jax.tree.map(lambda x: x[inside], demonstrations)
+    live = (steps < num_steps) & (rows.episode == jnp.arange(num_episodes)[:, None])
+    return rows, live
