@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ape_jax import rollout
@@ -94,3 +95,41 @@ def pool(
         episode=jnp.cumsum(flat(begins)) - 1,
     )
     return pooled, flat(actor)
+
+
+def complete_returns(shown: Demonstrations) -> np.ndarray:
+    """Undiscounted returns of the episodes whose end is marked."""
+    episode = np.asarray(shown.episode)
+    returns = np.bincount(episode, np.asarray(shown.reward, np.float64))
+    ends = np.asarray(shown.terminated) | np.asarray(shown.truncated)
+    return returns[np.bincount(episode, ends) > 0]
+
+
+def hold_out(shown: Demonstrations) -> tuple[Demonstrations, Demonstrations]:
+    """Set the last tenth of the episodes apart, one at least; of a single episode, both get it."""
+    episode = np.asarray(shown.episode)
+    num_episodes = episode[-1] + 1
+    if num_episodes == 1:
+        return shown, shown
+    first_kept = num_episodes - max(1, num_episodes // 10)
+    first_step = int(np.searchsorted(episode, first_kept))
+    given = jax.tree.map(lambda x: x[:first_step], shown)
+    kept = jax.tree.map(lambda x: x[first_step:], shown)
+    return given, kept._replace(episode=kept.episode - first_kept)
+
+
+def resample(shown: Demonstrations, seed: int) -> Demonstrations:
+    """As many steps, of episodes drawn with replacement; the last is cut where steps run out."""
+    episode = np.asarray(shown.episode)
+    num_steps = len(episode)
+    begins = np.searchsorted(episode, np.arange(episode[-1] + 2))
+    generator = np.random.default_rng(seed)
+    rows, numbers, total = [], [], 0
+    while total < num_steps:
+        drawn = generator.integers(len(begins) - 1)
+        steps = np.arange(begins[drawn], begins[drawn + 1])[: num_steps - total]
+        rows.append(steps)
+        numbers.append(np.full(len(steps), len(numbers)))
+        total += len(steps)
+    picked = jax.tree.map(lambda x: jnp.asarray(x)[np.concatenate(rows)], shown)
+    return picked._replace(episode=jnp.asarray(np.concatenate(numbers), jnp.int32))

@@ -1,6 +1,7 @@
 """Returns of policies and ensembles: exact where the environment is a finite MDP, else sampled."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from ape_jax import rollout
 from ape_jax.core import categorical, mixture, tabular
 from ape_jax.learner import Task
 from ape_jax.observers.mixture import MixturePolicy
-from ape_jax.types import LogProbsFn, Params, PRNGKey
+from ape_jax.types import LogProbsFn, MemoryPolicy, Params, PRNGKey, Transition
 
 NUM_EPISODES = 1024
 """Fresh episodes behind each sampled return."""
@@ -32,9 +33,32 @@ class EnsembleReturns(NamedTuple):
         return jnp.mean(self.experts, axis=-1)
 
 
-def greedy(policy: LogProbsFn) -> LogProbsFn:
+def tempered(policy: Any, temperature: Float[Array, ""] | float) -> Any:
+    """The same policy, with memory or without, deployed at a temperature."""
+    if isinstance(policy, MemoryPolicy):
+        return TemperedMemory(policy, temperature)
+    return lambda observation: mixture.temper(policy(observation), temperature)
+
+
+def greedy(policy: Any) -> Any:
     """The same policy, deployed greedily; ties are shared evenly."""
-    return lambda observation: mixture.temper(policy(observation), 0.0)
+    return tempered(policy, 0.0)
+
+
+class TemperedMemory(NamedTuple):
+    """A policy with memory, deployed at a temperature."""
+
+    policy: MemoryPolicy
+    temperature: Float[Array, ""] | float
+
+    def start(self) -> Any:
+        """The memory before an episode."""
+        return self.policy.start()
+
+    def __call__(self, memory, observation, last_action) -> tuple[Any, Float[Array, " A"]]:
+        """The next memory, and log-probabilities."""
+        memory, log_probs = self.policy(memory, observation, last_action)
+        return memory, mixture.temper(log_probs, self.temperature)
 
 
 def policy_table(policy: LogProbsFn, num_states: int) -> Float[Array, "S A"]:
@@ -42,21 +66,28 @@ def policy_table(policy: LogProbsFn, num_states: int) -> Float[Array, "S A"]:
     return jnp.exp(jax.vmap(policy)(jnp.arange(num_states)))
 
 
-def expected_return(task: Task, policy: LogProbsFn, key: PRNGKey) -> Float[Array, ""]:
+def expected_return(
+    task: Task, policy: LogProbsFn | MemoryPolicy, key: PRNGKey
+) -> Float[Array, ""]:
     """Return of a policy in the task's environment.
 
     Args:
       task: environment and networks.
-      policy: an observation to log-probabilities.
+      policy: an observation to log-probabilities; or one with memory, which is always sampled.
       key: for sampled evaluation; a key of its own, never a training key.
     """
+    world = (task.env, task.env_params, task.num_steps)
+    if isinstance(policy, MemoryPolicy):
+        return _mean_return(lambda key: rollout.episode_with_memory(key, policy, *world), key)
     if task.mdp is not None:
         return tabular.policy_return(task.mdp, policy_table(policy, task.mdp.num_states))
     cumulative = task.networks.tabulate(lambda o: categorical.cumulative_probs(policy(o)))
+    return _mean_return(lambda key: rollout.episode(key, cumulative, *world), key)
 
+
+def _mean_return(episode: Callable[[PRNGKey], Transition], key: PRNGKey) -> Float[Array, ""]:
     def one(key):
-        episode = rollout.episode(key, cumulative, task.env, task.env_params, task.num_steps)
-        return jnp.sum(episode.reward)
+        return jnp.sum(episode(key).reward)
 
     return jnp.mean(jax.lax.map(one, jax.random.split(key, NUM_EPISODES), batch_size=256))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from scipy.stats import bootstrap
 
 from ape_jax.learner import Metrics
 
@@ -15,6 +16,21 @@ def over_seeds(values) -> dict:
     values = np.asarray(values, np.float64)
     spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])
     return {"mean": values.mean(axis=0).tolist(), "std": spread.tolist(), "values": values.tolist()}
+
+
+def interval(values) -> dict:
+    """Mean over seeds, its 95 % percentile bootstrap interval, and the values [K] themselves.
+
+    ``low`` and ``high`` are None where there is one seed alone: it says nothing about spread.
+    """
+    values = np.asarray(values, np.float64)
+    low = high = None
+    if len(values) > 1:
+        drawn = bootstrap(
+            (values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(0)
+        )
+        low, high = (float(end) for end in drawn.confidence_interval)
+    return {"mean": float(values.mean()), "low": low, "high": high, "values": values.tolist()}
 
 
 def fingerprint(params) -> str:

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from ape_jax.core.tabular import FiniteMDP, state_values
@@ -15,6 +16,15 @@ from ape_jax.envs.gridworld import MOVES, GridWorld
 from ape_jax.learner import Metrics
 
 EXPERT_COLOUR, OBSERVER_COLOUR = "#1f5fa8", "#c8442d"
+
+DEPLOYMENT_COLOURS = {
+    "sampled": "#1f5fa8",
+    "greedy": "#c8442d",
+    "tempered": "#e2a13c",
+    "best": "#6a4c93",
+}
+
+LINES = ("-", "--", "-.", ":")
 
 
 def draw_policy(axes: Axes, env: GridWorld, values: np.ndarray, policy: np.ndarray, limit: float):
@@ -136,6 +146,124 @@ def learning_curves(runs: Mapping[str, Metrics], floor: float | None = None) -> 
         grid[0, 0].set_ylim(floor * 1.02, 0)
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
+
+
+def observer_bars(content: Mapping) -> Figure:
+    """Clone return of every observer, a panel for each defence, with intervals.
+
+    Args:
+      content: of ``audit.json``.
+    """
+    names = [defence["name"] for defence in content["defences"]]
+    kinds = list(dict.fromkeys((row["observer"], row["deployment"]) for row in content["rows"]))
+    num_columns = min(4, len(names))
+    num_lines = -(-len(names) // num_columns)
+    figure, grid = plt.subplots(
+        num_lines,
+        num_columns,
+        figsize=(2.6 * num_columns + 1.8, num_lines * (0.19 * len(kinds) + 1.0) + 0.5),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes, defence in zip(grid.flat, content["defences"], strict=False):
+        rows = {
+            (row["observer"], row["deployment"]): row["clone_return"]
+            for row in content["rows"]
+            if row["defence"] == defence["name"]
+        }
+        for line, kind in enumerate(kinds):
+            if kind not in rows:
+                continue
+            summary = rows[kind]
+            low, mean = content["random_return"], summary["mean"]
+            axes.barh(line, mean - low, left=low, height=0.72, color=DEPLOYMENT_COLOURS[kind[1]])
+            if summary["low"] is not None:
+                axes.plot([summary["low"], summary["high"]], [line, line], color="black", lw=1.2)
+        axes.axvline(
+            defence["pe_return"]["mean"], color="black", ls="--", lw=1.0, label="the ensemble (PE)"
+        )
+        axes.set_title(defence["label"], fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", alpha=0.25)
+        axes.set_axisbelow(True)
+    grid[0, 0].set_yticks(
+        range(len(kinds)), [f"{observer}, {deployed}" for observer, deployed in kinds], fontsize=7.5
+    )
+    grid[0, 0].set_ylim(len(kinds) - 0.4, -0.6)
+    figure.supxlabel("return of the clone, drawn from what a random policy gets", fontsize=10)
+    deployed = {kind[1]: DEPLOYMENT_COLOURS[kind[1]] for kind in kinds}
+    handles = [Patch(color=colour, label=name) for name, colour in deployed.items()]
+    handles += grid[0, 0].get_legend_handles_labels()[0]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9)
+    return figure
+
+
+def limited_curves(content: Mapping) -> Figure:
+    """Clone return of a network over demonstrations and over width, sampled and greedy.
+
+    Args:
+      content: of ``audit.json``.
+    """
+    labels = {"num_steps": "demonstration steps", "width": "hidden units"}
+    figure, grid = plt.subplots(
+        2, 2, figsize=(8.6, 6.2), sharey=True, sharex="col", layout="constrained"
+    )
+    for line, deployment in zip(grid, ("sampled", "greedy"), strict=True):
+        for axes, axis in zip(line, labels, strict=True):
+            for number, defence in enumerate(content["defences"]):
+                points = sorted(
+                    (curve["value"], curve["clone_return"])
+                    for curve in content["curves"]
+                    if (curve["defence"], curve["axis"], curve["deployment"])
+                    == (defence["name"], axis, deployment)
+                )
+                if points:
+                    _band(axes, *zip(*points, strict=True), defence["label"], number)
+            axes.set_xscale("log", base=2 if axis == "width" else 10)
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+        line[0].set_ylabel(f"return of the {deployment} clone")
+    for axes, label in zip(grid[1], labels.values(), strict=True):
+        axes.set_xlabel(label)
+    grid[0, 0].set_title("over demonstrations, 64 units", fontsize=10)
+    grid[0, 1].set_title("over width, all demonstrations", fontsize=10)
+    handles = grid[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8.5)
+    return figure
+
+
+def posterior_entropy(content: Mapping) -> Figure:
+    """How fast an episode gives away which expert acts.
+
+    Args:
+      content: of ``audit.json``.
+    """
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    for number, defence in enumerate(content["defences"]):
+        if defence["posterior_entropy"] and defence["num_experts"] > 1:
+            steps = range(len(defence["posterior_entropy"]))
+            _band(axes, steps, defence["posterior_entropy"], defence["label"], number)
+    axes.set_xlabel("step of the episode")
+    axes.set_ylabel("entropy of the expert, nats")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _band(axes: Axes, x, summaries, label: str, number: int) -> None:
+    """A line of means with its interval as a band."""
+    style = {"color": f"C{number}", "ls": LINES[number % len(LINES)]}
+    axes.plot(x, [summary["mean"] for summary in summaries], label=label, lw=1.6, **style)
+    if summaries[0]["low"] is not None:
+        low, high = ([summary[end] for summary in summaries] for end in ("low", "high"))
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.18, lw=0)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

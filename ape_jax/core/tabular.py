@@ -63,12 +63,8 @@ def policy_return(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, "
     return mdp.start @ state_values(mdp, policy)
 
 
-def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
-    """The policy that is greedy for the optimal values with all H steps left; ties share evenly.
-
-    Optimal where the limit does not bind: no start needs so many steps that hurrying at the end
-    would differ from going straight.
-    """
+def optimal_action_values(mdp: FiniteMDP) -> Float[Array, "S A"]:
+    """Q*(s, a): return of an action followed by the best ones, with all H steps left."""
     alive = ~mdp.terminal
 
     def action_values(values):
@@ -78,8 +74,17 @@ def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
         return jnp.max(action_values(values), axis=-1) * alive, None
 
     values, _ = jax.lax.scan(backward, jnp.zeros(mdp.num_states), length=mdp.horizon - 1)
-    last = action_values(values)
-    best = last >= jnp.max(last, axis=-1, keepdims=True) - 1e-5
+    return action_values(values)
+
+
+def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
+    """The policy that is greedy for the optimal values with all H steps left; ties share evenly.
+
+    Optimal where the limit does not bind: no start needs so many steps that hurrying at the end
+    would differ from going straight.
+    """
+    action_values = optimal_action_values(mdp)
+    best = action_values >= jnp.max(action_values, axis=-1, keepdims=True) - 1e-5
     return best / jnp.sum(best, axis=-1, keepdims=True)
 
 

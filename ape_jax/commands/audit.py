@@ -1,0 +1,334 @@
+"""``ape-jax audit``: every observer against a run, a file of demonstrations, or all defences."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jaxtyping import Array, Key
+from rich.console import Console
+
+from ape_jax import (
+    attackers,
+    audit_table,
+    checkpoint,
+    defences,
+    demonstration_files,
+    demonstrations,
+    evaluation,
+    plotting,
+    tables,
+)
+from ape_jax.attackers import Effort
+from ape_jax.audit import HELD_OUT_STEPS, Auditor
+from ape_jax.commands.output import INTERRUPTED, prepare, say
+from ape_jax.config import Hypers, TrainConfig, recipe
+from ape_jax.core import tabular
+from ape_jax.defences import Defences, Ensemble
+from ape_jax.demonstrations import Demonstrations
+from ape_jax.learner import Task, make_task
+from ape_jax.metrics import interval, write_json
+from ape_jax.runner import EVALUATE, progress_bar, seed_keys
+from ape_jax.types import SettingError
+
+ALL = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class AuditOptions:
+    """Who can clone an ensemble, and how well? Every observer against it, with intervals.
+
+    Without RUN, all defences are made on the gridworld and audited side by side.
+    """
+
+    run: tyro.conf.Positional[Path | None] = None
+    """A run of ape-jax train, or a file of demonstrations."""
+    observers: str = ALL
+    """Names with commas between them."""
+    defences: str | None = None
+    """Ensembles to make and compare with, names with commas between them; none beside a RUN, and
+    all without one, if not given."""
+    seeds: int | None = None
+    """Seeds to audit: those of the run, or 10 (3 with --quick), if not given."""
+    steps: int | None = None
+    """Demonstration steps of each seed: 1,000,000, or 100,000 with --quick, if not given."""
+    quick: bool = False
+    """A first look: fewer seeds and demonstrations, shorter training."""
+    out: Path = Path("runs/audit")
+    """Directory of tables and figures; those of an earlier audit are replaced."""
+
+
+QUICK_UPDATES = 600
+FIGURES = ("observers.png", "demonstrations.png", "posterior_entropy.png")
+
+
+class Given(NamedTuple):
+    """A file's demonstrations: each seed has a resample of its episodes."""
+
+    shown: Demonstrations
+    """[K, N, …]."""
+    held_out: Demonstrations
+    """[K, …]: episodes that no resample draws from."""
+    pe_return: np.ndarray
+    """[K]."""
+
+
+class Subject(NamedTuple):
+    """What is audited."""
+
+    task: Task
+    keys: Key[Array, " K"]
+    """For evaluation, one a seed."""
+    ensembles: Iterator[Ensemble]
+    num_ensembles: int
+    given: Given | None = None
+    """Where demonstrations are not sampled."""
+
+
+def run(options: AuditOptions, console: Console) -> int:
+    """Audit, and write ``audit.json``, ``audit.md`` and figures."""
+    effort = attackers.QUICK if options.quick else Effort()
+    if options.steps is not None:
+        if options.steps < 2:
+            raise SettingError(f"steps must be at least 2; got {options.steps}")
+        effort = effort.within(options.steps)
+    is_file = options.run is not None and options.run.is_file()
+    names = list(attackers.ATTACKERS) if options.observers == ALL else _names(options.observers)
+    observers, skipped = attackers.choose(names, has_experts=not is_file)
+
+    started = time.monotonic()
+    with progress_bar(console) as progress:
+        bar = progress.add_task("audit", total=None, returns="")
+
+        def report(name, chunk):
+            progress.update(
+                bar,
+                description=f"{defences.LABELS[name]}",
+                returns=f"training {chunk.num_done}/{chunk.num_updates}",
+            )
+
+        subject = _subject(options, report)
+        out = prepare(options.out)
+        for name in FIGURES:
+            (out / name).unlink(missing_ok=True)
+        if subject.given is not None:
+            effort = effort.within(subject.given.shown.action.shape[1])
+        content = _content(subject, effort, skipped)
+        points = _curve_points(effort) if "limited" in observers else []
+        progress.update(bar, total=subject.num_ensembles * (1 + len(observers) + len(points)))
+        code = 0
+        try:
+            for label, step in _audit(subject, effort, observers, points, content):
+                progress.update(bar, description=label, returns=step, advance=1)
+                content["wall_seconds"] = time.monotonic() - started
+                write_json(out / "audit.json", content)
+        except KeyboardInterrupt:
+            if not content["rows"]:
+                raise
+            code = INTERRUPTED
+        (out / "audit.md").write_text(audit_table.markdown(content), encoding="utf-8")
+        _draw(content, out)
+    _show(content, out, code)
+    return code
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _subject(options: AuditOptions, report) -> Subject:
+    """What the options name.
+
+    Raises:
+      SettingError: it cannot be audited.
+    """
+    if options.seeds is not None and options.seeds < 1:
+        raise SettingError(f"seeds must be at least 1; got {options.seeds}")
+    if options.run is None:
+        seeds = options.seeds or (3 if options.quick else 10)
+        return _made(options, *recipe("tabular"), 0, seeds, report)
+    if options.run.is_file():
+        if options.defences is not None:
+            raise SettingError("defences cannot be made beside a demonstration file; give a run")
+        return _file(options.run, options.seeds or 5)
+    config, task, params = checkpoint.load_run(options.run)
+    seeds = options.seeds or config.seeds
+    if seeds > config.seeds:
+        raise SettingError(
+            f"seeds must be at most the {config.seeds} of the run; got {seeds}. "
+            f"Train with --seeds {seeds}"
+        )
+    heads = jax.tree.map(lambda x: x[:seeds], params.heads)
+    return _made(
+        options, config.train, config.hypers, config.first_seed, seeds, report, (task, heads)
+    )
+
+
+def _made(
+    options: AuditOptions,
+    config: TrainConfig,
+    hypers: Hypers,
+    first_seed: int,
+    seeds: int,
+    report,
+    trained=None,
+) -> Subject:
+    """A run's ensemble and the defences to compare with."""
+    if options.quick:
+        config = dataclasses.replace(config, num_updates=min(config.num_updates, QUICK_UPDATES))
+    house = Defences(config, hypers, seed_keys(first_seed, seeds), report)
+    if options.defences is None:
+        chosen = [] if trained else house.available
+    elif options.defences == ALL:
+        chosen = house.available
+    else:
+        chosen = _names(options.defences)
+        house.check(chosen)
+
+    def ensembles():
+        if trained:
+            task, heads = trained
+            yield house.adopt("run", task.networks, heads)
+        for name in chosen:
+            yield house.make(name)
+
+    keys = seed_keys(first_seed, seeds, EVALUATE)
+    return Subject(house.task, keys, ensembles(), len(chosen) + bool(trained))
+
+
+def _file(path: Path, seeds: int) -> Subject:
+    """A file of demonstrations in place of an ensemble."""
+    file = demonstration_files.load(path)
+    finite = file.demonstrations.observation.dtype.kind == "i"
+    head = "tabular" if finite else "mlp"
+    task = make_task(TrainConfig(env=file.env_id, num_experts=1, head=head))
+    given, kept = demonstrations.hold_out(file.demonstrations)
+    samples = [demonstrations.resample(given, seed) for seed in range(seeds)]
+    returns = demonstrations.complete_returns(file.demonstrations)
+    drawn = [np.random.default_rng(seed).choice(returns, len(returns)) for seed in range(seeds)]
+    pe_return = np.asarray(drawn).mean(axis=1)
+    shown = jax.tree.map(lambda *x: jnp.stack(x), *samples)
+    held_out = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), kept)
+    keys = seed_keys(0, seeds, EVALUATE)
+    ensembles = iter([Ensemble("demonstrations", 0, None)])
+    return Subject(task, keys, ensembles, 1, Given(shown, held_out, pe_return))
+
+
+def _content(subject: Subject, effort: Effort, skipped: dict[str, str]) -> dict:
+    """``audit.json`` before the first row."""
+    task = subject.task
+    num_actions = task.networks.num_actions
+    random_return = evaluation.expected_return(
+        task,
+        lambda observation: jnp.full(num_actions, -jnp.log(num_actions)),
+        jax.random.fold_in(subject.keys[0], 1),
+    )
+    optimal_return = None
+    if task.mdp is not None:
+        optimal = tabular.optimal_policy(task.mdp)
+        optimal_return = float(tabular.policy_return(task.mdp, optimal))
+    return {
+        "env": task.config.env,
+        "horizon": task.num_steps,
+        "seeds": len(subject.keys),
+        "num_steps": effort.num_steps,
+        "random_return": float(random_return),
+        "optimal_return": optimal_return,
+        "rows": [],
+        "defences": [],
+        "curves": [],
+        "skipped": skipped,
+        "wall_seconds": 0.0,
+    }
+
+
+def _audit(
+    subject: Subject,
+    effort: Effort,
+    observers: list[str],
+    points: list[tuple[str, int]],
+    content: dict,
+) -> Iterator[tuple[str, str]]:
+    """Fill the content, ensemble by ensemble; yields what was just done."""
+    auditor = Auditor(subject.task, effort)
+    keys_shown, keys_held_out, keys_attack = (
+        jax.vmap(jax.random.fold_in, (0, None))(subject.keys, purpose) for purpose in range(3)
+    )
+    for name, num_experts, heads in subject.ensembles:
+        label = defences.LABELS.get(name, name)
+        if subject.given is not None:
+            shown, held_out, pe_return = subject.given
+            content["defences"].append(audit_table.file_defence_json(name, label, pe_return))
+        else:
+            shown = auditor.demonstrate(keys_shown, heads, effort.num_steps)
+            held_out = auditor.demonstrate(keys_held_out, heads, HELD_OUT_STEPS)
+            measures = auditor.measure(keys_attack, heads, held_out)
+            pe_return = np.mean(np.asarray(measures.experts, np.float64), axis=1)
+            content["defences"].append(
+                audit_table.defence_json(
+                    name, label, num_experts, measures, content["optimal_return"]
+                )
+            )
+        yield label, "demonstrations"
+        for observer in observers:
+            outcomes = auditor.attack(observer, keys_attack, heads, shown, held_out)
+            for deployment, outcome in outcomes.items():
+                content["rows"].append(
+                    audit_table.row_json(
+                        *(name, observer, deployment, outcome),
+                        *(pe_return, content["random_return"]),
+                    )
+                )
+            yield label, observer
+        for axis, value in points:
+            num_steps, width = (
+                (value, max(effort.curve_widths))
+                if axis == "num_steps"
+                else (effort.num_steps, value)
+            )
+            returns = auditor.limited(num_steps, width, keys_attack, shown)
+            for deployment, clone_return in returns.items():
+                content["curves"].append(
+                    {
+                        "defence": name,
+                        "axis": axis,
+                        "value": value,
+                        "deployment": deployment,
+                        "clone_return": interval(clone_return),
+                    }
+                )
+            yield label, f"{axis} {value}"
+
+
+def _curve_points(effort: Effort) -> list[tuple[str, int]]:
+    """What the curves of limited observers are drawn over."""
+    steps = [("num_steps", value) for value in effort.curve_steps]
+    return steps + [("width", value) for value in effort.curve_widths]
+
+
+def _draw(content: dict, out: Path) -> None:
+    """The figures of what is there."""
+    plotting.save_figure(plotting.observer_bars(content), out / FIGURES[0])
+    if content["curves"]:
+        plotting.save_figure(plotting.limited_curves(content), out / FIGURES[1])
+    if any(defence["posterior_entropy"] for defence in content["defences"]):
+        plotting.save_figure(plotting.posterior_entropy(content), out / FIGURES[2])
+
+
+def _show(content: dict, out: Path, code: int) -> None:
+    stdout = Console()
+    for defence in content["defences"]:
+        lines = audit_table.defence_lines(content, defence["name"])
+        if lines:
+            title = audit_table.defence_title(defence)
+            stdout.print(tables.rich_table(title, audit_table.HEADER, lines))
+    say(stdout, audit_table.EXPLANATION)
+    for name, reason in content["skipped"].items():
+        say(stdout, f"skipped: {name} {reason}")
+    state = "" if code == 0 else "interrupted; what is finished is saved. "
+    say(stdout, f"{state}{content['wall_seconds']:.0f} s; files in {out}")

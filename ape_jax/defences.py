@@ -1,0 +1,239 @@
+"""Ensembles to compare with: built where the optimum is known, else trained by the same code."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ape_jax import envs
+from ape_jax.config import Hypers, TrainConfig
+from ape_jax.core import tabular
+from ape_jax.core.mixture import LOG_FLOOR
+from ape_jax.core.tabular import FiniteMDP
+from ape_jax.learner import make_task
+from ape_jax.networks import Networks
+from ape_jax.runner import Chunk, Runner
+from ape_jax.types import Params, PRNGKey, SettingError
+
+LABELS = {
+    "single_optimal": "single optimal policy",
+    "independent_optimal": "independent optimal ensemble",
+    "entropy": "entropy-regularised ensemble",
+    "pg_ape": "PG-APE",
+    "bounded_random": "bounded random actions",
+    "greedy_ape": "greedy-APE",
+    "greedy_ape_single": "greedy-APE, 1 expert",
+    "trap": "trap ensemble",
+}
+"""Defences, and what people call them."""
+
+GREEDY = {"beta": 0.3, "temperature": 0.1}
+"""Hyperparameters of greedy-APE: against an observer who is nearly greedy."""
+
+GREEDY_UPDATES = 2000
+
+ENTROPY_BONUS = 1.0
+"""Return per nat; on the gridworld about PG-APE's price."""
+
+SUBOPTIMAL_BOUND = 2.0
+"""Return that one random action may cost: on the gridworld, a step away and the step back."""
+
+
+class Ensemble(NamedTuple):
+    """Experts of several seeds, ready to demonstrate."""
+
+    name: str
+    num_experts: int
+    heads: Params
+    """[K, E, …]; where there are fewer experts than E, each is there several times."""
+
+
+Report = Callable[[str, Chunk], None]
+"""Told the defence that trains, and its newest chunk."""
+
+
+class Defences:
+    """Makes ensembles of one shape, so that one compiled program attacks them all.
+
+    Where observations are finite, every ensemble is a table of log-probabilities; an ensemble of
+    fewer experts holds each several times, which changes nothing for anyone.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        hypers: Hypers,
+        keys: Key[Array, " K"],
+        report: Report = lambda name, chunk: None,
+    ):
+        """Check the environment.
+
+        Args:
+          config: of the experts to compare with: environment, number of experts, heads, updates.
+          hypers: of training; β and temperature are each defence's own.
+          keys: one a seed.
+          report: called after every chunk of training.
+        """
+        self.config = dataclasses.replace(config, observer="uniform")
+        self.hypers = hypers
+        self.keys = keys
+        self._report = report
+        self._trained_on = make_task(self.config)
+        finite = self._trained_on.networks.num_states is not None
+        self.task = (
+            make_task(dataclasses.replace(self.config, head="tabular"))
+            if finite
+            else self._trained_on
+        )
+        """Where they all demonstrate."""
+        self._runners: dict[TrainConfig, Runner] = {}
+        self._ready: dict[str, Ensemble] = {}
+
+    @property
+    def available(self) -> list[str]:
+        """Defences that can be had in this environment."""
+        needs_mdp = {"bounded_random", "trap"}
+        return [name for name in LABELS if self.task.mdp is not None or name not in needs_mdp]
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise where one of them cannot be made.
+
+        Raises:
+          SettingError: no such defence, or one that needs a finite MDP where there is none.
+        """
+        for name in names:
+            if name not in LABELS:
+                raise SettingError(f"defences must be among {', '.join(LABELS)}; got {name!r}")
+            if name not in self.available:
+                raise SettingError(
+                    f"defence {name!r} needs an environment with a finite MDP, such as "
+                    f"{envs.GRIDWORLD}; got env={self.config.env!r}"
+                )
+
+    def make(self, name: str) -> Ensemble:
+        """Build or train one of those that :meth:`check` passes; made once."""
+        if name not in self._ready:
+            self._ready[name] = getattr(self, f"_{name}")()
+        return self._ready[name]
+
+    def adopt(self, name: str, networks: Networks, heads: Params) -> Ensemble:
+        """An ensemble trained elsewhere in the same environment, heads [K, E', …]."""
+        if self.task.networks.num_states is not None:
+            heads = as_tables(jax.vmap(networks.tabulate_experts)(heads))
+        times, rest = divmod(self.config.num_experts, networks.num_experts)
+        assert rest == 0, (self.config.num_experts, networks.num_experts)
+        heads = jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), heads)
+        return Ensemble(name, networks.num_experts, heads)
+
+    def _single_optimal(self) -> Ensemble:
+        if self.task.mdp is None:
+            return self._train("single_optimal", 1, {"beta": 0.0})
+        policy = tabular.optimal_policy(self.task.mdp)[None]
+        return self._built("single_optimal", jnp.tile(policy, (len(self.keys), 1, 1, 1)))
+
+    def _independent_optimal(self) -> Ensemble:
+        if self.task.mdp is None:
+            return self._train("independent_optimal", None, {"beta": 0.0})
+        policies = jax.vmap(independent_optimal, (0, None, None))(
+            self.keys, self.task.mdp, self.config.num_experts
+        )
+        return self._built("independent_optimal", policies)
+
+    def _entropy(self) -> Ensemble:
+        return self._train("entropy", None, {"beta": 0.0, "entropy_bonus": ENTROPY_BONUS})
+
+    def _pg_ape(self) -> Ensemble:
+        return self._train("pg_ape", None, {})
+
+    def _bounded_random(self) -> Ensemble:
+        mdp = self.task.mdp
+        assert mdp is not None
+        policies = self.make("pg_ape").heads["params"]["table"]
+        returns = jax.vmap(jax.vmap(tabular.policy_return, (None, 0)), (None, 0))
+        price = jnp.mean(returns(mdp, jnp.exp(policies)), axis=-1)
+        return self._built(
+            "bounded_random", jax.vmap(bounded_random, (None, 0))(mdp, price)[:, None]
+        )
+
+    def _greedy_ape(self) -> Ensemble:
+        return self._train("greedy_ape", None, GREEDY)
+
+    def _greedy_ape_single(self) -> Ensemble:
+        return self._train("greedy_ape_single", 1, GREEDY)
+
+    def _trap(self) -> Ensemble:
+        raise NotImplementedError
+
+    def _train(self, name: str, num_experts: int | None, changes: dict) -> Ensemble:
+        config = self.config
+        if num_experts is not None:
+            config = dataclasses.replace(config, num_experts=num_experts)
+        if changes is GREEDY:
+            config = dataclasses.replace(
+                config,
+                num_updates=min(config.num_updates, GREEDY_UPDATES),
+                observer="learned" if self.task.mdp is None else "posterior",
+            )
+        runner = self._runners.setdefault(config, Runner(make_task(config)))
+        for chunk in runner.run(self.keys, dataclasses.replace(self.hypers, **changes)):
+            self._report(name, chunk)
+        return self.adopt(name, runner.task.networks, chunk.state.params.heads)
+
+    def _built(self, name: str, policies: Float[Array, "K E S A"]) -> Ensemble:
+        times = self.config.num_experts // policies.shape[1]
+        heads = as_tables(jnp.maximum(jnp.log(policies), LOG_FLOOR))
+        heads = jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), heads)
+        return Ensemble(name, policies.shape[1], heads)
+
+
+def as_tables(log_probs: Float[Array, "K E S A"]) -> Params:
+    """Log-probabilities as parameters of tabular heads."""
+    return {"params": {"table": log_probs}}
+
+
+def independent_optimal(key: PRNGKey, mdp: FiniteMDP, num_experts: int) -> Float[Array, "E S A"]:
+    """Deterministic optimal policies that break ties each in its own way."""
+    optimal = tabular.optimal_policy(mdp)
+    preference = jax.random.uniform(key, (num_experts, *optimal.shape))
+    best = jnp.argmax(jnp.where(optimal[None] > 0, preference, -1.0), axis=-1)
+    return jax.nn.one_hot(best, mdp.num_actions)
+
+
+def bounded_random(
+    mdp: FiniteMDP, target: Float[Array, ""], bound: float = SUBOPTIMAL_BOUND
+) -> Float[Array, "S A"]:
+    """An optimal policy that now and then acts at random, at a given cost in return.
+
+    With probability p it takes an action drawn from those that are not optimal and cost at most
+    ``bound``, Q*(s, a) ≥ V*(s) − bound; p is the one that brings the return down to ``target``.
+    The idea is that of constrained randomisation of policies (CRoP, arXiv 2109.14678).
+
+    Args:
+      mdp: the process.
+      target: the return to come down to; the optimal one, if it is higher.
+      bound: the most that one such action may cost, in return.
+
+    Returns:
+      Probabilities.
+    """
+    action_values = tabular.optimal_action_values(mdp)
+    values = jnp.max(action_values, axis=-1, keepdims=True)
+    optimal = tabular.optimal_policy(mdp)
+    allowed = (action_values >= values - bound - 1e-5) & (optimal == 0)
+    totals = jnp.sum(allowed, axis=-1, keepdims=True)
+    random = jnp.where(totals > 0, allowed / jnp.maximum(totals, 1), optimal)
+
+    def policy(share):
+        return (1.0 - share) * optimal + share * random
+
+    def halve(_, interval):
+        low, high = interval
+        middle = 0.5 * (low + high)
+        too_much = tabular.policy_return(mdp, policy(middle)) < target
+        return jnp.where(too_much, low, middle), jnp.where(too_much, middle, high)
+
+    low, _ = jax.lax.fori_loop(0, 30, halve, (jnp.float32(0.0), jnp.float32(1.0)))
+    return policy(low)
