@@ -1,4 +1,4 @@
-"""The command line: ``ape-jax train`` and ``ape-jax reproduce``."""
+"""The command line: ``ape-jax train``, ``reproduce`` and ``demos``."""
 
 import dataclasses
 import logging
@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import TaskID
 
-from ape_jax import __version__, checkpoint, evaluation, metrics, reproduce, tables
+from ape_jax import __version__, checkpoint, demos, evaluation, metrics, reproduce, tables
+from ape_jax.commands import audit
+from ape_jax.commands.audit import AuditOptions
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
 from ape_jax.learner import Task, make_task
 from ape_jax.runner import EVALUATE, Chunk, Runner, describe_returns, progress_bar, seed_keys
@@ -61,6 +63,26 @@ class ReproduceOptions:
     """Directory of tables and figures; those of an earlier reproduction are replaced."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DemosOptions:
+    """Write demonstrations of a trained ensemble: what observers get to see of it."""
+
+    run: tyro.conf.Positional[Path]
+    """Directory of a run that ape-jax train made."""
+    out: Path
+    """The .npz file; docs/demonstrations.md describes the format."""
+    steps: int = 100_000
+    """Steps in all, of episodes whose expert is drawn anew each time."""
+    seed: int | None = None
+    """Which of the run's seeds, by its number; the first if not given."""
+    without_expert: bool = False
+    """Leave out which expert acted: for a file that goes to an attacker."""
+    minari: str | None = None
+    """Export a Minari dataset of this name as well, such as gridworld/ape-v0; never the expert."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+
 _TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
 
 
@@ -79,6 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = _parse(arguments)
         if isinstance(options, TrainOptions):
             code = train(options, console)
+        elif isinstance(options, AuditOptions):
+            code = audit.run(options, console)
+        elif isinstance(options, DemosOptions):
+            code = write_demonstrations(options)
         else:
             code = run_reproduction(options, console)
     except SettingError as error:
@@ -90,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _parse(arguments: list[str]) -> TrainOptions | ReproduceOptions:
+def _parse(arguments: list[str]) -> TrainOptions | ReproduceOptions | DemosOptions | AuditOptions:
     command, rest = arguments[:1], arguments[1:]
     if command == ["train"]:
         defaults = _train_defaults(rest)
@@ -99,11 +125,17 @@ def _parse(arguments: list[str]) -> TrainOptions | ReproduceOptions:
         )
     if command == ["reproduce"]:
         return tyro.cli(ReproduceOptions, prog="ape-jax reproduce", args=rest, config=_TYRO)
+    if command == ["demos"]:
+        return tyro.cli(DemosOptions, prog="ape-jax demos", args=rest, config=_TYRO)
+    if command == ["audit"]:
+        return tyro.cli(AuditOptions, prog="ape-jax audit", args=rest, config=_TYRO)
     # Help on all commands, or a message about one that does not exist; either way it exits.
     defaults = TrainOptions(*recipe("tabular"))
     commands = (
         Annotated[TrainOptions, tyro.conf.subcommand("train", default=defaults)]
         | Annotated[ReproduceOptions, tyro.conf.subcommand("reproduce")]
+        | Annotated[DemosOptions, tyro.conf.subcommand("demos")]
+        | Annotated[AuditOptions, tyro.conf.subcommand("audit")]
     )
     return tyro.cli(commands, prog="ape-jax", args=arguments, config=_TYRO)
 
@@ -290,6 +322,25 @@ def run_reproduction(options: ReproduceOptions, console: Console) -> int:
     )
     _say(stdout, f"{finished}{content['wall_seconds']:.0f} s; files in {out}")
     return code
+
+
+def write_demonstrations(options: DemosOptions) -> int:
+    """``ape-jax demos``: demonstrations of a run, into a file."""
+    report = demos.write(
+        options.run,
+        options.out,
+        options.steps,
+        seed=options.seed,
+        overwrite=options.overwrite,
+        with_expert=not options.without_expert,
+        minari=options.minari,
+    )
+    _say(
+        Console(),
+        f"seed {report.seed}: {report.steps:,} steps in {report.episodes:,} episodes, mean return "
+        f"{report.mean_return:.2f} of those complete; {report.bytes / 1e6:.2f} MB in {options.out}",
+    )
+    return 0
 
 
 def _say(console: Console, text: str) -> None:

@@ -124,7 +124,9 @@ def resample(shown: Demonstrations, seed: int) -> Demonstrations:
     num_steps = len(episode)
     begins = np.searchsorted(episode, np.arange(episode[-1] + 2))
     generator = np.random.default_rng(seed)
-    rows, numbers, total = [], [], 0
+    rows: list[np.ndarray] = []
+    numbers: list[np.ndarray] = []
+    total = 0
     while total < num_steps:
         drawn = generator.integers(len(begins) - 1)
         steps = np.arange(begins[drawn], begins[drawn + 1])[: num_steps - total]

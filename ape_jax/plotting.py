@@ -221,8 +221,9 @@ def limited_curves(content: Mapping) -> Figure:
                     if (curve["defence"], curve["axis"], curve["deployment"])
                     == (defence["name"], axis, deployment)
                 )
+                values, summaries = [x for x, _ in points], [y for _, y in points]
                 if points:
-                    _band(axes, *zip(*points, strict=True), defence["label"], number)
+                    _band(axes, values, summaries, defence["label"], number)
             axes.set_xscale("log", base=2 if axis == "width" else 10)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)
@@ -259,11 +260,12 @@ def posterior_entropy(content: Mapping) -> Figure:
 
 def _band(axes: Axes, x, summaries, label: str, number: int) -> None:
     """A line of means with its interval as a band."""
-    style = {"color": f"C{number}", "ls": LINES[number % len(LINES)]}
-    axes.plot(x, [summary["mean"] for summary in summaries], label=label, lw=1.6, **style)
+    colour, line = f"C{number}", LINES[number % len(LINES)]
+    means = [summary["mean"] for summary in summaries]
+    axes.plot(x, means, label=label, lw=1.6, color=colour, ls=line)
     if summaries[0]["low"] is not None:
         low, high = ([summary[end] for summary in summaries] for end in ("low", "high"))
-        axes.fill_between(x, low, high, color=style["color"], alpha=0.18, lw=0)
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -39,7 +39,7 @@ class Chunk(NamedTuple):
     """[K, updates of this chunk, …]."""
 
 
-TRAIN, EVALUATE = 0, 1
+TRAIN, EVALUATE, DEMONSTRATE = 0, 1, 2
 """Purposes of a seed's keys; no evaluation ever draws from a training key."""
 
 

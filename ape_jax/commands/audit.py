@@ -34,7 +34,7 @@ from ape_jax.demonstrations import Demonstrations
 from ape_jax.learner import Task, make_task
 from ape_jax.metrics import interval, write_json
 from ape_jax.runner import EVALUATE, progress_bar, seed_keys
-from ape_jax.types import SettingError
+from ape_jax.types import HeadName, SettingError
 
 ALL = "all"
 
@@ -164,9 +164,8 @@ def _subject(options: AuditOptions, report) -> Subject:
             f"Train with --seeds {seeds}"
         )
     heads = jax.tree.map(lambda x: x[:seeds], params.heads)
-    return _made(
-        options, config.train, config.hypers, config.first_seed, seeds, report, (task, heads)
-    )
+    settings = (config.train, config.hypers, config.first_seed, seeds)
+    return _made(options, *settings, report, (task, heads))
 
 
 def _made(
@@ -205,7 +204,7 @@ def _file(path: Path, seeds: int) -> Subject:
     """A file of demonstrations in place of an ensemble."""
     file = demonstration_files.load(path)
     finite = file.demonstrations.observation.dtype.kind == "i"
-    head = "tabular" if finite else "mlp"
+    head: HeadName = "tabular" if finite else "mlp"
     task = make_task(TrainConfig(env=file.env_id, num_experts=1, head=head))
     given, kept = demonstrations.hold_out(file.demonstrations)
     samples = [demonstrations.resample(given, seed) for seed in range(seeds)]

@@ -1,0 +1,177 @@
+"""``ape-jax demos``: demonstrations of a trained run, in a file and in Minari."""
+
+import jax
+import numpy as np
+import pytest
+
+from ape_jax import checkpoint, cli, demonstration_files, demos
+from ape_jax.core import tabular
+from ape_jax.demonstrations import Demonstrations
+from ape_jax.envs import GRIDWORLD
+from ape_jax.types import SettingError
+
+
+def run(*arguments):
+    """Exit code of a command."""
+    with pytest.raises(SystemExit) as error:
+        cli.main([str(argument) for argument in arguments])
+    return error.value.code
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Seeds 5 and 6, hardly trained."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    arguments = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2"]
+    assert run("train", *arguments, "--first-seed", "5", "--out", out) == 0
+    return out
+
+
+def test_demos_writes_a_file_that_loads(trained, tmp_path, capfd):
+    out = tmp_path / "made" / "shown.npz"
+    assert run("demos", trained, "--steps", "3000", "--out", out) == 0
+    _, shown, expert = demonstration_files.load(out, expected_env=GRIDWORLD)
+    assert shown.action.shape == expert.shape == (3000,)
+    assert set(np.unique(expert)) == {0, 1}
+    printed = " ".join(capfd.readouterr().out.split())
+    episodes = int(shown.episode[-1]) + 1
+    assert f"seed 5: 3,000 steps in {episodes:,} episodes" in printed
+    mean = demos.episode_returns(shown).mean()
+    assert f"mean return {mean:.2f} of those complete" in printed
+    assert f"{out.stat().st_size / 1e6:.2f} MB" in printed
+    assert [path.name for path in out.parent.iterdir()] == ["shown.npz"]
+
+
+def test_seed_picks_its_own_ensemble(trained):
+    """Actions of seed 6 are those of its own heads: probable under them, and less under seed 5."""
+    _, task, params = checkpoint.load_run(trained)
+    sampled = demos.sample(trained, 20_000, seed=6)
+    assert (sampled.env_id, sampled.seed) == (GRIDWORLD, 6)
+
+    def log_likelihood(index):
+        heads = jax.tree.map(lambda leaf: leaf[index], params.heads)
+        table = task.networks.tabulate_experts(heads)
+        shown = sampled.demonstrations
+        return float(table[sampled.hidden_expert, shown.observation, shown.action].mean())
+
+    assert log_likelihood(1) > log_likelihood(0) + 0.1
+
+
+def test_demonstrations_repeat_and_differ_between_seeds(trained):
+    one, again, other = (demos.sample(trained, 500, seed) for seed in (None, 5, 6))
+    np.testing.assert_array_equal(one.demonstrations.action, again.demonstrations.action)
+    assert (one.demonstrations.action != other.demonstrations.action).any()
+
+
+def test_episode_returns_are_those_of_complete_episodes():
+    shown = Demonstrations(
+        observation=np.zeros(6, np.int32),
+        action=np.zeros(6, np.int32),
+        reward=np.array([1, 2, 4, 8, 16, 32], np.float32),
+        terminated=np.array([0, 1, 0, 0, 0, 0], bool),
+        truncated=np.array([0, 0, 0, 0, 1, 0], bool),
+        episode=np.array([0, 0, 1, 2, 2, 3], np.int32),
+    )
+    np.testing.assert_array_equal(demos.episode_returns(shown), [3, 24])
+
+
+@pytest.mark.slow
+def test_mean_return_is_the_ensemble_s_own(trained):
+    """Within four standard errors of the exact mean over experts.
+
+    Streams are ten time limits long, and an episode that one of them cuts short is left out, which
+    favours short episodes by a little: half a step is allowed for it.
+    """
+    _, task, params = checkpoint.load_run(trained)
+    heads = jax.tree.map(lambda leaf: leaf[0], params.heads)
+    policies = jax.nn.softmax(task.networks.tabulate_experts(heads))
+    exact = jax.vmap(tabular.policy_return, (None, 0))(task.mdp, policies).mean()
+    returns = demos.episode_returns(demos.sample(trained, 500_000).demonstrations)
+    assert abs(returns.mean() - exact) < 4 * returns.std() / len(returns) ** 0.5 + 0.5
+
+
+def test_file_for_an_attacker_holds_no_expert(trained, tmp_path):
+    out = tmp_path / "shown.npz"
+    assert run("demos", trained, "--steps", "500", "--without-expert", "--out", out) == 0
+    assert demonstration_files.load(out).hidden_expert is None
+    assert demonstration_files.HIDDEN_EXPERT not in np.load(out).files
+
+
+def test_file_is_replaced_only_if_asked_for(trained, tmp_path, capfd):
+    out = tmp_path / "shown.npz"
+    out.write_text("mine")
+    assert run("demos", trained, "--steps", "500", "--out", out) == 2
+    assert "add --overwrite" in capfd.readouterr().err
+    assert out.read_text() == "mine"
+    assert run("demos", trained, "--steps", "500", "--out", out, "--overwrite") == 0
+    assert len(demonstration_files.load(out).demonstrations.action) == 500
+
+
+BAD = [
+    (["--steps", "1"], "steps must be at least 2"),
+    (["--steps", "-5"], "steps must be at least 2"),
+    (["--steps", "10000000000"], "at most 100000000"),
+    (["--steps", "many"], "--steps"),
+    (["--steps", "2"], "enough for one complete episode; 2 were not. An episode has up to 100"),
+    (["--seed", "4"], "holds seeds 5 to 6; got 4"),
+    (["--seed", "7"], "holds seeds 5 to 6; got 7"),
+    (["--minari", "no version"], "such as gridworld/ape-v0"),
+    (["--bad"], "--bad"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value)[:40])
+def test_bad_settings_get_one_message_and_leave_no_file(
+    arguments, message, trained, tmp_path, capfd
+):
+    if "--minari" in arguments:
+        pytest.importorskip("minari", reason='minari is not installed: pip install ".[interop]"')
+    assert run("demos", trained, "--out", tmp_path / "shown.npz", *arguments) == 2
+    printed = " ".join(capfd.readouterr().err.replace("│", " ").split())
+    assert message in printed
+    assert "Traceback" not in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directory_that_is_no_run_gets_one_message(tmp_path, capfd):
+    assert run("demos", tmp_path, "--out", tmp_path / "new" / "shown.npz") == 2
+    assert "run must be a directory that ape-jax train made" in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_cannot_be_written_gets_one_message(trained, tmp_path, capfd):
+    (tmp_path / "file").write_text("in the way")
+    assert run("demos", trained, "--out", tmp_path / "file" / "shown.npz") == 2
+    assert "out must be a file that can be written" in capfd.readouterr().err
+    assert run("demos", trained, "--out", tmp_path) == 2
+    assert "is a directory. Name a file in it" in " ".join(capfd.readouterr().err.split())
+
+
+def test_interrupt_leaves_no_file(trained, tmp_path, monkeypatch, capfd):
+    def interrupted(file, **arrays):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", interrupted)
+    out = tmp_path / "shown.npz"
+    assert run("demos", trained, "--steps", "500", "--out", out) == cli.INTERRUPTED
+    assert list(tmp_path.iterdir()) == []
+    assert "interrupted" in capfd.readouterr().err
+
+
+def test_minari_dataset_comes_with_the_file(trained, tmp_path, monkeypatch):
+    minari = pytest.importorskip(
+        "minari", reason='minari is not installed: pip install ".[interop]"'
+    )
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    out = tmp_path / "shown.npz"
+    arguments = ["--steps", "500", "--out", out, "--minari", "gridworld/ape-v0"]
+    assert run("demos", trained, *arguments) == 0
+    dataset = minari.load_dataset("gridworld/ape-v0")
+    shown = demonstration_files.load(out).demonstrations
+    actions = np.concatenate([episode.actions for episode in dataset.iterate_episodes()])
+    np.testing.assert_array_equal(actions, shown.action)
+    assert all(not episode.infos for episode in dataset.iterate_episodes())
+    with pytest.raises(SettingError, match="does not exist yet"):
+        demos.write(trained, tmp_path / "other.npz", 500, minari="gridworld/ape-v0")
+    assert not (tmp_path / "other.npz").exists()
