@@ -36,7 +36,7 @@ def test_demos_writes_a_file_that_loads(trained, tmp_path, capfd):
     printed = " ".join(capfd.readouterr().out.split())
     episodes = int(shown.episode[-1]) + 1
     assert f"seed 5: 3,000 steps in {episodes:,} episodes" in printed
-    mean = demos.episode_returns(shown).mean()
+    mean = demonstrations.complete_returns(shown).mean()
     assert f"mean return {mean:.2f} of those complete" in printed
     assert f"{out.stat().st_size / 1e6:.2f} MB" in printed
     assert [path.name for path in out.parent.iterdir()] == ["shown.npz"]
@@ -72,7 +72,7 @@ def test_episode_returns_are_those_of_complete_episodes():
         truncated=np.array([0, 0, 0, 0, 1, 0], bool),
         episode=np.array([0, 0, 1, 2, 2, 3], np.int32),
     )
-    np.testing.assert_array_equal(demos.episode_returns(shown), [3, 24])
+    np.testing.assert_array_equal(demonstrations.complete_returns(shown), [3, 24])
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_mean_return_is_the_ensemble_s_own(trained):
     heads = jax.tree.map(lambda leaf: leaf[0], params.heads)
     policies = jax.nn.softmax(task.networks.tabulate_experts(heads))
     exact = jax.vmap(tabular.policy_return, (None, 0))(task.mdp, policies).mean()
-    returns = demos.episode_returns(demos.sample(trained, 500_000).demonstrations)
+    returns = demonstrations.complete_returns(demos.sample(trained, 500_000).demonstrations)
     assert abs(returns.mean() - exact) < 4 * returns.std() / len(returns) ** 0.5 + 0.5
 
 

@@ -140,7 +140,7 @@ def episodes_of(
     begins = jnp.diff(demonstrations.episode, prepend=-1) != 0
     num_steps = len(begins)
     (starts,) = jnp.nonzero(begins, size=num_episodes, fill_value=num_steps)
-    steps = starts[:, None] + jnp.arange(length)
+    steps = starts[:, None] + jnp.arange(length)[None]
     inside = jnp.minimum(steps, num_steps - 1)
     rows = jax.tree.map(lambda x: x[inside], demonstrations)
     live = (steps < num_steps) & (rows.episode == jnp.arange(num_episodes)[:, None])

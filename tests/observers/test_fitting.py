@@ -1,0 +1,45 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ape_jax.demonstrations import Demonstrations
+from ape_jax.observers import fitting
+
+
+def steps(lengths):
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    zeros = jnp.zeros(len(episode), int)
+    return Demonstrations(zeros, zeros, zeros, zeros, zeros, jnp.asarray(episode))
+
+
+def test_every_tenth_episode_is_held_out_whole():
+    kept = np.asarray(fitting.held_out(steps([2] * 40)))
+    assert kept.mean() == 0.1
+    np.testing.assert_array_equal(kept[::2], kept[1::2])
+
+
+@pytest.mark.parametrize("num_episodes", [1, 5])
+def test_few_episodes_serve_both_parts(num_episodes):
+    kept = fitting.held_out(steps([3] * num_episodes))
+    assert jnp.all(fitting.either(kept) == 1)
+    assert jnp.all(fitting.either(~kept) == 1)
+
+
+def test_descent_keeps_the_parameters_that_were_best_on_held_out_steps():
+    """The loss pulls past the held-out optimum at 1; the best look is kept, not the last."""
+
+    def loss(x, key):
+        return jnp.square(x - 3.0)
+
+    def held_out_loss(x):
+        return jnp.square(x - 1.0)
+
+    best = fitting.descend(jax.random.key(0), jnp.float32(0.0), loss, held_out_loss, 400, 0.05)
+    assert float(best) == pytest.approx(1.0, abs=0.35)
+
+
+def test_descent_returns_the_start_where_nothing_is_better():
+    start = jnp.float32(0.0)
+    best = fitting.descend(jax.random.key(0), start, lambda x, key: -x, jnp.abs, 40, 0.1)
+    assert float(best) == 0.0

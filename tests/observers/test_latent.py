@@ -1,0 +1,129 @@
+"""Experts told apart again: clearly different ones, a single one, and by networks."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ape_jax import demonstrations, evaluation
+from ape_jax.config import TrainConfig
+from ape_jax.core import tabular
+from ape_jax.defences import as_tables
+from ape_jax.learner import make_task
+from ape_jax.observers import LatentCloning, TabularLatent
+from ape_jax.observers.latent import episode_log_probs
+
+NUM_STEPS = 20_000
+
+
+def demonstrate(task, policies, key=0, num_steps=NUM_STEPS):
+    heads = as_tables(jnp.log(jnp.maximum(policies, 1e-9)))
+    collect = jax.jit(demonstrations.collect, static_argnums=(1, 3))
+    return collect(jax.random.key(key), task, heads, num_steps)
+
+
+def two_experts(mdp):
+    """Both reach the goal; one prefers to move along the row first, the other along the column."""
+    values = tabular.optimal_action_values(mdp)
+    vertical = jax.nn.softmax(3.0 * values + jnp.array([1.5, 1.5, -1.5, -1.5, 0.0])[None])
+    horizontal = jax.nn.softmax(3.0 * values + jnp.array([-1.5, -1.5, 1.5, 1.5, 0.0])[None])
+    return jnp.stack([vertical, horizontal])
+
+
+@pytest.fixture(scope="module")
+def fitted(small_task, small_mdp):
+    policies = two_experts(small_mdp)
+    shown, hidden = demonstrate(small_task, policies)
+    observer = TabularLatent(9, 5, max_modes=3)
+    return policies, shown, hidden, jax.jit(observer.fit)(jax.random.key(1), shown)
+
+
+def test_latent_finds_as_many_modes_as_there_are_experts(fitted):
+    shares = np.asarray(fitted[3].shares)
+    assert shares.sum() == pytest.approx(1.0, abs=1e-5)
+    assert (shares > 0.1).sum() == 2
+    assert np.sort(shares)[-1] < 0.65
+
+
+def test_latent_recovers_each_expert(fitted, small_mdp):
+    """Each mode returns what its expert does, and acts as it where it often is."""
+    policies, _, _, modes = fitted
+    tables = jax.vmap(lambda policy: evaluation.policy_table(policy, 9))(modes.policies)
+    order = np.argsort(-np.asarray(modes.shares))[:2]
+    distance = jnp.abs(tables[order][:, None] - policies[None]).sum(-1)
+    visits = jax.vmap(tabular.state_occupancy, (None, 0))(small_mdp, policies)
+    apart = np.asarray(jnp.sum(distance * visits[None], -1) / jnp.sum(visits, -1)[None])
+    matched = apart if apart[0, 0] + apart[1, 1] < apart[0, 1] + apart[1, 0] else apart[:, ::-1]
+    # Total variation of half of it: the modes act as their experts with 95 % agreement or more.
+    assert np.all(np.diag(matched) / 2 < 0.05)
+
+
+def test_latent_tells_who_acted_in_an_episode(fitted):
+    """Assignments follow the hidden expert as far as the ideal observer can tell, and ≥ 95 % of
+    those of whom it is sure."""
+    policies, shown, hidden, modes = fitted
+    num_episodes = int(shown.episode[-1]) + 1
+    first = np.flatnonzero(np.diff(np.asarray(shown.episode), prepend=-1))
+    truth = np.asarray(hidden)[first]
+
+    def joint(tables):
+        log_probs = jnp.log(jnp.maximum(tables, 1e-9))[:, shown.observation, shown.action].T
+        return np.asarray(episode_log_probs(log_probs, shown, num_episodes))
+
+    ideal = joint(policies)
+    sure = np.abs(ideal[:, 0] - ideal[:, 1]) > 4.0
+    assert sure.mean() > 0.1
+    order = np.argsort(-np.asarray(modes.shares))[:2]
+    tables = jax.vmap(lambda policy: evaluation.policy_table(policy, 9))(modes.policies)[order]
+    found = joint(tables).argmax(axis=1)
+    same = (found == truth)[sure].mean()
+    assert max(same, 1 - same) >= 0.95
+
+
+def test_latent_of_one_expert_is_one_policy(small_task, small_mdp):
+    expert = two_experts(small_mdp)[0]
+    shown, _ = demonstrate(small_task, jnp.stack([expert, expert]), key=3)
+    modes = jax.jit(TabularLatent(9, 5, max_modes=2).fit)(jax.random.key(1), shown)
+    returns = jax.vmap(
+        lambda policy: tabular.policy_return(small_mdp, evaluation.policy_table(policy, 9))
+    )(modes.policies)
+    expected = tabular.policy_return(small_mdp, expert)
+    assert float(modes.shares @ returns) == pytest.approx(float(expected), abs=0.05)
+
+
+def test_episode_log_probs_sums_each_episode():
+    steps = demonstrations.Demonstrations(
+        *(jnp.zeros(5, int) for _ in range(5)), episode=jnp.array([0, 0, 1, 2, 2])
+    )
+    log_probs = jnp.arange(10.0).reshape(5, 2)
+    expected = [[2, 4], [4, 5], [14, 16], [0, 0]]
+    np.testing.assert_array_equal(episode_log_probs(log_probs, steps, 4), expected)
+
+
+def test_networks_separate_experts_as_tables_do(small_grid, small_task, small_mdp):
+    policies = two_experts(small_mdp)
+    shown, _ = demonstrate(small_task, policies, key=5)
+    networks = make_task(TrainConfig(head="mlp", hidden_sizes=(16,)), small_grid).networks
+    observer = LatentCloning(networks, max_modes=2, num_updates=400, block_size=2048)
+    modes = jax.jit(observer.fit)(jax.random.key(2), shown)
+    assert np.all(np.asarray(modes.shares) > 0.3)
+    returns = jax.vmap(
+        lambda policy: tabular.policy_return(small_mdp, evaluation.policy_table(policy, 9))
+    )(modes.policies)
+    expected = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, policies)
+    np.testing.assert_allclose(np.sort(returns), np.sort(expected), atol=0.25)
+    tables = jax.vmap(lambda policy: evaluation.policy_table(policy, 9))(modes.policies)
+    assert float(jnp.abs(tables[0] - tables[1]).sum(-1).max()) > 0.8
+
+
+def test_latent_vmaps_over_seeds(small_task, small_mdp):
+    policies = two_experts(small_mdp)
+    shown = [demonstrate(small_task, policies, key, 2_000)[0] for key in (0, 1)]
+    observer = dataclasses.replace(TabularLatent(9, 5, max_modes=2), num_iterations=10)
+    keys = jax.random.split(jax.random.key(0), 2)
+    together = jax.jit(jax.vmap(observer.fit))(keys, jax.tree.map(lambda *x: jnp.stack(x), *shown))
+    alone = [jax.jit(observer.fit)(key, one) for key, one in zip(keys, shown, strict=True)]
+    for index, modes in enumerate(alone):
+        np.testing.assert_allclose(together.shares[index], modes.shares, atol=1e-3)

@@ -1,0 +1,95 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ape_jax import demonstrations, evaluation
+from ape_jax.audit import step_log_probs
+from ape_jax.core import tabular
+from ape_jax.defences import as_tables
+from ape_jax.observers import Recurrent
+from ape_jax.observers.recurrent import episodes_of
+
+
+def loyal_experts(mdp):
+    """Each sure of its own way wherever there are two: only memory can tell which it is."""
+    values = tabular.optimal_action_values(mdp)
+    bias = jnp.array([[1.0, 1.0, -1.0, -1.0, 0.0], [-1.0, -1.0, 1.0, 1.0, 0.0]])
+    return jax.nn.softmax(4.0 * values[None] + 2.0 * bias[:, None], axis=-1)
+
+
+@pytest.fixture(scope="module")
+def shown(small_task, small_mdp):
+    heads = as_tables(jnp.log(loyal_experts(small_mdp)))
+    collect = jax.jit(demonstrations.collect, static_argnums=(1, 3))
+    return collect(jax.random.key(0), small_task, heads, 20_000)[0]
+
+
+@pytest.fixture(scope="module")
+def clone(small_task, shown):
+    observer = Recurrent(small_task.networks, 8, num_episodes=2048, num_updates=300)
+    return jax.jit(observer.fit)(jax.random.key(1), shown)
+
+
+def test_recurrent_clone_returns_what_the_ensemble_does(clone, small_task, small_mdp):
+    experts = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, loyal_experts(small_mdp))
+    ours = evaluation.expected_return(small_task, clone, jax.random.key(5))
+    # 1,024 episodes whose returns lie within 8: four standard errors, and the fit's own error.
+    assert float(ours) == pytest.approx(float(jnp.mean(experts)), abs=0.35)
+
+
+def test_memory_makes_actions_likelier_than_any_function_of_the_state(
+    clone, small_task, small_mdp
+):
+    policies = loyal_experts(small_mdp)
+    heads = as_tables(jnp.log(policies))
+    fresh, _ = demonstrations.collect(jax.random.key(9), small_task, heads, 10_000)
+    weights = jnp.exp(tabular.observer_weights(small_mdp, policies, "posterior"))
+    mixture = jnp.log(jnp.einsum("se,esa->sa", weights, policies))
+    by_state = mixture[fresh.observation, fresh.action].mean()
+    by_history = step_log_probs(clone, fresh).mean()
+    assert float(by_history) > float(by_state) + 0.005
+
+
+def test_step_log_probs_forget_at_the_end_of_an_episode(clone, shown):
+    """The second episode alone has the log-probabilities that it has after the first."""
+    begins = np.flatnonzero(np.diff(np.asarray(shown.episode), prepend=-1))
+    both = jax.tree.map(lambda x: x[: begins[2]], shown)
+    second = jax.tree.map(lambda x: x[begins[1] : begins[2]], shown)
+    second = second._replace(episode=second.episode - 1)
+    np.testing.assert_allclose(
+        step_log_probs(clone, both)[begins[1] :], step_log_probs(clone, second), rtol=1e-5
+    )
+
+
+def test_greedy_memory_takes_the_most_probable_action(clone, shown):
+    deployed = evaluation.greedy(clone)
+    memory, log_probs = clone(clone.start(), shown.observation[0], jnp.int32(-1))
+    greedy_memory, greedy = deployed(deployed.start(), shown.observation[0], jnp.int32(-1))
+    np.testing.assert_allclose(greedy_memory, memory)
+    assert jnp.argmax(greedy) == jnp.argmax(log_probs)
+    assert float(jnp.max(greedy)) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_episodes_become_rows(shown):
+    rows, live = episodes_of(shown, 4096, 8)
+    assert int(live.sum()) == len(shown.action)
+    episode = np.asarray(shown.episode)
+    for number in (0, 1, 17):
+        steps = np.flatnonzero(episode == number)
+        row = np.asarray(live[number])
+        assert row.sum() == len(steps)
+        np.testing.assert_array_equal(rows.action[number][row], shown.action[steps])
+    assert not np.any(live[int(episode[-1]) + 1 :])
+
+
+def test_recurrent_clone_fits_a_single_episode(small_task, shown):
+    few = jax.tree.map(lambda x: x[:3], shown)
+    few = few._replace(episode=jnp.zeros(3, int))
+    observer = dataclasses.replace(
+        Recurrent(small_task.networks, 8, num_episodes=4, num_updates=200), batch_size=4
+    )
+    clone = jax.jit(observer.fit)(jax.random.key(0), few)
+    assert np.all(np.exp(step_log_probs(clone, few)) > 0.9)
