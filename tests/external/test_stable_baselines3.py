@@ -1,0 +1,130 @@
+"""An attacker that is none of ours: Minari's reader, stable-baselines3's policy, PyTorch's Adam.
+
+What it gets by sampling and by acting greedily has to agree with what our own cloner gets.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ape_jax import demonstrations, evaluation, interop
+from ape_jax.config import TrainConfig
+from ape_jax.core import tabular
+from ape_jax.envs import GRIDWORLD
+from ape_jax.learner import make_task
+from ape_jax.observers import TabularCloning
+
+REASON = 'not installed: pip install ".[test,attack]"'
+torch = pytest.importorskip("torch", reason=f"torch is {REASON}")
+minari = pytest.importorskip("minari", reason=f"minari is {REASON}")
+pytest.importorskip("stable_baselines3", reason=f"stable-baselines3 is {REASON}")
+
+from stable_baselines3.common.policies import ActorCriticPolicy  # noqa: E402
+
+NUM_STEPS = 40_000
+NUM_EPISODES = 200
+TRAPS = np.arange(15, 100, 6)
+"""Cells where both experts most probably stay: they leave in the end, a greedy clone does not."""
+
+
+def ensemble() -> dict:
+    """Two experts who go up before left, the second less strictly; both fall for the traps.
+
+    In every cell both prefer the same action by far, so every mixture of them does, whatever the
+    weights, and a clone that fits at all has the same greedy actions.
+    """
+    probs = np.full((2, 100, 5), 0.02)
+    for cell in range(100):
+        row, column = divmod(cell, 10)
+        action, other = (0 if row else 2), (2 if column else 0)
+        if cell in TRAPS:
+            probs[:, cell, 4], probs[:, cell, action] = 0.7, 0.25
+        else:
+            probs[1, cell, other] = 0.3
+            probs[:, cell, action] = 0.9, 0.6
+    probs /= probs.sum(axis=-1, keepdims=True)
+    return {"params": {"table": jnp.asarray(np.log(probs), jnp.float32)}}
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task(TrainConfig())
+
+
+@pytest.fixture(scope="module")
+def shown(task):
+    return demonstrations.collect(jax.random.key(0), task, ensemble(), NUM_STEPS)[0]
+
+
+@pytest.fixture(scope="module")
+def attacker(shown, tmp_path_factory):
+    """Behaviour cloning of the dataset as anyone would write it with these libraries."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
+        interop.to_minari("gridworld/traps-v0", GRIDWORLD, shown)
+        dataset = minari.load_dataset("gridworld/traps-v0")
+        episodes = list(dataset.iterate_episodes())
+    observations = torch.as_tensor(np.concatenate([e.observations[:-1] for e in episodes]))
+    actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]))
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # The network is small, and threads get in each other's way.
+    policy = ActorCriticPolicy(
+        dataset.observation_space, dataset.action_space, lambda _: 1e-2, net_arch=[64]
+    )
+    num_updates = 1500
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(policy.optimizer, num_updates)
+    for _ in range(num_updates):
+        rows = torch.randint(len(actions), (1024,))
+        _, log_probs, _ = policy.evaluate_actions(observations[rows], actions[rows])
+        policy.optimizer.zero_grad()
+        (-log_probs.mean()).backward()
+        policy.optimizer.step()
+        rate.step()
+    policy.set_training_mode(False)
+    return policy
+
+
+@pytest.fixture(scope="module")
+def ours(task, shown):
+    """Exact returns of our cloner: sampled, greedy."""
+    cloner = TabularCloning(task.mdp.num_states, task.mdp.num_actions)
+    clone = cloner.fit(jax.random.key(1), shown)
+    return {
+        deployed: float(evaluation.expected_return(task, policy, jax.random.key(2)))
+        for deployed, policy in (("sampled", clone), ("greedy", evaluation.greedy(clone)))
+    }
+
+
+def test_the_case_tells_sampled_and_greedy_clones_apart(ours):
+    assert ours["sampled"] > ours["greedy"] + 20
+
+
+@pytest.mark.parametrize("deployed", ["sampled", "greedy"])
+def test_attacker_gets_what_our_cloner_gets(deployed, attacker, ours):
+    """Mean of its episodes in the Gymnasium environment, at four standard errors."""
+    torch.manual_seed(1)
+    returns = interop.score(
+        lambda cell: attacker.predict(cell, deterministic=deployed == "greedy")[0],
+        GRIDWORLD,
+        NUM_EPISODES,
+        seed=3,
+    )
+    error = returns.std(ddof=1) / np.sqrt(NUM_EPISODES)
+    numbers = f"{returns.mean():.2f} ± {error:.2f} against {ours[deployed]:.2f}"
+    print(f"{deployed}: stable-baselines3 {numbers}")
+    assert abs(returns.mean() - ours[deployed]) < 4 * error
+
+
+def test_attacker_s_policy_is_worth_the_same_exactly(task, attacker, ours):
+    """Its probabilities as a table, on the finite MDP: fitting error alone is left."""
+    with torch.no_grad():
+        distribution = attacker.get_distribution(torch.arange(task.mdp.num_states))
+        probs = jnp.asarray(distribution.distribution.probs.numpy())
+    greedy = jax.nn.one_hot(jnp.argmax(probs, axis=-1), task.mdp.num_actions)
+    exact = float(tabular.policy_return(task.mdp, probs))
+    print(f"exact: sampled {exact:.2f} against {ours['sampled']:.2f}")
+    assert abs(exact - ours["sampled"]) < 0.5
+    exact = float(tabular.policy_return(task.mdp, greedy))
+    print(f"exact: greedy {exact:.2f} against {ours['greedy']:.2f}")
+    assert abs(exact - ours["greedy"]) < 0.5
