@@ -38,7 +38,7 @@ class Effort:
     fit_updates: int = 2000
     """Of cloning by a network."""
     recurrent_updates: int = 1000
-    latent_restarts: int = 4
+    latent_restarts: int = 8
 
     def within(self, num_steps: int) -> "Effort":
         """The same with so many demonstration steps; points beyond them are left out."""
@@ -56,7 +56,7 @@ QUICK = Effort(
     curve_widths=(2, 8, 64),
     fit_updates=600,
     recurrent_updates=300,
-    latent_restarts=2,
+    latent_restarts=3,
 )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -73,18 +72,18 @@ def descend(
 
 def fit_samples(
     key: PRNGKey,
-    module: nn.Module,
+    init: Callable[[PRNGKey, Shaped[Array, "..."]], Params],
     loss: Callable[[Params, Shaped[Array, "..."], Shaped[Array, "..."]], Float[Array, ""]],
     demonstrations: Demonstrations,
     num_updates: int,
     batch_size: int,
     learning_rate: float,
 ) -> Params:
-    """Fit a module to steps drawn with replacement, stopped early on held-out ones.
+    """Fit parameters to steps drawn with replacement, stopped early on held-out ones.
 
     Args:
       key: drives the start and the draws.
-      module: initialised on the first observation.
+      init: a key and an observation to the parameters to start from.
       loss: of one step: parameters, observation, action.
       demonstrations: to fit.
       num_updates: as in :func:`descend`.
@@ -103,7 +102,7 @@ def fit_samples(
 
     return descend(
         key_updates,
-        module.init(key_init, demonstrations.observation[0]),
+        init(key_init, demonstrations.observation[0]),
         lambda params, key: batch_loss(params, key, shown),
         lambda params: batch_loss(params, key_kept, kept),
         num_updates,

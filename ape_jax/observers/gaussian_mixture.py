@@ -34,15 +34,18 @@ class GaussianMixturePolicy:
     """A mixture of Gaussians for each observation."""
 
     params: Params
+    """Of the network, and what it adds to: centres [M, D] and log standard deviations [M, D]."""
     module: nn.Module = struct.field(pytree_node=False)
     num_components: int = struct.field(pytree_node=False)
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Gaussians:
         """The distribution of the action."""
-        outputs = jnp.asarray(self.module.apply(self.params, observation))
+        network, centres, log_stds = self.params
+        outputs = jnp.asarray(self.module.apply(network, observation))
         logits, rest = outputs[: self.num_components], outputs[self.num_components :]
-        means, log_stds = rest.reshape(2, self.num_components, -1)
-        return Gaussians(jax.nn.log_softmax(logits), means, jnp.clip(log_stds, -5.0, 2.0))
+        means, more_log_stds = rest.reshape(2, *centres.shape)
+        log_stds = jnp.clip(log_stds + more_log_stds, -5.0, 2.0)
+        return Gaussians(jax.nn.log_softmax(logits), centres + means, log_stds)
 
     def sample(self, key: PRNGKey, observation: Shaped[Array, "..."]) -> Float[Array, " D"]:
         """Deployed by sampling."""
@@ -75,7 +78,22 @@ class GaussianMixture:
         """Minimise −log density of the actions."""
         size = demonstrations.action.shape[-1]
         num_outputs = self.num_components * (1 + 2 * size)
-        module = MLP(num_outputs, self.hidden_sizes, "tanh", num_states=None, scale=1.0)
+        module = MLP(num_outputs, self.hidden_sizes, "tanh", num_states=None, scale=0.01)
+        actions = demonstrations.action
+
+        def init(key, observation):
+            # Each component starts at an action that was shown, far from those of the others, and
+            # narrow: components that start alike stay at the mean of all modes for long.
+            key_rows, key_network = jax.random.split(key)
+            seen = actions[jax.random.randint(key_rows, (256,), 0, len(actions))]
+            centres = seen[:1]
+            for _ in range(self.num_components - 1):
+                apart = jnp.linalg.norm(seen[:, None] - centres[None], axis=-1)
+                farthest = jnp.argmax(jnp.min(apart, axis=1))
+                centres = jnp.concatenate([centres, seen[farthest][None]])
+            log_stds = jnp.log(0.5 * jnp.std(seen, axis=0) + 1e-3)
+            log_stds = jnp.tile(log_stds, (self.num_components, 1))
+            return module.init(key_network, observation), centres, log_stds
 
         def loss(params, observation, action):
             policy = GaussianMixturePolicy(params, module, self.num_components)
@@ -83,7 +101,7 @@ class GaussianMixture:
 
         params = fitting.fit_samples(
             key,
-            module,
+            init,
             loss,
             demonstrations,
             self.num_updates,

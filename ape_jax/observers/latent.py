@@ -5,14 +5,15 @@ maximisation over episodes finds K policies with
 
     p(episode) = Σ_k ρ_k Π_t π_k(a_t|s_t)
 
-and K is the one that makes held-out episodes likeliest. Each policy found is a clone of its own.
+and K is the smallest that makes held-out episodes as likely as any does, within a standard error.
+Each policy found is a clone of its own.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.demonstrations import Demonstrations
@@ -33,6 +34,19 @@ def episode_log_probs(
     )
 
 
+def simplest(log_likelihoods: Float[Array, "K samples"]) -> Int[Array, ""]:
+    """Index of the first model that is within one standard error of the likeliest one.
+
+    Args:
+      log_likelihoods: of held-out samples under models of growing size.
+    """
+    best = log_likelihoods[jnp.argmax(jnp.sum(log_likelihoods, axis=1))]
+    missing = best[None] - log_likelihoods
+    count = missing.shape[1]
+    error = jnp.std(missing, axis=1, ddof=min(1, count - 1)) * jnp.sqrt(count)
+    return jnp.argmax(jnp.sum(missing, axis=1) <= error)
+
+
 @dataclasses.dataclass(frozen=True)
 class TabularLatent:
     """Exact expectation maximisation where observations are finite."""
@@ -40,10 +54,10 @@ class TabularLatent:
     num_states: int
     num_actions: int
     max_modes: int = 4
-    num_restarts: int = 4
+    num_restarts: int = 8
     """For each K; the likeliest one counts."""
-    num_iterations: int = 60
-    num_steps: int = 50_000
+    num_iterations: int = 100
+    num_steps: int = 20_000
     """Steps that the search for modes looks at; the modes are then fitted to all of them."""
     shrinkage: float = 1.0
     """Pseudo-count of the pooled clone in every state, so that what a mode never showed is filled
@@ -69,11 +83,11 @@ class TabularLatent:
                     return self._maximise(pooled, part, shown, *carry), None
 
                 carry, _ = jax.lax.scan(iterate, carry, length=self.num_iterations)
-                return carry, self._log_likelihood(part, shown, *carry)
+                return carry, jnp.sum(self._log_likelihoods(part, shown, *carry))
 
             found, log_likelihoods = jax.lax.map(start, jax.random.split(key, self.num_restarts))
             found = jax.tree.map(lambda x: x[jnp.argmax(log_likelihoods)], found)
-            return found, self._log_likelihood(part, kept, *found)
+            return found, self._log_likelihoods(part, kept, *found)
 
         candidates, scores = [], []
         for num_modes in range(1, self.max_modes + 1):
@@ -83,7 +97,7 @@ class TabularLatent:
             log_shares = jnp.pad(log_shares, (0, missing), constant_values=LOG_FLOOR)
             candidates.append((tables, log_shares))
             scores.append(score)
-        chosen = jnp.argmax(jnp.stack(scores))
+        chosen = simplest(jnp.stack(scores))
         tables, log_shares = jax.tree.map(lambda *x: jnp.stack(x)[chosen], *candidates)
         everything = jnp.ones(len(demonstrations.action))
         tables, log_shares = self._maximise(pooled, demonstrations, everything, tables, log_shares)
@@ -97,11 +111,11 @@ class TabularLatent:
         log_probs = jnp.maximum(jnp.log(tables), -50.0)[pair]
         return log_shares[None] + episode_log_probs(log_probs, steps, len(pair))
 
-    def _log_likelihood(self, steps, weights, tables, log_shares) -> Float[Array, ""]:
-        """Of the episodes that carry weight."""
+    def _log_likelihoods(self, steps, weights, tables, log_shares) -> Float[Array, " episodes"]:
+        """Of the episodes that carry weight; zero for the others."""
         joint = self._joint(steps, tables, log_shares)
         counts = jax.ops.segment_max(weights, steps.episode, num_segments=len(joint))
-        return jnp.sum(jnp.where(counts > 0, jax.nn.logsumexp(joint, axis=-1), 0.0))
+        return jnp.where(counts > 0, jax.nn.logsumexp(joint, axis=-1), 0.0)
 
     def _maximise(self, pooled, steps, weights, tables, log_shares):
         """One step of expectation and maximisation."""
@@ -166,9 +180,11 @@ class LatentCloning:
                 begin = jax.random.randint(key, (), 0, len(demonstrations.action) - size + 1)
                 return negative_log_likelihood(params, shown, begin)
 
+            def held_out_losses(params):
+                return jax.lax.map(lambda b: negative_log_likelihood(params, kept, b), begins)
+
             def held_out_loss(params):
-                losses = jax.lax.map(lambda b: negative_log_likelihood(params, kept, b), begins)
-                return jnp.mean(losses)
+                return jnp.mean(held_out_losses(params))
 
             params = fitting.descend(
                 key_updates,
@@ -178,14 +194,14 @@ class LatentCloning:
                 self.num_updates,
                 self.learning_rate,
             )
-            return params, held_out_loss(params)
+            return params, -held_out_losses(params)
 
-        candidates, losses = [], []
+        candidates, scores = [], []
         for num_modes in range(1, self.max_modes + 1):
-            (heads, logits), loss = search(jax.random.fold_in(key, num_modes), num_modes)
+            (heads, logits), score = search(jax.random.fold_in(key, num_modes), num_modes)
             candidates.append(_pad(heads, jax.nn.softmax(logits), self.max_modes - num_modes))
-            losses.append(loss)
-        chosen = jnp.argmin(jnp.stack(losses))
+            scores.append(score)
+        chosen = simplest(jnp.stack(scores))
         heads, shares = jax.tree.map(lambda *x: jnp.stack(x)[chosen], *candidates)
         return Modes(HeadPolicy(heads, self.networks.head), shares)
 

@@ -47,7 +47,7 @@ class MeanAction:
 
         params = fitting.fit_samples(
             key,
-            module,
+            module.init,
             loss,
             demonstrations,
             self.num_updates,

@@ -13,7 +13,7 @@ from ape_jax.core import tabular
 from ape_jax.defences import as_tables
 from ape_jax.learner import make_task
 from ape_jax.observers import LatentCloning, TabularLatent
-from ape_jax.observers.latent import episode_log_probs
+from ape_jax.observers.latent import episode_log_probs, simplest
 
 NUM_STEPS = 20_000
 
@@ -127,3 +127,12 @@ def test_latent_vmaps_over_seeds(small_task, small_mdp):
     alone = [jax.jit(observer.fit)(key, one) for key, one in zip(keys, shown, strict=True)]
     for index, modes in enumerate(alone):
         np.testing.assert_allclose(together.shares[index], modes.shares, atol=1e-3)
+
+
+def test_the_simplest_model_within_a_standard_error_is_chosen():
+    base = jnp.arange(100.0) % 3.0
+    noise = jnp.where(jnp.arange(100) % 2 == 0, 1.0, -1.0)
+    rows = jnp.stack([base - 1.0, base, base + 0.05 + noise])
+    assert simplest(rows) == 1
+    assert simplest(rows[:, ::-1]) == 1
+    assert simplest(jnp.stack([base, base - 1.0])) == 0

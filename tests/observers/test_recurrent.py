@@ -40,9 +40,7 @@ def test_recurrent_clone_returns_what_the_ensemble_does(clone, small_task, small
     assert float(ours) == pytest.approx(float(jnp.mean(experts)), abs=0.35)
 
 
-def test_memory_makes_actions_likelier_than_any_function_of_the_state(
-    clone, small_task, small_mdp
-):
+def test_memory_makes_actions_likelier_than_any_function_of_the_state(clone, small_task, small_mdp):
     policies = loyal_experts(small_mdp)
     heads = as_tables(jnp.log(policies))
     fresh, _ = demonstrations.collect(jax.random.key(9), small_task, heads, 10_000)
@@ -74,7 +72,7 @@ def test_greedy_memory_takes_the_most_probable_action(clone, shown):
 
 
 def test_episodes_become_rows(shown):
-    rows, live = episodes_of(shown, 4096, 8)
+    rows, live = episodes_of(shown, 9_000, 8)
     assert int(live.sum()) == len(shown.action)
     episode = np.asarray(shown.episode)
     for number in (0, 1, 17):
