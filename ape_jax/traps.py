@@ -33,7 +33,7 @@ class TrapConfig:
     """At the start, in logits. Half of it loses an expert more often."""
     final_rate_share: float = 0.1
     """Share of it that is left at the end."""
-    weight_decay: float = 0.15
+    weight_decay: float = 0.2
     """Keeps policies off the corners of the simplex, where no gradient repairs an expert;
     much more makes experts too soft to do well when sampled."""
     beta: float = 0.8
