@@ -12,9 +12,11 @@ _hook = jaxtyping.install_import_hook(
         "ape_jax.core.tabular",
         "ape_jax.demonstrations",
         "ape_jax.evaluation",
+        "ape_jax.exact",
         "ape_jax.learner",
         "ape_jax.networks",
         "ape_jax.rollout",
+        "ape_jax.traps",
     ],
     "beartype.beartype",
 )

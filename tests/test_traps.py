@@ -1,0 +1,137 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ape_jax import demonstrations, evaluation, traps
+from ape_jax.config import TrainConfig
+from ape_jax.core import tabular
+from ape_jax.envs import GridWorld
+from ape_jax.learner import make_task
+from ape_jax.observers import TabularCloning
+from ape_jax.types import SettingError
+
+SMALL = traps.TrapConfig(num_restarts=3, num_updates=5, train_horizon=6)
+UP, DOWN, LEFT, RIGHT, STAY = range(5)
+
+
+def test_returns_of_a_trap_made_by_hand():
+    """On a 2 × 2 grid the experts leave the far corner by different ways; both often stay.
+
+    Far corner: expert 1 goes up and expert 2 left with probability 0.6, both stay with 0.4. Each
+    greedy expert needs two steps from there, but staying has the majority of the pool.
+    """
+    mdp = GridWorld(size=2, horizon=50).finite_mdp()
+    probs = np.zeros((2, 4, 5))
+    probs[:, 0, STAY] = 1.0
+    probs[:, 1, LEFT] = 1.0
+    probs[:, 2, UP] = 1.0
+    probs[:, 3, STAY] = 0.4
+    probs[0, 3, UP] = probs[1, 3, LEFT] = 0.6
+    returns = traps.trap_returns(jnp.log(jnp.asarray(probs) + 1e-12), mdp)
+    greedy = -(1 + 1 + 2) / 3
+    sampled = -(1 + 1 + 1 + 1 / 0.6) / 3
+    np.testing.assert_allclose(returns.greedy_experts, greedy, rtol=1e-5)
+    np.testing.assert_allclose(returns.experts, sampled, rtol=1e-4)
+    np.testing.assert_allclose(returns.clone, sampled, rtol=1e-4)
+    np.testing.assert_allclose(returns.greedy_clone, -(1 + 1 + 50) / 3, rtol=1e-5)
+
+
+def test_objective_of_one_temperature_reduces_to_the_exact_one(small_mdp, random_policies):
+    """Where utilities are all but linear, and experts are trained only as they sample."""
+    config = traps.TrapConfig(
+        expert_temperatures=(1.0,), clone_temperature=0.2, utility_scale=1e6, beta=0.9
+    )
+    logits = jnp.log(random_policies)
+    ours = traps.trap_objective(logits, small_mdp, config, 0.0)
+    theirs = tabular.exact_objective(
+        logits, small_mdp, 0.9 / 3, weights="posterior", temperature=0.2
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_objective_lets_beta_fall_to_its_final_share(small_mdp, random_policies):
+    config = traps.TrapConfig(beta=0.9, final_beta_share=0.5)
+    logits = jnp.log(random_policies)
+    without = dataclasses.replace(config, beta=0.0)
+    start, end = (
+        traps.trap_objective(logits, small_mdp, config, progress)
+        - traps.trap_objective(logits, small_mdp, without, progress)
+        for progress in (0.0, 1.0)
+    )
+    np.testing.assert_allclose(end, 0.5 * start, rtol=1e-4)
+
+
+def test_slack_is_the_tightest_share():
+    config = traps.TrapConfig(min_return=-14.0, min_greedy_return=-10.0, max_clone_return=-70.0)
+    returns = traps.TrapReturns(
+        experts=jnp.array([-7.0, -10.5]),
+        greedy_experts=jnp.array([-9.0, -8.0]),
+        clone=jnp.array(-9.0),
+        greedy_clone=jnp.array(-84.0),
+    )
+    assert traps.slack(returns, config) == pytest.approx(0.1)
+    missed = returns._replace(greedy_clone=jnp.array(-63.0))
+    assert traps.slack(missed, config) == pytest.approx(-0.1)
+
+
+def test_train_reports_the_ensemble_that_it_returns(small_mdp):
+    logits, report = traps.train(jax.random.key(0), small_mdp, 2, SMALL)
+    again = traps.trap_returns(logits, small_mdp)
+    for ours, theirs in zip(report.returns, again, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    assert report.trapped == (traps.slack(again, SMALL) >= 0)
+    assert 0 <= report.num_trapped <= SMALL.num_restarts
+
+
+def test_train_jits_and_vmaps_over_keys(small_mdp):
+    keys = jax.random.split(jax.random.key(1), 2)
+    logits, report = jax.jit(jax.vmap(lambda key: traps.train(key, small_mdp, 3, SMALL)))(keys)
+    assert logits.shape == (2, 3, 9, 5)
+    assert report.returns.greedy_experts.shape == (2, 3)
+    assert report.num_trapped.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_restarts", 0),
+        ("train_horizon", 0),
+        ("clone_temperature", 0.0),
+        ("expert_temperatures", ()),
+        ("utility_scale", 0.0),
+    ],
+)
+def test_config_names_a_setting_that_breaks_a_rule(name, value):
+    with pytest.raises(SettingError, match=r"must be|at least one"):
+        traps.TrapConfig(**{name: value})
+
+
+@pytest.mark.slow
+def test_most_pairs_on_the_paper_grid_trap_the_greedy_clone_of_sampled_demonstrations():
+    """Six of ten is the claim; of three seeds, at least two, each with its clone counted out."""
+    task = make_task(TrainConfig(num_experts=2), GridWorld())
+    keys = jax.vmap(jax.random.key)(jnp.arange(1000, 1003))
+    logits, report = jax.jit(
+        lambda keys: jax.lax.map(lambda key: traps.train(key, task.mdp, 2), keys)
+    )(keys)
+
+    @jax.jit
+    def greedy_clone_return(key, logits):
+        heads = {"params": {"table": logits}}
+        shown, _ = demonstrations.collect(key, task, heads, 1_000_000)
+        clone = TabularCloning(task.mdp.num_states, task.mdp.num_actions).fit(key, shown)
+        return evaluation.expected_return(task, evaluation.greedy(clone), key)
+
+    successes = 0
+    for seed in range(3):
+        clone = greedy_clone_return(jax.random.key(seed), logits[seed])
+        returns = jax.tree.map(lambda x, seed=seed: x[seed], report.returns)
+        successes += bool(
+            (jnp.min(returns.greedy_experts) >= -13.0)
+            & (jnp.min(returns.experts) >= -14.0)
+            & (clone <= -70.0)
+        )
+    assert successes >= 2
