@@ -34,7 +34,8 @@ INTERRUPTED = 130
 class TrainOptions:
     """Train an adversarial policy ensemble, several seeds side by side.
 
-    Defaults are the recipe of the chosen --head; a --config file overrides them, and flags both.
+    Defaults are the recipe of the chosen --head, and of --min-return where it is given; a --config
+    file overrides them, and flags both.
     """
 
     settings: tyro.conf.OmitArgPrefixes[TrainConfig]
@@ -141,21 +142,23 @@ def _parse(arguments: list[str]) -> TrainOptions | ReproduceOptions | DemosOptio
 
 
 def _train_defaults(arguments: list[str]) -> TrainOptions:
-    """What flags override: the recipe of --head, or else what a --config file says."""
+    """What flags override: the recipe of --head and --min-return, or what a --config file says."""
 
     @dataclasses.dataclass(frozen=True)
     class First:
         head: str | None = None
+        min_return: float | None = None
         config: Path | None = None
 
-    known = [part for name in ("--head", "--config") for part in _flag_and_value(arguments, name)]
+    names = ("--head", "--min-return", "--config")
+    known = [part for name in names for part in _flag_and_value(arguments, name)]
     first = tyro.cli(First, prog="ape-jax train", args=known)
     if first.config is not None:
-        loaded = RunConfig.load(first.config, first.head)
+        loaded = RunConfig.load(first.config, first.head, first.min_return)
         return TrainOptions(
             loaded.train, loaded.hypers, loaded.seeds, loaded.first_seed, config=first.config
         )
-    return TrainOptions(*recipe("mlp" if first.head == "mlp" else "tabular"))
+    return TrainOptions(*recipe("mlp" if first.head == "mlp" else "tabular", first.min_return))
 
 
 def _flag_and_value(arguments: list[str], name: str) -> list[str]:
@@ -202,6 +205,9 @@ def train(options: TrainOptions, console: Console) -> int:
         "train_seconds": seconds,
         "fingerprint": metrics.fingerprint(last.state.params),
     }
+    if last.state.multipliers is not None:
+        summary["min_return"] = config.hypers.min_return
+        summary["multipliers"] = metrics.over_seeds(last.state.multipliers)
     metrics.write_json(out / "summary.json", summary)
     _show_training(summary, config, out)
     return 0 if last.num_done == config.train.num_updates else INTERRUPTED
@@ -249,7 +255,19 @@ def _show_training(summary: dict, config: RunConfig, out: Path) -> None:
     )
     console = Console()
     console.print(tables.rich_table(title, ["who acts", "return of an episode"], lines))
+    if config.hypers.min_return is not None:
+        _say(console, _describe_constraint(experts["values"], config.hypers.min_return))
     _say(console, f"evaluation: {summary['evaluation']}; run saved in {out}")
+
+
+def _describe_constraint(expert_returns: list[list[float]], min_return: float) -> str:
+    """Which experts keep the return that they must keep: no tolerance, so the shortfall is told."""
+    kept = [
+        f"expert {index + 1} in {sum(value >= min_return for value in values)} of {len(values)} "
+        f"seed(s), lowest {min(values):.2f}"
+        for index, values in enumerate(zip(*expert_returns, strict=True))
+    ]
+    return f"return of at least {min_return:g} kept by " + "; ".join(kept)
 
 
 def run_reproduction(options: ReproduceOptions, console: Console) -> int:

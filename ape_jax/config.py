@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ape_jax.types import ActivationName, CriticForm, HeadName, ObserverWeights, SettingError
+from ape_jax.types import ActivationName, CriticForm, HeadName, ObserverName, SettingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,9 @@ class TrainConfig:
     """Widths of an MLP head's hidden layers."""
     activation: ActivationName = "tanh"
     """Nonlinearity of an MLP head. Centred tanh trains; relu is the original listing's."""
-    observer: ObserverWeights = "uniform"
-    """The observer trained against: the paper's uniform mixture, or the exact posterior p(c|s)."""
+    observer: ObserverName = "uniform"
+    """The observer trained against: the paper's uniform mixture, the exact posterior p(c|s) of a
+    finite MDP, or one learned along by a classifier, in any environment."""
     critic: CriticForm = "separate"
     """Baselines: one critic a term, or the paper's Eq. 4 as printed, which shares one."""
 
@@ -69,13 +70,23 @@ class Hypers:
     max_grad_norm: float = 10.0
     """Global-norm clip of the gradient of the heads."""
     beta: float = 0.33
-    """Weight of the observer's return in the objective; 0 trains experts alone."""
+    """Weight of the observer's return in the objective; 0 trains experts alone. Unused with
+    min_return."""
     discount: float = 1.0
     """Discount of rewards a step; the exact quantities of a finite MDP are undiscounted."""
     temperature: float = 1.0
     """The observer trained against deploys its mixture at this temperature; near 0 is greedy."""
     entropy_bonus: float = 0.0
     """Weight of the experts' entropy, in return per nat."""
+    classifier_learning_rate: float = 0.05
+    """Adam step of the classifier behind observer=learned."""
+    min_return: float | None = None
+    """The return that every expert must keep while the observer's is minimised (paper, Eq. 2); a
+    multiplier an expert then takes the place of beta. None trains the penalised form (Eq. 3)."""
+    multiplier_rate: float = 0.01
+    """Growth of a multiplier's logarithm, per update and unit of return below min_return."""
+    max_multiplier: float = 1000.0
+    """Bound of every multiplier: the smaller, the sooner a kept constraint makes way again."""
 
     def __post_init__(self):
         rules = {
@@ -87,11 +98,15 @@ class Hypers:
             "discount": (lambda x: 0 < x <= 1, "in (0, 1]"),
             "temperature": (_positive, "> 0 and finite"),
             "entropy_bonus": (lambda x: 0 <= x < math.inf, ">= 0 and finite"),
+            "classifier_learning_rate": (_positive, "> 0 and finite"),
+            "min_return": (lambda x: -math.inf < x < math.inf, "a finite number"),
+            "multiplier_rate": (_positive, "> 0 and finite"),
+            "max_multiplier": (lambda x: 1 <= x < math.inf, ">= 1 and finite"),
         }
         for name, (holds, rule) in rules.items():
             value = getattr(self, name)
             # Arrays and tracers, which transformations put here, cannot be checked.
-            if isinstance(value, int | float | np.number) and not holds(value):
+            if isinstance(value, int | float | np.number) and not holds(float(value)):
                 raise SettingError(f"{name} must be {rule}; got {value}")
 
 
@@ -99,19 +114,33 @@ def _positive(value: float) -> bool:
     return 0 < value < math.inf
 
 
-def recipe(head: HeadName) -> tuple[TrainConfig, Hypers]:
-    """The settings that train each kind of head on the gridworld."""
+def recipe(head: HeadName, min_return: float | None = None) -> tuple[TrainConfig, Hypers]:
+    """The settings that train each kind of head on the gridworld.
+
+    Args:
+      head: the kind.
+      min_return: of the constrained form, which takes longer: its multipliers have to settle, and
+        the rates have to fall for the experts to end on the constraint instead of about it. None
+        is the penalised form.
+    """
     if head == "mlp":
-        return (
-            TrainConfig(head="mlp", num_updates=4000),
-            Hypers(
-                beta=0.27,
-                learning_rate=1e-2,
-                critic_learning_rate=0.1,
-                final_rate_share=0.02,
-            ),
+        train = TrainConfig(head="mlp", num_updates=4000)
+        hypers = Hypers(
+            beta=0.27, learning_rate=1e-2, critic_learning_rate=0.1, final_rate_share=0.02
         )
-    return TrainConfig(head=head), Hypers()
+    else:
+        train, hypers = TrainConfig(head=head), Hypers()
+    if min_return is None:
+        return train, hypers
+    hypers = dataclasses.replace(hypers, min_return=min_return)
+    if head == "mlp":
+        # Without the bonus an expert now and then ends where it is sure of a bad action.
+        train = dataclasses.replace(train, num_updates=5000)
+        hypers = dataclasses.replace(hypers, entropy_bonus=0.1, max_multiplier=30.0)
+    else:
+        train = dataclasses.replace(train, num_updates=6000)
+        hypers = dataclasses.replace(hypers, final_rate_share=0.1)
+    return train, hypers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +175,18 @@ class RunConfig:
         path.write_text(OmegaConf.to_yaml(OmegaConf.create(self.to_flat())), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path, head: str | None = None) -> "RunConfig":
+    def load(
+        cls,
+        path: Path,
+        head: str | None = None,
+        min_return: float | None = None,
+    ) -> "RunConfig":
         """Read YAML: any of the names that :meth:`to_flat` writes.
 
         Args:
           path: the file.
           head: whose recipe fills in what the file leaves open; the file's own head if None.
+          min_return: whether that recipe is of the constrained form; the file's own if None.
 
         Raises:
           SettingError: no such file, not YAML, an unknown name, or a value of the wrong type.
@@ -166,7 +201,11 @@ class RunConfig:
             raise SettingError(f"config must map names to values; {path} holds {flat!r}")
 
         head = head or flat.get("head")
-        config = OmegaConf.structured(cls(*recipe("mlp" if head == "mlp" else "tabular")))
+        if min_return is None and _is_number(flat.get("min_return")):
+            min_return = flat["min_return"]
+        config = OmegaConf.structured(
+            cls(*recipe("mlp" if head == "mlp" else "tabular", min_return))
+        )
         settings = {
             field.name: (section, field.type)
             for section, owner in (("train", TrainConfig), ("hypers", Hypers), (None, cls))
@@ -191,7 +230,13 @@ class RunConfig:
         return OmegaConf.to_object(config)
 
 
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def _describe(kind) -> str:
+    if kind == float | None:
+        return "a number or null"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     return {int: "a whole number", float: "a number", str: "text"}.get(kind, "a list of widths")

@@ -51,7 +51,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def append_updates(path: Path, metrics: Metrics, first_update: int) -> None:
-    """Append one line an update: every metric as a list over seeds.
+    """Append one line an update: every metric that the run has as a list over seeds.
 
     Args:
       path: the ``metrics.jsonl`` of a run.
@@ -59,7 +59,9 @@ def append_updates(path: Path, metrics: Metrics, first_update: int) -> None:
       first_update: number of the first of them, from 0.
     """
     columns = {
-        name: np.asarray(values).swapaxes(0, 1) for name, values in metrics._asdict().items()
+        name: np.asarray(values).swapaxes(0, 1)
+        for name, values in metrics._asdict().items()
+        if values is not None
     }
     num_updates = len(columns["pe_return"])
     with path.open("a", encoding="utf-8") as file:

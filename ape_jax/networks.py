@@ -74,6 +74,8 @@ class EnsembleParams(NamedTuple):
     """[E, …]: V_c."""
     observer_critic: Params | None
     """V_o; None where the observer's term uses the experts' critics."""
+    classifier: Params | None = None
+    """Of q(c|s); None where the observer's weights are not learned."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +90,12 @@ class Networks:
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
     shared_critic: bool
+    classifier: nn.Module | None = None
+    """q(c|s), where the observer's weights are learned."""
 
     def init(self, key: PRNGKey) -> EnsembleParams:
         """Draw parameters, each head and critic from its own key."""
-        key_heads, key_critics, key_observer = jax.random.split(key, 3)
+        key_heads, key_critics, key_observer, key_classifier = jax.random.split(key, 4)
         dtype = jnp.float32 if self.num_states is None else jnp.int32
         observation = jnp.zeros(self.observation_shape, dtype)
         stacked = jax.vmap(nn.Module.init, in_axes=(None, 0, None))
@@ -102,6 +106,9 @@ class Networks:
             ),
             observer_critic=(
                 None if self.shared_critic else self.critic.init(key_observer, observation)
+            ),
+            classifier=(
+                self.classifier.init(key_classifier, observation) if self.classifier else None
             ),
         )
 
@@ -126,6 +133,13 @@ class Networks:
         if params.observer_critic is None:
             return jax.vmap(self.value, in_axes=(0, None))(params.expert_critics, observation)
         return self.value(params.observer_critic, observation)[None]
+
+    def expert_log_weights(
+        self, classifier: Params, observation: Shaped[Array, "..."]
+    ) -> Float[Array, " E"]:
+        """The classifier's log q(·|observation)."""
+        assert self.classifier is not None
+        return jax.nn.log_softmax(jnp.asarray(self.classifier.apply(classifier, observation)))
 
     def tabulate_experts(self, heads: Params) -> Float[Array, "E S A"]:
         """Every head's log π_c(·|s) in every state of a finite observation space."""
@@ -185,4 +199,5 @@ def make_networks(
         observation_shape=tuple(observation_space.shape),
         num_states=num_states,
         shared_critic=config.critic == "shared",
+        classifier=body(config.num_experts, scale=0.0) if config.observer == "learned" else None,
     )

@@ -31,6 +31,9 @@ LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
 ObserverWeights = Literal["uniform", "posterior"]
 """The observer's model of the expert given the state: w_c = 1/E, or p(c|s)."""
 
+ObserverName = Literal["uniform", "posterior", "learned"]
+"""The weights trained against: the same two, or a classifier q(c|s) that is trained along."""
+
 CriticForm = Literal["separate", "shared"]
 """V_c and V_o learned apart, or one V_c regressed on both returns (paper, Eq. 4 as printed)."""
 
@@ -76,3 +79,7 @@ class Transition(NamedTuple):
     """True up to and including the step that ends the episode."""
     next_observation: Shaped[Array, "*batch"]
     """What followed, before any autoreset: the last one of an episode is its true end."""
+
+
+RewardFn = Callable[[Transition], Float[Array, ""]]
+"""A reward r̃ of one step, of anything that the step holds."""

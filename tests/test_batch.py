@@ -118,3 +118,14 @@ def test_update_rejects_batches_that_do_not_fit(networks, which, change, message
         observers = observers._replace(**change)
     with pytest.raises(SettingError, match=message):
         ape_update(state, experts, observers, hypers)
+
+
+def test_update_leaves_multipliers_and_classifier_alone():
+    """Neither has a part in a batch; a state that carries them can be updated all the same."""
+    config = TrainConfig(num_experts=3, head="mlp", activation="relu", observer="learned")
+    spaces_ = spaces.Box(-jnp.inf, jnp.inf, (10,)), spaces.Discrete(5)
+    hypers = Hypers(min_return=0.0)
+    state = create_state(jax.random.key(0), make_networks(config, *spaces_), hypers)
+    moved, _ = ape_update(state, *batches(jax.random.key(1)), hypers)
+    np.testing.assert_array_equal(moved.multipliers, state.multipliers)
+    jax.tree.map(np.testing.assert_array_equal, moved.params.classifier, state.params.classifier)

@@ -98,6 +98,10 @@ BAD = [
     (["--beta", "-1"], "beta must be >= 0"),
     (["--beta", "nan"], "beta must be >= 0"),
     (["--temperature", "0"], "temperature must be > 0"),
+    (["--min-return", "nan"], "min_return must be a finite number; got nan"),
+    (["--min-return", "low"], "--min-return"),
+    (["--multiplier-rate", "0"], "multiplier_rate must be > 0"),
+    (["--classifier-learning-rate", "-1"], "classifier_learning_rate must be > 0"),
     (["--learning-rate", "0"], "learning_rate must be > 0"),
     (["--discount", "1.1"], "discount must be in (0, 1]"),
     (["--head", "linear"], "tabular"),
@@ -164,6 +168,51 @@ def test_flag_of_the_head_chooses_the_recipe_that_a_file_leaves_open(tmp_path):
     train, hypers = recipe("mlp")
     assert (options.settings, options.hypers) == (train, hypers.replace(beta=0.5))
     assert options.seeds == 2
+
+
+def test_recipe_of_the_constraint_comes_before_the_file_and_the_file_before_flags(tmp_path):
+    train, hypers = recipe("tabular", -12.0)
+    options = cli._parse(["train", "--min-return", "-12"])
+    assert (options.settings, options.hypers) == (train, hypers)
+    (tmp_path / "some.yaml").write_text("min_return: -11\nfinal_rate_share: 0.5\n")
+    arguments = ["train", "--config", str(tmp_path / "some.yaml")]
+    options = cli._parse(arguments)
+    expected = hypers.replace(min_return=-11.0, final_rate_share=0.5)
+    assert (options.settings, options.hypers) == (train, expected)
+    options = cli._parse([*arguments, "--min-return=-12", "--num-updates", "7"])
+    assert options.hypers == expected.replace(min_return=-12.0)
+    assert options.settings.num_updates == 7
+
+
+def test_constrained_run_is_saved_and_says_who_keeps_the_return(tmp_path, capfd):
+    """Every gridworld return is at least −100, and none of four updates' is −1."""
+    out = tmp_path / "run"
+    for min_return, kept in (("-101", 2), ("-1", 0)):
+        assert run("train", *SMALL, "--min-return", min_return, "--out", out, "--overwrite") == 0
+        printed = " ".join(capfd.readouterr().out.split())
+        assert f"return of at least {min_return} kept by expert 1 in {kept} of 2 seed(s)" in printed
+        assert f"expert 2 in {kept} of 2 seed(s), lowest -" in printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["min_return"] == -1.0
+    assert np.shape(summary["multipliers"]["values"]) == (2, 2)
+    row = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    assert np.shape(row["multipliers"]) == (2, 2)
+    assert "classifier_loss" not in row
+    config, _, params = checkpoint.load_run(out)
+    assert config.hypers.min_return == -1.0
+    assert metrics.fingerprint(params) == summary["fingerprint"]
+
+
+def test_run_with_learned_weights_loads(tmp_path):
+    out = tmp_path / "run"
+    assert run("train", *SMALL, "--observer", "learned", "--out", out) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    _, _, params = checkpoint.load_run(out)
+    assert metrics.fingerprint(params) == summary["fingerprint"]
+    assert params.classifier["params"]["table"].shape == (2, 100, 2)
+    row = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
+    np.testing.assert_allclose(row["classifier_loss"], np.log(2), rtol=1e-5)
+    assert "multipliers" not in row
 
 
 def test_interrupted_replacement_leaves_the_old_run_whole(small_run, tmp_path, monkeypatch, capfd):

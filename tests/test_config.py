@@ -19,7 +19,10 @@ from ape_jax.types import SettingError
         ({"hidden_sizes": [8]}, "hidden_sizes must be a tuple of widths"),
         ({"hidden_sizes": (8, 0)}, "hidden_sizes must be a tuple of widths"),
         ({"head": "linear"}, "head must be one of tabular, mlp; got 'linear'"),
-        ({"observer": "oracle"}, "observer must be one of uniform, posterior; got 'oracle'"),
+        (
+            {"observer": "oracle"},
+            "observer must be one of uniform, posterior, learned; got 'oracle'",
+        ),
     ],
 )
 def test_static_settings_are_checked_at_once(settings, message):
@@ -39,6 +42,11 @@ def test_static_settings_are_checked_at_once(settings, message):
         ({"final_rate_share": 2.0}, "final_rate_share must be between 0 and 1"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be > 0"),
         ({"entropy_bonus": -1.0}, "entropy_bonus must be >= 0"),
+        ({"classifier_learning_rate": 0.0}, "classifier_learning_rate must be > 0 and finite"),
+        ({"min_return": float("nan")}, "min_return must be a finite number; got nan"),
+        ({"min_return": float("-inf")}, "min_return must be a finite number; got -inf"),
+        ({"multiplier_rate": 0.0}, "multiplier_rate must be > 0 and finite; got 0.0"),
+        ({"max_multiplier": 0.5}, "max_multiplier must be >= 1 and finite; got 0.5"),
     ],
 )
 def test_numbers_are_checked_at_once(settings, message):
@@ -48,7 +56,9 @@ def test_numbers_are_checked_at_once(settings, message):
 
 def test_static_settings_hash_and_numbers_are_a_pytree_of_scalars():
     assert hash(TrainConfig()) == hash(TrainConfig())
-    assert len(jax.tree.leaves(Hypers())) == len(dataclasses.fields(Hypers))
+    constrained = Hypers(min_return=-12.0)
+    assert len(jax.tree.leaves(constrained)) == len(dataclasses.fields(Hypers))
+    assert len(jax.tree.leaves(Hypers())) == len(dataclasses.fields(Hypers)) - 1
     swept = jax.vmap(lambda hypers: hypers.beta * 2)(
         jax.tree.map(lambda *x: jnp.stack(x), Hypers(beta=0.1), Hypers(beta=0.2))
     )
@@ -74,6 +84,28 @@ def test_yaml_starts_from_the_recipe_of_its_head(tmp_path):
     assert RunConfig.load(path) == RunConfig(*recipe("tabular"))
 
 
+@pytest.mark.parametrize("head", ["tabular", "mlp"])
+def test_constrained_form_has_a_recipe_of_its_own(head):
+    (train, hypers), (plain, penalised) = recipe(head, -12.0), recipe(head)
+    assert train.num_updates > plain.num_updates
+    assert hypers.min_return == -12.0
+    assert hypers.final_rate_share <= 0.1
+    assert penalised.min_return is None
+    assert hypers.learning_rate == penalised.learning_rate
+
+
+@pytest.mark.parametrize("head", ["tabular", "mlp"])
+def test_yaml_starts_from_the_constrained_recipe_where_it_sets_min_return(head, tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text(f"head: {head}\nmin_return: -11\nbeta: 0.5\n")
+    train, hypers = recipe(head, -11.0)
+    assert RunConfig.load(path) == RunConfig(train, hypers.replace(beta=0.5))
+    RunConfig(train, hypers).save(path)
+    assert RunConfig.load(path) == RunConfig(train, hypers)
+    path.write_text(f"head: {head}\nmin_return: null\n")
+    assert RunConfig.load(path) == RunConfig(*recipe(head))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -87,6 +119,8 @@ def test_yaml_starts_from_the_recipe_of_its_head(tmp_path):
         ("hidden_sizes: 64", "hidden_sizes must be a list of widths; got 64"),
         ("hidden_sizes: [wide]", "hidden_sizes must be a list of widths; got ['wide']"),
         ("beta: -1", "beta must be >= 0"),
+        ("min_return: high", "min_return must be a number or null; got 'high'"),
+        ("min_return: .nan", "min_return must be a finite number; got nan"),
         ("seeds: 0", "seeds must be at least 1; got 0"),
         ("first_seed: -1", "first_seed must be at least 0"),
         ("seeds: 3000000000", "first_seed + seeds at most 2^31"),

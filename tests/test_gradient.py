@@ -16,7 +16,7 @@ import pytest
 
 from ape_jax import learner
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.core import tabular
+from ape_jax.core import objective, tabular
 from ape_jax.envs import GridWorld
 from ape_jax.learner import make_task
 
@@ -24,8 +24,9 @@ NUM_BATCHES = 1500
 GRID = GridWorld(size=3, goal=(0, 1), horizon=8)
 
 
-def task_for(critic="separate", observer="uniform"):
-    return make_task(TrainConfig(envs_per_expert=16, critic=critic, observer=observer), GRID)
+def task_for(critic="separate", observer="uniform", observer_reward=None):
+    config = TrainConfig(envs_per_expert=16, critic=critic, observer=observer)
+    return make_task(config, GRID, observer_reward=observer_reward)
 
 
 def random_params(task):
@@ -37,20 +38,21 @@ def random_params(task):
     return jax.tree.unflatten(treedef, noisy)
 
 
-def loss_of_heads(params, task, log_weights, experts, observer, hypers):
-    total, _ = learner.loss(params, task.networks, log_weights, experts, observer, hypers)
+def loss_of_heads(params, task, *collected):
+    total, _ = learner.loss(params, task.networks, *collected)
     return total
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def sampled_gradients(task, params, hypers, loss=loss_of_heads):
+def sampled_gradients(task, params, hypers, loss=loss_of_heads, multipliers=None):
     """Gradients of the heads [batches, E, S, A], one for each fresh batch of rollouts."""
 
     def one(key):
         log_weights = learner.expert_log_weights(task, params)
         keys = tuple(jax.random.split(key))
         episodes = learner.collect(task, params, log_weights, hypers, keys)
-        grads = jax.grad(loss)(params, task, log_weights, *episodes, hypers)
+        more = () if multipliers is None else (multipliers,)
+        grads = jax.grad(loss)(params, task, log_weights, *episodes, hypers, *more)
         return grads.heads["params"]["table"]
 
     return jax.lax.map(one, jax.random.split(jax.random.key(2), NUM_BATCHES), batch_size=100)
@@ -66,7 +68,7 @@ def mean_square_deviation(sampled, exact):
     return np.mean(((sampled.mean(axis=0) - exact)[visited] / error[visited]) ** 2)
 
 
-def exact_gradient(task, params, hypers):
+def exact_gradient(task, params, hypers, observer_reward=None):
     """Of the loss, so minus that of the objective."""
     gradient = jax.grad(tabular.exact_objective)(
         params.heads["params"]["table"],
@@ -74,6 +76,7 @@ def exact_gradient(task, params, hypers):
         hypers.beta,
         weights=task.config.observer,
         temperature=hypers.temperature,
+        observer_reward=observer_reward,
     )
     return -np.asarray(gradient, np.float64)
 
@@ -94,6 +97,41 @@ def test_mean_sampled_gradient_equals_the_exact_gradient(critic, observer):
         sampled = sampled_gradients(task, params, hypers)
         deviation = mean_square_deviation(sampled, exact_gradient(task, params, hypers))
         assert deviation < TOLERANCE, (beta, temperature)
+
+
+@pytest.mark.slow
+def test_mean_sampled_gradient_equals_the_exact_gradient_of_a_second_reward():
+    """r̃ of what was seen, done and reached; the process moves with certainty or not."""
+    of_pair = jax.random.normal(jax.random.key(8), (9, 5))
+    of_successor = jax.random.normal(jax.random.key(9), (9,))
+
+    def second_reward(step):
+        return of_pair[step.observation, step.action] + of_successor[step.next_observation]
+
+    task, hypers = task_for(observer_reward=second_reward), Hypers(beta=1.0)
+    params = random_params(task)
+    expected = of_pair + task.mdp.transition @ of_successor
+    sampled = sampled_gradients(task, params, hypers)
+    exact = exact_gradient(task, params, hypers, expected)
+    assert mean_square_deviation(sampled, exact) < TOLERANCE
+    of_one_reward = exact_gradient(task, params, hypers)
+    assert mean_square_deviation(sampled, of_one_reward) > 2 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_mean_sampled_gradient_of_the_constrained_form_is_the_exact_one():
+    task, hypers, multipliers = task_for(), Hypers(min_return=-5.0), jnp.array([4.0, 0.5])
+    params = random_params(task)
+
+    def dual_objective(logits):
+        policies = jax.nn.softmax(logits)
+        experts = jax.vmap(tabular.policy_return, (None, 0))(task.mdp, policies)
+        clone = tabular.policy_return(task.mdp, jnp.mean(policies, axis=0))
+        return objective.dual_objective(experts, clone, multipliers)
+
+    exact = -np.asarray(jax.grad(dual_objective)(params.heads["params"]["table"]), np.float64)
+    sampled = sampled_gradients(task, params, hypers, loss_of_heads, multipliers)
+    assert mean_square_deviation(sampled, exact) < TOLERANCE
 
 
 def by_live_steps(params, task, log_weights, experts, observer, hypers):

@@ -9,7 +9,8 @@ import pytest
 
 import ape_jax
 from ape_jax import learner
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.config import Hypers, TrainConfig, recipe
+from ape_jax.core import mixture, tabular
 from ape_jax.learner import make_task, make_train
 from ape_jax.types import SettingError
 
@@ -51,6 +52,184 @@ def test_vmap_over_any_hyperparameter_equals_a_loop(train, single):
     for index, hypers in enumerate(settings):
         one = jax.tree.map(lambda x, index=index: x[index], together)
         assert_same(one, single(KEYS[0], hypers))
+
+
+def test_vmap_over_the_constraint_equals_a_loop(train, single):
+    settings = [
+        Hypers(min_return=-2.0, multiplier_rate=0.05),
+        Hypers(min_return=-7.0, multiplier_rate=0.2, max_multiplier=5.0),
+    ]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *settings)
+    together = jax.jit(jax.vmap(train, in_axes=(None, 0)))(KEYS[0], stacked)
+    for index, hypers in enumerate(settings):
+        one = jax.tree.map(lambda x, index=index: x[index], together)
+        expected = single(KEYS[0], hypers)
+        assert_same(one, expected)
+        np.testing.assert_allclose(one[0].multipliers, expected[0].multipliers, rtol=1e-5)
+
+
+def test_multipliers_follow_the_dual_steps_of_the_returns(single):
+    """From 1/β = 3 on, one step an update from that update's returns; kept within the bound."""
+    hypers = Hypers(min_return=-4.0, multiplier_rate=0.3, max_multiplier=8.0)
+    state, metrics = single(KEYS[0], hypers)
+    expected = jnp.full(2, 3.0)
+    for before, returns in zip(metrics.multipliers, metrics.expert_returns, strict=True):
+        np.testing.assert_allclose(before, expected, rtol=1e-5)
+        expected = np.clip(expected * np.exp(0.3 * (-4.0 - returns)), 1 / 8, 8)
+    np.testing.assert_allclose(state.multipliers, expected, rtol=1e-5)
+
+
+def test_equal_multipliers_give_the_penalised_gradient_up_to_its_size(small_task):
+    """λ_c = 1/β makes λ J(PE) − J(π_o) a multiple of J(PE) − β J(π_o)."""
+    beta, multipliers = 0.25, jnp.full(2, 4.0)
+    params = small_task.networks.init(KEYS[0])
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    params = zeros._replace(heads=params.heads)  # Baselines of nothing: V_o is learned on its term.
+    log_weights = learner.expert_log_weights(small_task, params)
+    hypers = Hypers(beta=beta)
+    episodes = learner.collect(small_task, params, log_weights, hypers, tuple(KEYS))
+    arguments = (params, small_task.networks, log_weights, *episodes, hypers)
+    penalised, constrained = (
+        jax.grad(learner.loss, has_aux=True)(*arguments, weights)[0].heads["params"]["table"]
+        for weights in (None, multipliers)
+    )
+    np.testing.assert_allclose(constrained, penalised * 4 / 5, rtol=1e-4, atol=1e-5)
+
+
+def test_penalised_form_has_neither_multipliers_nor_classifier(single, hypers):
+    state, metrics = single(KEYS[0], hypers)
+    assert state.multipliers is None
+    assert state.params.classifier is None
+    assert metrics.multipliers is None
+    assert metrics.classifier_loss is None
+
+
+def test_reward_of_the_observer_reaches_its_term_alone(small_task, small_grid, hypers):
+    """r̃ sees one step, counts live steps only, and leaves the experts' episodes as they are."""
+
+    def arrived(step):
+        return 10.0 * step.terminated + step.next_observation + 0.5
+
+    task = make_task(small_task.config, small_grid, observer_reward=arrived)
+    params = task.networks.init(KEYS[0])
+    log_weights = learner.expert_log_weights(task, params)
+    plain, ours = (
+        learner.collect(each, params, log_weights, hypers, tuple(KEYS))
+        for each in (small_task, task)
+    )
+    chex.assert_trees_all_equal(plain[0], ours[0])
+    steps = plain[1]
+    expected = np.where(
+        steps.live, 10.0 * steps.terminated + np.asarray(steps.next_observation) + 0.5, 0.0
+    )
+    np.testing.assert_allclose(ours[1].reward, expected)
+    train = jax.jit(make_train(small_task.config, small_grid, observer_reward=arrived))
+    _, metrics = train(KEYS[0], hypers)
+    assert np.all(np.asarray(metrics.observer_return) > 0)
+    assert np.all(np.asarray(metrics.pe_return) < 0)
+
+
+@pytest.fixture(scope="module")
+def learned_train(small_grid):
+    config = TrainConfig(envs_per_expert=16, num_updates=6, observer="learned")
+    return make_train(config, small_grid)
+
+
+def test_vmap_over_keys_equals_a_loop_with_learned_weights(learned_train):
+    hypers = Hypers(classifier_learning_rate=0.1)
+    together = jax.jit(jax.vmap(learned_train, in_axes=(0, None)))(jnp.stack(KEYS), hypers)
+    single = jax.jit(learned_train)
+    for index, key in enumerate(KEYS):
+        one = jax.tree.map(lambda x, index=index: x[index], together)
+        assert_same(one, single(key, hypers))
+    np.testing.assert_allclose(together[1].classifier_loss[:, 0], np.log(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["tabular", "mlp"])
+def test_learned_weights_converge_to_the_posterior_of_experts_that_stand_still(head, small_grid):
+    """A falling rate averages over the last hundred updates or more.
+
+    So the error stays below four standard errors of a share counted in that many updates, each of
+    16 episodes an expert.
+    """
+    config = TrainConfig(envs_per_expert=16, num_updates=1000, observer="learned", head=head)
+    task = make_task(config, small_grid)
+    hypers = Hypers(learning_rate=1e-9, final_rate_share=0.01)
+    state = learner.create_state(KEYS[0], task.networks, hypers)
+    policies = jnp.exp(task.networks.tabulate_experts(state.params.heads))
+    states = jnp.arange(task.mdp.num_states)[~task.mdp.terminal]
+
+    def learned(params):
+        return jnp.exp(jax.vmap(learner.expert_log_weights(task, params))(states))[:, 0]
+
+    np.testing.assert_allclose(learned(state.params), 0.5, rtol=1e-6)
+    state, metrics = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, hypers, 1000)
+    posterior = jnp.exp(tabular.observer_weights(task.mdp, policies, "posterior"))[states, 0]
+    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.mdp, policies)
+    visits = 100 * 16 * jnp.sum(occupancies, axis=0)[states]
+    errors = (learned(state.params) - posterior) / jnp.sqrt(posterior * (1 - posterior) / visits)
+    assert np.max(np.abs(errors)) < 4.0
+    assert np.max(np.abs(posterior - 0.5) / 0.5) > 0.2  # Uniform weights would be far off.
+    assert metrics.classifier_loss[-1] < metrics.classifier_loss[0]
+
+
+def test_learned_weights_are_held_constant_in_the_observers_term(small_grid, hypers):
+    """As the exact posterior's are: the loss has no slope in the classifier."""
+    task = make_task(TrainConfig(envs_per_expert=4, observer="learned"), small_grid)
+    params = task.networks.init(KEYS[0])
+
+    def loss(params):
+        log_weights = learner.expert_log_weights(task, params)
+        episodes = learner.collect(task, params, log_weights, hypers, tuple(KEYS))
+        return learner.loss(params, task.networks, log_weights, *episodes, hypers)[0]
+
+    grads = jax.grad(loss)(params)
+    assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(grads.classifier))
+    assert any(np.any(np.asarray(x) != 0) for x in jax.tree.leaves(grads.heads))
+
+
+@pytest.mark.slow
+def test_training_against_learned_weights_reaches_what_the_posterior_reaches():
+    """Experts good, their greedy posterior clone trapped: on the gridworld, three seeds of each."""
+    keys = jax.random.split(jax.random.key(11), 3)
+    hypers = Hypers(beta=0.3, temperature=0.1)
+
+    def outcome(task, key):
+        state = learner.create_state(key, task.networks, hypers)
+        state, _ = learner.updates(task, state, hypers, task.config.num_updates)
+        log_probs = task.networks.tabulate_experts(state.params.heads)
+        policies = jnp.exp(log_probs)
+        weights = tabular.observer_weights(task.mdp, policies, "posterior")
+        clone = jax.vmap(mixture.observer_log_probs, (1, 0, None))(log_probs, weights, 0.0)
+        experts = jax.vmap(tabular.policy_return, (None, 0))(task.mdp, policies)
+        return experts, tabular.policy_return(task.mdp, jnp.exp(clone))
+
+    means = []
+    for observer in ("posterior", "learned"):
+        task = make_task(TrainConfig(observer=observer, num_updates=2000))
+        experts, clones = jax.jit(jax.vmap(lambda key, task=task: outcome(task, key)))(keys)
+        assert np.all(np.asarray(experts) > -14.0), observer
+        assert np.all(np.asarray(clones) < -85.0), observer
+        means.append((jnp.mean(experts), jnp.mean(clones)))
+    np.testing.assert_allclose(*means, atol=5.0)
+
+
+@pytest.mark.slow
+def test_constrained_training_keeps_every_expert_and_fails_the_observer():
+    """Eq. 2 by the recipe: exact returns of every expert at α, of the mixture far below."""
+    config, hypers = recipe("tabular", -12.0)
+    task = make_task(config)
+
+    def outcome(key):
+        state = learner.create_state(key, task.networks, hypers)
+        state, _ = learner.updates(task, state, hypers, config.num_updates)
+        policies = jnp.exp(task.networks.tabulate_experts(state.params.heads))
+        experts = jax.vmap(tabular.policy_return, (None, 0))(task.mdp, policies)
+        return experts, tabular.policy_return(task.mdp, jnp.mean(policies, axis=0))
+
+    experts, mixtures = jax.jit(jax.vmap(outcome))(jax.random.split(jax.random.key(12), 3))
+    assert np.all(np.asarray(experts) >= -12.5)
+    assert jnp.mean(mixtures) <= -75.0
 
 
 def test_same_key_gives_the_same_run_and_another_key_another(single, hypers):
@@ -132,9 +311,17 @@ def test_shared_critic_trains_on_both_returns(small_grid, hypers):
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(metrics))
 
 
+@pytest.mark.parametrize("observer", ["uniform", "learned"])
 @pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-misc"])
-def test_mlp_heads_train_on_gymnax_environments(env, hypers):
-    config = TrainConfig(env=env, head="mlp", hidden_sizes=(8,), envs_per_expert=4, num_updates=2)
+def test_mlp_heads_train_on_gymnax_environments(env, observer, hypers):
+    config = TrainConfig(
+        env=env,
+        head="mlp",
+        hidden_sizes=(8,),
+        envs_per_expert=4,
+        num_updates=2,
+        observer=observer,
+    )
     _, metrics = jax.jit(make_train(config))(KEYS[0], hypers)
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(metrics))
 

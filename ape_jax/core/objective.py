@@ -94,7 +94,7 @@ def dual_step(
     expert_returns: Float[Array, " E"],
     min_return: Float[Array, ""] | float,
     step_size: Float[Array, ""] | float,
-    largest: float = 1e3,
+    largest: Float[Array, ""] | float = 1e3,
 ) -> Float[Array, " E"]:
     """Multiplicative ascent on the multipliers of the constrained form (paper, Eq. 2).
 
@@ -114,14 +114,28 @@ def dual_step(
     return jnp.clip(grown, 1.0 / largest, largest)
 
 
+def dual_weights(multipliers: Float[Array, " E"]) -> tuple[Float[Array, " E"], Float[Array, ""]]:
+    """What the multipliers make of the two terms: λ_c / (1 + mean λ), and 1 / (1 + mean λ).
+
+    The divisor keeps the size of the gradient, and with it the step, independent of λ.
+
+    Args:
+      multipliers: λ_c > 0.
+
+    Returns:
+      The weight of each expert's return, and that of the observer's; both held constant in the
+      gradient.
+    """
+    multipliers = jax.lax.stop_gradient(multipliers)
+    divisor = 1.0 + jnp.mean(multipliers)
+    return multipliers / divisor, 1.0 / divisor
+
+
 def dual_objective(
     expert_returns: Float[Array, " E"],
     observer_return: Float[Array, ""],
     multipliers: Float[Array, " E"],
 ) -> Float[Array, ""]:
-    """What θ ascends between dual steps: (mean_c λ_c J(π_c) − J(π_o)) / (1 + mean_c λ_c).
-
-    The divisor keeps the size of the gradient, and with it the step, independent of λ.
-    """
-    weights = jax.lax.stop_gradient(multipliers)
-    return (jnp.mean(weights * expert_returns) - observer_return) / (1.0 + jnp.mean(weights))
+    """What θ ascends between dual steps: (mean_c λ_c J(π_c) − J(π_o)) / (1 + mean_c λ_c)."""
+    expert_weights, observer_weight = dual_weights(multipliers)
+    return jnp.mean(expert_weights * expert_returns) - observer_weight * observer_return

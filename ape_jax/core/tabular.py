@@ -1,5 +1,7 @@
 """Finite MDPs, exactly: the oracle of every sampled estimate, differentiable and vmappable."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -135,6 +137,7 @@ def exact_objective(
     weights: ObserverWeights = "uniform",
     temperature: Float[Array, ""] | float = 1.0,
     differentiate_weights: bool = False,
+    observer_reward: Float[Array, "S A"] | None = None,
 ) -> Float[Array, ""]:
     """J(PE) − β J(π_o) without sampling (paper, Eq. 3).
 
@@ -146,6 +149,7 @@ def exact_objective(
       temperature: the observer deploys π_o^(1/T), normalised.
       differentiate_weights: let gradients flow through w_c(s) too. The default holds it constant,
         as sampled training does.
+      observer_reward: r̃(s, a) in J(π_o), where it is not the experts' reward (paper, section 6).
     """
     log_probs = jax.nn.log_softmax(logits)
     policies = jnp.exp(log_probs)
@@ -156,6 +160,8 @@ def exact_objective(
         log_probs, log_weights, temperature
     )
     expert_returns = jax.vmap(policy_return, in_axes=(None, 0))(mdp, policies)
+    if observer_reward is not None:
+        mdp = dataclasses.replace(mdp, reward=observer_reward)
     return jnp.mean(expert_returns) - beta * policy_return(mdp, jnp.exp(observer))
 
 

@@ -277,6 +277,18 @@ def test_dual_ascent_on_exact_gradients_holds_every_expert_above_the_constraint(
     assert clone < jnp.min(experts) - 1.0
 
 
+def test_second_reward_enters_the_observers_term_alone(small_mdp):
+    logits = jax.random.normal(jax.random.key(0), (2, 9, 5))
+    reward = jax.random.normal(jax.random.key(1), (9, 5))
+    policies = jax.nn.softmax(logits)
+    experts = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, policies)
+    clone = tabular.policy_return(small_mdp.replace(reward=reward), jnp.mean(policies, axis=0))
+    ours = tabular.exact_objective(logits, small_mdp, 0.7, observer_reward=reward)
+    np.testing.assert_allclose(ours, jnp.mean(experts) - 0.7 * clone, rtol=1e-5)
+    own = tabular.exact_objective(logits, small_mdp, 0.7, observer_reward=small_mdp.reward)
+    assert own == tabular.exact_objective(logits, small_mdp, 0.7)
+
+
 def test_posterior_weights_of_states_that_nobody_reaches_are_uniform(small_mdp):
     stay = jnp.zeros((2, 9, 5)).at[..., 4].set(1.0)
     moved = small_mdp.replace(start=jax.nn.one_hot(8, 9))
