@@ -18,6 +18,8 @@ from ape_jax.observers.posterior import exact_posterior
 from ape_jax.observers.recurrent import episodes_of
 from ape_jax.types import MemoryPolicy, Params, PRNGKey
 
+DEPLOYMENTS = ("sampled", "tempered", "greedy", "best")
+
 TEMPERATURE = 0.5
 """Of the tempered deployment."""
 
@@ -199,7 +201,8 @@ class Auditor:
         held_out: Demonstrations,
     ) -> dict[str, Outcome]:
         """One observer against every seed: deployment to outcomes [K]."""
-        return self._attack(name, keys, heads, shown, held_out)
+        outcomes = self._attack(name, keys, heads, shown, held_out)
+        return {name: outcomes[name] for name in DEPLOYMENTS if name in outcomes}
 
     def limited(
         self, num_steps: int, width: int, keys: Key[Array, " K"], shown: Demonstrations

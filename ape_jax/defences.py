@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ape_jax import envs
+from ape_jax import envs, traps
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import tabular
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.learner import make_task
 from ape_jax.networks import Networks
-from ape_jax.runner import Chunk, Runner
-from ape_jax.types import Params, PRNGKey, SettingError
+from ape_jax.runner import Runner
+from ape_jax.types import ObserverName, Params, PRNGKey, SettingError
 
 LABELS = {
     "single_optimal": "single optimal policy",
@@ -51,8 +51,8 @@ class Ensemble(NamedTuple):
     """[K, E, …]; where there are fewer experts than E, each is there several times."""
 
 
-Report = Callable[[str, Chunk], None]
-"""Told the defence that trains, and its newest chunk."""
+Report = Callable[[str, int, int], None]
+"""Told the defence that trains, how far it is, and how far it goes."""
 
 
 class Defences:
@@ -67,7 +67,7 @@ class Defences:
         config: TrainConfig,
         hypers: Hypers,
         keys: Key[Array, " K"],
-        report: Report = lambda name, chunk: None,
+        report: Report = lambda name, done, total: None,
     ):
         """Check the environment.
 
@@ -165,7 +165,15 @@ class Defences:
         return self._train("greedy_ape_single", 1, GREEDY)
 
     def _trap(self) -> Ensemble:
-        raise NotImplementedError
+        mdp = self.task.mdp
+        assert mdp is not None
+        train = jax.jit(traps.train, static_argnums=(2, 3))
+        num_experts = max(self.config.num_experts, 2)
+        logits = []
+        for index, key in enumerate(self.keys):
+            logits.append(train(key, mdp, num_experts, traps.TrapConfig())[0])
+            self._report("trap", index + 1, len(self.keys))
+        return self._built("trap", jax.nn.softmax(jnp.stack(logits)))
 
     def _train(self, name: str, num_experts: int | None, changes: dict) -> Ensemble:
         config = self.config
@@ -175,11 +183,11 @@ class Defences:
             config = dataclasses.replace(
                 config,
                 num_updates=min(config.num_updates, GREEDY_UPDATES),
-                observer="learned" if self.task.mdp is None else "posterior",
+                observer=greedy_weights(self.task.mdp),
             )
         runner = self._runners.setdefault(config, Runner(make_task(config)))
         for chunk in runner.run(self.keys, dataclasses.replace(self.hypers, **changes)):
-            self._report(name, chunk)
+            self._report(name, chunk.num_done, chunk.num_updates)
         return self.adopt(name, runner.task.networks, chunk.state.params.heads)
 
     def _built(self, name: str, policies: Float[Array, "K E S A"]) -> Ensemble:
@@ -187,6 +195,11 @@ class Defences:
         heads = as_tables(jnp.maximum(jnp.log(policies), LOG_FLOOR))
         heads = jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), heads)
         return Ensemble(name, policies.shape[1], heads)
+
+
+def greedy_weights(mdp: FiniteMDP | None) -> ObserverName:
+    """Weights that greedy-APE trains against: exact where they can be had, else learned."""
+    return "learned" if mdp is None else "posterior"
 
 
 def as_tables(log_probs: Float[Array, "K E S A"]) -> Params:

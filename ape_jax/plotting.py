@@ -258,6 +258,59 @@ def posterior_entropy(content: Mapping) -> Figure:
     return figure
 
 
+def frontier(content: Mapping) -> Figure:
+    """PE return against clone return over β, from samples and exactly.
+
+    Args:
+      content: of ``sweep.json``.
+    """
+    observers = list(dict.fromkeys(point["observer"] for point in content["points"]))
+    figure, grid = plt.subplots(
+        1,
+        len(observers),
+        figsize=(4.6 * len(observers), 4.3),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    styles = {"exact": (EXPERT_COLOUR, "s", "--"), "sampled": (OBSERVER_COLOUR, "o", "-")}
+    for axes, observer in zip(grid[0], observers, strict=True):
+        for training, (colour, marker, line) in styles.items():
+            points = [
+                point
+                for point in content["points"]
+                if (point["observer"], point["training"]) == (observer, training)
+            ]
+            points.sort(key=lambda point: point["beta"])
+            means = [[point[key]["mean"] for point in points] for key in _FRONTIER_AXES]
+            axes.plot(*means, color=colour, ls=line, marker=marker, ms=5, label=training, zorder=3)
+            for point in points:
+                seeds = [point[key]["values"] for key in _FRONTIER_AXES]
+                axes.scatter(*seeds, s=9, color=colour, alpha=0.35, lw=0, marker=marker)
+                if training == "sampled":
+                    axes.annotate(
+                        f"{point['beta']:g}",
+                        [point[key]["mean"] for key in _FRONTIER_AXES],
+                        textcoords="offset points",
+                        xytext=(5, 4),
+                        fontsize=7.5,
+                        color=colour,
+                    )
+        ends = axes.get_xlim()
+        axes.plot(ends, ends, color="grey", lw=0.9, ls=":", label="clone as good as PE", zorder=1)
+        axes.set_xlim(ends)
+        axes.set_title(f"against the {observer} observer", fontsize=10)
+        axes.set_xlabel("return of the ensemble (PE)")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].set_ylabel("return of its clone")
+    grid[0, 0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+_FRONTIER_AXES = ("pe_return", "clone_return")
+
+
 def _band(axes: Axes, x, summaries, label: str, number: int) -> None:
     """A line of means with its interval as a band."""
     colour, line = f"C{number}", LINES[number % len(LINES)]

@@ -52,10 +52,17 @@ def seed_keys(first_seed: int, num_seeds: int, purpose: int = TRAIN) -> Key[Arra
 class Runner:
     """Runs a task for several seeds at once. Compiled programs are kept between calls."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: Task, sweep: bool = False):
+        """Compile nothing yet.
+
+        Args:
+          task: what is trained.
+          sweep: whether every seed has its own hyperparameters, arrays [K], or all share theirs.
+        """
         self.task = task
-        self._create = jax.jit(jax.vmap(create_state, (0, None, None)), static_argnums=1)
-        self._updates = jax.jit(jax.vmap(updates, (None, 0, None, None)), static_argnums=(0, 3))
+        own = 0 if sweep else None
+        self._create = jax.jit(jax.vmap(create_state, (0, None, own)), static_argnums=1)
+        self._updates = jax.jit(jax.vmap(updates, (None, 0, own, None)), static_argnums=(0, 3))
 
     def create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
         """Fresh states [K, …]."""

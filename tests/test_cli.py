@@ -164,7 +164,7 @@ def test_help_shows_the_recipe_of_the_head(head, words, capfd):
 def test_flag_of_the_head_chooses_the_recipe_that_a_file_leaves_open(tmp_path):
     (tmp_path / "some.yaml").write_text("seeds: 2\nbeta: 0.5\n")
     arguments = ["train", "--config", str(tmp_path / "some.yaml"), "--head", "tabular"]
-    options = cli._parse([*arguments, "--head", "mlp"])
+    options = cli._parse([*arguments, "--head", "mlp"])[1]
     train, hypers = recipe("mlp")
     assert (options.settings, options.hypers) == (train, hypers.replace(beta=0.5))
     assert options.seeds == 2
@@ -172,14 +172,14 @@ def test_flag_of_the_head_chooses_the_recipe_that_a_file_leaves_open(tmp_path):
 
 def test_recipe_of_the_constraint_comes_before_the_file_and_the_file_before_flags(tmp_path):
     train, hypers = recipe("tabular", -12.0)
-    options = cli._parse(["train", "--min-return", "-12"])
+    options = cli._parse(["train", "--min-return", "-12"])[1]
     assert (options.settings, options.hypers) == (train, hypers)
     (tmp_path / "some.yaml").write_text("min_return: -11\nfinal_rate_share: 0.5\n")
     arguments = ["train", "--config", str(tmp_path / "some.yaml")]
-    options = cli._parse(arguments)
+    options = cli._parse(arguments)[1]
     expected = hypers.replace(min_return=-11.0, final_rate_share=0.5)
     assert (options.settings, options.hypers) == (train, expected)
-    options = cli._parse([*arguments, "--min-return=-12", "--num-updates", "7"])
+    options = cli._parse([*arguments, "--min-return=-12", "--num-updates", "7"])[1]
     assert options.hypers == expected.replace(min_return=-12.0)
     assert options.settings.num_updates == 7
 

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ape_jax import checkpoint, cli, demonstration_files, demos
+from ape_jax import checkpoint, cli, demonstration_files, demonstrations
+from ape_jax.commands import demos
 from ape_jax.core import tabular
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.envs import GRIDWORLD

@@ -105,11 +105,9 @@ def run(options: AuditOptions, console: Console) -> int:
     with progress_bar(console) as progress:
         bar = progress.add_task("audit", total=None, returns="")
 
-        def report(name, chunk):
+        def report(name, done, total):
             progress.update(
-                bar,
-                description=f"{defences.LABELS[name]}",
-                returns=f"training {chunk.num_done}/{chunk.num_updates}",
+                bar, description=defences.LABELS[name], returns=f"training {done}/{total}"
             )
 
         subject = _subject(options, report)

@@ -17,8 +17,12 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False)
 
 
-def prepare(out: Path) -> Path:
+def prepare(out: Path, kind: str = "directory") -> Path:
     """Make the output directory, sure that files can be written there.
+
+    Args:
+      out: the directory.
+      kind: what --out names: the directory, or a file in it.
 
     Raises:
       SettingError: they cannot.
@@ -29,7 +33,7 @@ def prepare(out: Path) -> Path:
             pass
     except OSError as error:
         raise SettingError(
-            f"out must be a directory that can be written; got {out} "
+            f"out must be a {kind} that can be written; got {out} "
             f"({os.strerror(error.errno or 0)}). Choose another --out"
         ) from None
     return out

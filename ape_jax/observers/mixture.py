@@ -37,7 +37,7 @@ class Mixture:
     networks: Networks
     heads: Params
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> MixturePolicy:
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations | None) -> MixturePolicy:
         """The mixture, whatever the demonstrations."""
         del key, demonstrations
         return MixturePolicy(self.heads, self.networks)

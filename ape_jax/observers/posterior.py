@@ -54,7 +54,9 @@ class Posterior:
     hidden_size: int = 64
     learning_rate: float = 3e-3
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy | ClassifiedMixture:
+    def fit(
+        self, key: PRNGKey, demonstrations: Demonstrations | None
+    ) -> TablePolicy | ClassifiedMixture:
         """The weighed mixture, whatever the demonstrations."""
         del demonstrations
         if self.task.mdp is not None:

@@ -1,15 +1,17 @@
-"""What ``ape-jax demos`` does: demonstrations of a trained ensemble, into a file."""
+"""``ape-jax demos``: demonstrations of a trained ensemble, into a file."""
 
-import os
-import tempfile
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+import tyro
 from jaxtyping import Array, Int
+from rich.console import Console
 
 from ape_jax import checkpoint, demonstration_files, demonstrations, interop
+from ape_jax.commands.output import prepare, say
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.learner import Task
 from ape_jax.runner import DEMONSTRATE, seed_keys
@@ -17,6 +19,46 @@ from ape_jax.types import Params, SettingError
 
 MAX_STEPS = 100_000_000
 """All steps are in memory at once: about 2 GB of them on the gridworld."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DemosOptions:
+    """Write demonstrations of a trained ensemble: what observers get to see of it."""
+
+    run: tyro.conf.Positional[Path]
+    """Directory of a run that ape-jax train made."""
+    out: Path
+    """The .npz file; docs/demonstrations.md describes the format."""
+    steps: int = 100_000
+    """Steps in all, of episodes whose expert is drawn anew each time."""
+    seed: int | None = None
+    """Which of the run's seeds, by its number; the first if not given."""
+    without_expert: bool = False
+    """Leave out which expert acted: for a file that goes to an attacker."""
+    minari: str | None = None
+    """Export a Minari dataset of this name as well, such as gridworld/ape-v0; never the expert."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+
+def run(options: DemosOptions, console: Console) -> int:
+    """Sample, write, and say what was written."""
+    del console
+    report = write(
+        options.run,
+        options.out,
+        options.steps,
+        seed=options.seed,
+        overwrite=options.overwrite,
+        with_expert=not options.without_expert,
+        minari=options.minari,
+    )
+    say(
+        Console(),
+        f"seed {report.seed}: {report.steps:,} steps in {report.episodes:,} episodes, mean return "
+        f"{report.mean_return:.2f} of those complete; {report.bytes / 1e6:.2f} MB in {options.out}",
+    )
+    return 0
 
 
 class Sample(NamedTuple):
@@ -95,7 +137,7 @@ def write(
     if minari is not None:
         interop.check_minari(minari)
     ensemble = _select(run, num_steps, seed)
-    _make_room(out)
+    prepare(out.parent, "file")
     sampled = _sample(ensemble, num_steps)
     hidden_expert = sampled.hidden_expert if with_expert else None
     demonstration_files.save(out, sampled.env_id, sampled.demonstrations, hidden_expert)
@@ -135,16 +177,3 @@ def _sample(ensemble: _Ensemble, num_steps: int) -> Sample:
             f"An episode has up to {task.num_steps}"
         )
     return Sample(task.config.env, seed, shown, hidden_expert)
-
-
-def _make_room(out: Path) -> None:
-    """Make the directory of a file, sure that files can be written there."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise SettingError(
-            f"out must be a file that can be written; got {out} "
-            f"({os.strerror(error.errno or 0)}). Choose another --out"
-        ) from None

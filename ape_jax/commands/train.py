@@ -1,0 +1,169 @@
+"""``ape-jax train``: train, evaluate, save."""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import tyro
+from rich.console import Console
+
+from ape_jax import checkpoint, evaluation, metrics, tables
+from ape_jax.commands.output import INTERRUPTED, prepare, say
+from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.learner import Task, make_task
+from ape_jax.runner import EVALUATE, Chunk, Runner, describe_returns, progress_bar, seed_keys
+from ape_jax.types import SettingError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Train an adversarial policy ensemble, several seeds side by side.
+
+    Defaults are the recipe of the chosen --head, and of --min-return where it is given; a --config
+    file overrides them, and flags both.
+    """
+
+    settings: tyro.conf.OmitArgPrefixes[TrainConfig]
+    hypers: tyro.conf.OmitArgPrefixes[Hypers]
+    seeds: int = 1
+    """Runs trained side by side, each with its own random numbers."""
+    first_seed: int = 0
+    """The seeds are numbered from here."""
+    config: Path | None = None
+    """YAML file of settings: the flags' names, with underscores. A run's config.yaml is one."""
+    out: Path = Path("runs/train")
+    """Directory of the run."""
+    overwrite: bool = False
+    """Replace the run that --out already holds."""
+
+
+def defaults(arguments: Sequence[str]) -> TrainOptions:
+    """What flags override: the recipe of --head and --min-return, or what a --config file says."""
+
+    @dataclasses.dataclass(frozen=True)
+    class First:
+        head: str | None = None
+        min_return: float | None = None
+        config: Path | None = None
+
+    names = ("--head", "--min-return", "--config")
+    known = [part for name in names for part in _flag_and_value(arguments, name)]
+    first = tyro.cli(First, prog="ape-jax train", args=known)
+    if first.config is not None:
+        loaded = RunConfig.load(first.config, first.head, first.min_return)
+        return TrainOptions(
+            loaded.train, loaded.hypers, loaded.seeds, loaded.first_seed, config=first.config
+        )
+    return TrainOptions(*recipe("mlp" if first.head == "mlp" else "tabular", first.min_return))
+
+
+def _flag_and_value(arguments: Sequence[str], name: str) -> list[str]:
+    """The last use of a flag, which is the one that counts."""
+    found: list[str] = []
+    for index, argument in enumerate(arguments):
+        if argument == name:
+            found = list(arguments[index : index + 2])
+        elif argument.startswith(name + "="):
+            found = [argument]
+    return found
+
+
+def run(options: TrainOptions, console: Console) -> int:
+    """Train, evaluate, save."""
+    config = RunConfig(options.settings, options.hypers, options.seeds, options.first_seed)
+    task = make_task(config.train)
+    if (options.out / "config.yaml").exists() and not options.overwrite:
+        raise SettingError(
+            f"out must not hold a run already; {options.out} does. Choose another, "
+            "or add --overwrite"
+        )
+    out = prepare(options.out)
+
+    started = time.monotonic()
+    last = _train_and_log(task, config, out, console)
+    if last is None:
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - started
+    checkpoint.save_params(out, last.state.params)
+
+    evaluate = jax.jit(jax.vmap(evaluation.ensemble_returns, (None, 0, 0)), static_argnums=0)
+    keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
+    returns = evaluate(task, last.state.params.heads, keys)
+    summary = {
+        "pe_return": metrics.over_seeds(returns.pe),
+        "expert_returns": metrics.over_seeds(returns.experts),
+        "greedy_experts": metrics.over_seeds(returns.greedy_experts),
+        "mixture": metrics.over_seeds(returns.mixture),
+        "evaluation": (
+            "exact" if task.mdp is not None else f"{evaluation.NUM_EPISODES} episodes a policy"
+        ),
+        "num_updates": last.num_done,
+        "train_seconds": seconds,
+        "fingerprint": metrics.fingerprint(last.state.params),
+    }
+    if last.state.multipliers is not None:
+        summary["min_return"] = config.hypers.min_return
+        summary["multipliers"] = metrics.over_seeds(last.state.multipliers)
+    metrics.write_json(out / "summary.json", summary)
+    _show_training(summary, config, out)
+    return 0 if last.num_done == config.train.num_updates else INTERRUPTED
+
+
+def _train_and_log(task: Task, config: RunConfig, out: Path, console: Console) -> Chunk | None:
+    """Train to the end, or to the last chunk before Ctrl-C; None if there was none."""
+    last = None
+    num_updates = config.train.num_updates
+    with progress_bar(console) as progress:
+        bar = progress.add_task("training", total=num_updates, returns="compiling")
+        try:
+            keys = seed_keys(config.first_seed, config.seeds)
+            for chunk in Runner(task).run(keys, config.hypers):
+                if last is None:
+                    _begin(out, config)
+                first, last = (last.num_done if last else 0), chunk
+                metrics.append_updates(out / "metrics.jsonl", chunk.metrics, first)
+                progress.update(
+                    bar, completed=chunk.num_done, returns=describe_returns(chunk.metrics)
+                )
+        except KeyboardInterrupt:
+            progress.update(bar, description="interrupted")
+    return last
+
+
+def _begin(out: Path, config: RunConfig) -> None:
+    """Put a run in the place of whatever run was there before."""
+    for name in ("metrics.jsonl", "summary.json"):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    config.save(out / "config.yaml")
+
+
+def _show_training(summary: dict, config: RunConfig, out: Path) -> None:
+    experts = summary["expert_returns"]
+    lines = [["ensemble (PE)", tables.mean_and_std(summary["pe_return"])]]
+    for index, values in enumerate(zip(*experts["values"], strict=True)):
+        summary_of_one = metrics.over_seeds(values)
+        lines.append([f"expert {index + 1}", tables.mean_and_std(summary_of_one)])
+    lines.append(["uniform mixture π_o", tables.mean_and_std(summary["mixture"])])
+    title = (
+        f"{config.train.env} after {summary['num_updates']} updates, "
+        f"mean ± std over {config.seeds} seed(s)"
+    )
+    console = Console()
+    console.print(tables.rich_table(title, ["who acts", "return of an episode"], lines))
+    if config.hypers.min_return is not None:
+        say(console, _describe_constraint(experts["values"], config.hypers.min_return))
+    say(console, f"evaluation: {summary['evaluation']}; run saved in {out}")
+
+
+def _describe_constraint(expert_returns: list[list[float]], min_return: float) -> str:
+    """Which experts keep the return that they must keep: no tolerance, so the shortfall is told."""
+    kept = [
+        f"expert {index + 1} in {sum(value >= min_return for value in values)} of {len(values)} "
+        f"seed(s), lowest {min(values):.2f}"
+        for index, values in enumerate(zip(*expert_returns, strict=True))
+    ]
+    return f"return of at least {min_return:g} kept by " + "; ".join(kept)
