@@ -1,11 +1,13 @@
 """Trap ensembles: every expert does well even when deployed greedily, their greedy clone does not.
 
 One expert alone can trap its own greedy clone, by being good on average and wrong in its most
-probable action. A trap ensemble forbids itself that: it is the experts' *disagreement* that traps.
-Where two experts take different good actions, each with probability just above one half, a third
-action that both of them take now and then, or the action of the one that comes there more often,
-has the majority of the pooled demonstrations, and the clone that follows majorities walks in a
-circle.
+probable action. A trap ensemble forbids itself that, on average over the starts.
+
+How they trap, where it was looked at (10 × 10 grid, a pair and a foursome): at a cell next to the
+goal one expert, which seldom comes there, mostly waits. Waiting is long, so most of what the pool
+shows of that cell is waiting; the other experts, whose way leads through it, are outvoted. Greedy,
+the waiting expert is itself stuck in that one cell, and goes around it from elsewhere. The bounds
+on returns are means over the starts and allow that: one lost start of 99 costs about one.
 """
 
 import dataclasses
