@@ -55,8 +55,8 @@ class TrainState:
     opt_state: optax.OptState
     key: jax.Array
     """Typed; drives the rollouts to come."""
-    multipliers: Float[Array, " E"] | None
-    """λ_c of the constrained form; None in the penalised form."""
+    multipliers: jax.Array | None
+    """λ_c [E] of the constrained form; None in the penalised form."""
     networks: Networks = struct.field(pytree_node=False)
 
 
