@@ -72,8 +72,8 @@ class Setting(NamedTuple):
 class Attacker(NamedTuple):
     """An observer as the audit runs it."""
 
-    sees: str
-    """What it is allowed to see."""
+    sees: Callable[[Effort], str]
+    """What it is allowed to see, in a few words."""
     make: Callable[[Setting], Observer]
     needs_experts: bool = False
     """Whether it looks inside the ensemble, or asks it."""
@@ -92,7 +92,8 @@ def _network(setting: Setting, width: int | None = None) -> Networks:
     )
 
 
-def _cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
+def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
+    """Counts where observations are finite, else a network."""
     networks = setting.task.networks
     if networks.num_states is not None:
         return TabularCloning(networks.num_states, networks.num_actions)
@@ -105,7 +106,8 @@ def limited(setting: Setting, num_steps: int, width: int) -> Limited:
     return Limited(cloning, num_steps)
 
 
-def _latent(setting: Setting) -> Observer:
+def latent(setting: Setting) -> Observer:
+    """Exact expectation maximisation where observations are finite, else by networks."""
     networks, effort = setting.task.networks, setting.effort
     if networks.num_states is None:
         return LatentCloning(_network(setting), num_updates=effort.fit_updates)
@@ -116,25 +118,25 @@ def _latent(setting: Setting) -> Observer:
 
 ATTACKERS = {
     "mixture": Attacker(
-        "inside the ensemble; weighs experts evenly: overstates protection",
+        lambda effort: "experts, weighed evenly",
         lambda setting: Mixture(setting.task.networks, setting.heads),
         needs_experts=True,
     ),
     "posterior": Attacker(
-        "inside the ensemble; weighs experts by p(c|s): the limit of cloning",
+        lambda effort: "experts, weighed by p(c|s)",
         lambda setting: Posterior(setting.task, setting.heads),
         needs_experts=True,
     ),
-    "behaviour_cloning": Attacker("all demonstrations", _cloning),
+    "behaviour_cloning": Attacker(lambda effort: "all steps", cloning),
     "limited": Attacker(
-        "few demonstrations, with a small network",
+        lambda effort: f"{effort.limited_steps:,} steps, {effort.limited_width} units",
         lambda setting: limited(
             setting, setting.effort.limited_steps, setting.effort.limited_width
         ),
     ),
-    "latent": Attacker("all demonstrations, told apart by episode", _latent),
+    "latent": Attacker(lambda effort: "all steps, by episode", latent),
     "recurrent": Attacker(
-        "up to 8,192 episodes, and its own history",
+        lambda effort: "episodes, own history",
         lambda setting: Recurrent(
             setting.task.networks,
             setting.task.num_steps,
@@ -142,15 +144,18 @@ ATTACKERS = {
         ),
     ),
     "dagger": Attacker(
-        "demonstrations, and what experts answer where it goes",
-        lambda setting: Dagger(setting.task, setting.heads, _cloning(setting)),
+        lambda effort: "steps, experts' answers",
+        lambda setting: Dagger(setting.task, setting.heads, cloning(setting)),
         needs_experts=True,
     ),
-    "mean_action": Attacker("all demonstrations", lambda setting: MeanAction(), continuous=True),
+    "mean_action": Attacker(
+        lambda effort: "all steps", lambda setting: MeanAction(), continuous=True
+    ),
     "gaussian_mixture": Attacker(
-        "all demonstrations", lambda setting: GaussianMixture(), continuous=True
+        lambda effort: "all steps", lambda setting: GaussianMixture(), continuous=True
     ),
 }
+"""Observers by name."""
 
 
 def choose(names: Sequence[str], has_experts: bool) -> tuple[list[str], dict[str, str]]:

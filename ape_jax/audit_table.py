@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ape_jax import tables
-from ape_jax.attackers import ATTACKERS
 from ape_jax.audit import Measures, Outcome
 from ape_jax.metrics import interval
 
@@ -27,6 +26,7 @@ EXPLANATION = (
 def row_json(
     defence: str,
     observer: str,
+    sees: str,
     deployment: str,
     outcome: Outcome,
     pe_return: np.ndarray,
@@ -40,7 +40,7 @@ def row_json(
         "defence": defence,
         "observer": observer,
         "deployment": deployment,
-        "sees": ATTACKERS[observer].sees,
+        "sees": sees,
         "clone_return": interval(clone),
         "gap": interval(pe_return - clone),
         "fraction": (
@@ -97,20 +97,26 @@ def worst_first(rows: Iterable[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: -row["clone_return"]["mean"])
 
 
-HEADER = ["observer", "deployed", "sees", "clone return", "recovered", "agreement"]
+HEADER = ["observer", "deployed", "sees", "clone return", "recovered", "agrees"]
 
 
-def defence_lines(content: Mapping, name: str) -> list[list[str]]:
-    """Lines of the table of one defence."""
+def defence_lines(content: Mapping, name: str, wide: bool) -> list[list[str]]:
+    """Lines of the table of one defence.
+
+    Args:
+      content: of ``audit.json``.
+      name: of the defence.
+      wide: with every interval; else with those of the return alone, for eighty characters.
+    """
     rows = worst_first(row for row in content["rows"] if row["defence"] == name)
     return [
         [
             row["observer"] + (" *" if row["observer"] in YARDSTICKS else ""),
             row["deployment"],
             row["sees"],
-            with_interval(row["clone_return"]),
-            "" if row["fraction"] is None else with_interval(row["fraction"]),
-            with_interval(row["agreement"]),
+            with_interval(row["clone_return"], digits=2 if wide else 1),
+            "" if row["fraction"] is None else _share(row["fraction"], wide),
+            _share(row["agreement"], wide),
         ]
         for row in rows
     ]
@@ -130,12 +136,16 @@ def defence_title(defence: Mapping) -> str:
     return ", ".join(parts)
 
 
-def with_interval(summary: Mapping) -> str:
+def with_interval(summary: Mapping, digits: int = 2) -> str:
     """As in ``-12.85 [-13.20, -12.51]``; the mean alone where there is one seed."""
-    mean = f"{summary['mean']:.2f}"
+    mean = f"{summary['mean']:.{digits}f}"
     if summary["low"] is None:
         return mean
-    return f"{mean} [{summary['low']:.2f}, {summary['high']:.2f}]"
+    return f"{mean} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
+
+
+def _share(summary: Mapping, wide: bool) -> str:
+    return with_interval(summary) if wide else f"{summary['mean']:.0%}"
 
 
 def markdown(content: Mapping) -> str:
@@ -154,7 +164,7 @@ def markdown(content: Mapping) -> str:
     for defence in content["defences"]:
         paragraphs.append(f"## {defence['label']}")
         paragraphs.append(defence_title(defence).split(": ", 1)[1] + ".")
-        lines = defence_lines(content, defence["name"])
+        lines = defence_lines(content, defence["name"], wide=True)
         paragraphs.append(tables.markdown_table(HEADER, lines))
     if content["skipped"]:
         skipped = [f"- {name} {reason}" for name, reason in content["skipped"].items()]

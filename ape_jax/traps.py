@@ -1,13 +1,14 @@
 """Trap ensembles: every expert does well even when deployed greedily, their greedy clone does not.
 
 One expert alone can trap its own greedy clone, by being good on average and wrong in its most
-probable action. A trap ensemble forbids itself that, on average over the starts.
+probable action. A trap ensemble forbids itself that.
 
-How they trap, where it was looked at (10 × 10 grid, a pair and a foursome): at a cell next to the
-goal one expert, which seldom comes there, mostly waits. Waiting is long, so most of what the pool
-shows of that cell is waiting; the other experts, whose way leads through it, are outvoted. Greedy,
-the waiting expert is itself stuck in that one cell, and goes around it from elsewhere. The bounds
-on returns are means over the starts and allow that: one lost start of 99 costs about one.
+How they trap, where it was looked at (10 × 10 grid): at a cell next to the goal one expert, which
+seldom comes there, mostly waits. Waiting is long, so most of what the pool shows of that cell is
+waiting; the other experts, whose way leads through it, are outvoted. If the waiting expert waits
+there with its most probable action, it is itself stuck when greedy and started in that one cell,
+which costs its mean return about one. Restarts whose greedy experts arrive from *every* start are
+therefore preferred, and the report says whether the one that was kept is such.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from ape_jax.types import PRNGKey, SettingError
 class TrapConfig:
     """How trap ensembles are trained, and what counts as one; the defaults fit the 10 × 10 grid."""
 
-    num_restarts: int = 8
+    num_restarts: int = 16
     """Runs from different first logits, of which the best by exact evaluation is kept (R)."""
     num_updates: int = 400
     """Adam steps of one run."""
@@ -38,7 +39,7 @@ class TrapConfig:
     weight_decay: float = 0.2
     """Keeps policies off the corners of the simplex, where no gradient repairs an expert;
     much more makes experts too soft to do well when sampled."""
-    beta: float = 0.8
+    beta: float = 1.6
     """Weight of the clone's return at the start, against the *sum* of the experts' utilities."""
     final_beta_share: float = 0.35
     """Share of it that is left at the end: the trap comes first, then the experts are repaired."""
@@ -58,6 +59,8 @@ class TrapConfig:
     """Of every expert, deployed greedily."""
     max_clone_return: float = -70.0
     """Of the greedy clone."""
+    min_start_return: float = -40.0
+    """Of every greedy expert from the start where it does worst: preferred, not required."""
 
     def __post_init__(self):
         for name in ("num_restarts", "num_updates", "train_horizon"):
@@ -84,6 +87,8 @@ class TrapReturns(NamedTuple):
     """π_o with posterior weights, sampling."""
     greedy_clone: Float[Array, ""]
     """The same, greedy."""
+    worst_start: Float[Array, ""]
+    """Of any greedy expert, from the start where it does worst."""
 
 
 class TrapReport(NamedTuple):
@@ -93,6 +98,8 @@ class TrapReport(NamedTuple):
     """Of the restart that was kept."""
     trapped: Bool[Array, ""]
     """Whether it is a trap ensemble."""
+    from_every_start: Bool[Array, ""]
+    """Whether its greedy experts keep ``min_start_return`` as well."""
     num_trapped: Int[Array, ""]
     """Of the R restarts, how many are."""
 
@@ -131,9 +138,11 @@ def train(
 
     logits, returns = jax.vmap(one)(jax.random.split(key, config.num_restarts))
     slacks = jax.vmap(slack, in_axes=(0, None))(returns, config)
-    best = jnp.argmax(slacks)
-    kept = jax.tree.map(lambda x: x[best], (logits, returns))
-    return kept[0], TrapReport(kept[1], slacks[best] >= 0, jnp.sum(slacks >= 0))
+    trapped, everywhere = slacks >= 0, returns.worst_start >= config.min_start_return
+    # Slacks are at most one: a trap from every start goes before all others.
+    best = jnp.argmax(slacks + jnp.where(trapped & everywhere, 2.0, 0.0))
+    kept, of_kept = jax.tree.map(lambda x: x[best], (logits, returns))
+    return kept, TrapReport(of_kept, trapped[best], everywhere[best], jnp.sum(trapped))
 
 
 def trap_objective(
@@ -144,12 +153,13 @@ def trap_objective(
 ) -> Float[Array, ""]:
     """What one restart ascends.
 
-        mean_c mean_T U(J(temper(π_c, T))) − β(progress)/E · J(temper(π_o, T_o)),
-        U(J) = J − J² / 2u
+        mean_c mean_T mean_s U(V(s; temper(π_c, T))) − β(progress)/E · J(temper(π_o, T_o)),
+        U(V) = V − V² / 2u
 
-    π_o has posterior weights, through which gradients flow: where an expert goes decides where it
-    has the majority. U weighs a return of −u twice as much as one near zero. It is meant for
-    returns below zero, and falls for returns above u.
+    with the mean over starts s. π_o has posterior weights, through which gradients flow: where an
+    expert goes decides where it has the majority. U weighs a return of −u twice as much as one near
+    zero, so that no start is sacrificed for the others. It is meant for returns below zero, and
+    falls for returns above u.
 
     Args:
       logits: every expert's logits in every state.
@@ -158,8 +168,8 @@ def trap_objective(
       progress: share of the run that is done, in [0, 1).
     """
     log_probs = jax.nn.log_softmax(logits)
-    experts = jax.vmap(lambda t: _experts(mdp, log_probs, t))(jnp.array(config.expert_temperatures))
-    utilities = experts - jnp.square(experts) / (2.0 * config.utility_scale)
+    values = jax.vmap(lambda t: _values(mdp, log_probs, t))(jnp.array(config.expert_temperatures))
+    utilities = (values - jnp.square(values) / (2.0 * config.utility_scale)) @ mdp.start
     clone = _pooled(mdp, log_probs)
     decay = 1.0 + (config.final_beta_share - 1.0) * progress
     beta = config.beta * decay / logits.shape[0]
@@ -175,11 +185,13 @@ def trap_returns(logits: Float[Array, "E S A"], mdp: FiniteMDP) -> TrapReturns:
     """
     log_probs = jax.nn.log_softmax(logits)
     clone = _pooled(mdp, log_probs)
+    greedy_values = _values(mdp, log_probs, 0.0)
     return TrapReturns(
-        experts=_experts(mdp, log_probs, 1.0),
-        greedy_experts=_experts(mdp, log_probs, 0.0),
+        experts=_values(mdp, log_probs, 1.0) @ mdp.start,
+        greedy_experts=greedy_values @ mdp.start,
         clone=_deployed(mdp, clone, 1.0),
         greedy_clone=_deployed(mdp, clone, 0.0),
+        worst_start=jnp.min(jnp.where(mdp.start[None] > 0, greedy_values, jnp.inf)),
     )
 
 
@@ -209,12 +221,16 @@ def _deployed(
     mdp: FiniteMDP, log_probs: Float[Array, "S A"], temperature: Float[Array, ""] | float
 ) -> Float[Array, ""]:
     """J(temper(π, T))."""
-    tempered = jax.vmap(mixture.temper, in_axes=(0, None))(log_probs, temperature)
-    return tabular.policy_return(mdp, jnp.exp(tempered))
+    return _values(mdp, log_probs[None], temperature)[0] @ mdp.start
 
 
-def _experts(
+def _values(
     mdp: FiniteMDP, log_probs: Float[Array, "E S A"], temperature: Float[Array, ""] | float
-) -> Float[Array, " E"]:
-    """J(temper(π_c, T)) of every expert."""
-    return jax.vmap(_deployed, in_axes=(None, 0, None))(mdp, log_probs, temperature)
+) -> Float[Array, "E S"]:
+    """Return of temper(π_c, T) from each state, of every expert."""
+
+    def one(log_probs):
+        tempered = jax.vmap(mixture.temper, in_axes=(0, None))(log_probs, temperature)
+        return tabular.state_values(mdp, jnp.exp(tempered))
+
+    return jax.vmap(one)(log_probs)

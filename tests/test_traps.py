@@ -37,6 +37,7 @@ def test_returns_of_a_trap_made_by_hand():
     np.testing.assert_allclose(returns.experts, sampled, rtol=1e-4)
     np.testing.assert_allclose(returns.clone, sampled, rtol=1e-4)
     np.testing.assert_allclose(returns.greedy_clone, -(1 + 1 + 50) / 3, rtol=1e-5)
+    np.testing.assert_allclose(returns.worst_start, -2.0, rtol=1e-5)
 
 
 def test_objective_of_one_temperature_reduces_to_the_exact_one(small_mdp, random_policies):
@@ -71,6 +72,7 @@ def test_slack_is_the_tightest_share():
         greedy_experts=jnp.array([-9.0, -8.0]),
         clone=jnp.array(-9.0),
         greedy_clone=jnp.array(-84.0),
+        worst_start=jnp.array(-60.0),
     )
     assert traps.slack(returns, config) == pytest.approx(0.1)
     missed = returns._replace(greedy_clone=jnp.array(-63.0))

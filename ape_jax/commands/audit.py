@@ -273,11 +273,12 @@ def _audit(
             )
         yield label, "demonstrations"
         for observer in observers:
+            sees = attackers.ATTACKERS[observer].sees(effort)
             outcomes = auditor.attack(observer, keys_attack, heads, shown, held_out)
             for deployment, outcome in outcomes.items():
                 content["rows"].append(
                     audit_table.row_json(
-                        *(name, observer, deployment, outcome),
+                        *(name, observer, sees, deployment, outcome),
                         *(pe_return, content["random_return"]),
                     )
                 )
@@ -320,7 +321,7 @@ def _draw(content: dict, out: Path) -> None:
 def _show(content: dict, out: Path, code: int) -> None:
     stdout = Console()
     for defence in content["defences"]:
-        lines = audit_table.defence_lines(content, defence["name"])
+        lines = audit_table.defence_lines(content, defence["name"], wide=False)
         if lines:
             title = audit_table.defence_title(defence)
             stdout.print(tables.rich_table(title, audit_table.HEADER, lines))

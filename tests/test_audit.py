@@ -1,0 +1,335 @@
+"""The audit end to end on small worlds: what it writes, what it refuses, what must agree."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ape_jax import attackers, cli, demonstration_files, demonstrations
+from ape_jax.attackers import Effort
+from ape_jax.audit import Auditor, deploy, measure, step_log_probs
+from ape_jax.core import tabular
+from ape_jax.defences import as_tables
+from ape_jax.observers import Modes, TablePolicy
+from ape_jax.types import SettingError
+
+EFFORT = Effort(
+    num_steps=20_000,
+    curve_steps=(100, 20_000),
+    curve_widths=(2, 8),
+    fit_updates=300,
+    recurrent_updates=100,
+    latent_restarts=2,
+)
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as error:
+        cli.main([str(argument) for argument in arguments])
+    return error.value.code
+
+
+@pytest.fixture(scope="module")
+def two_seeds(small_task):
+    """Heads [2, E, S, A] of two random ensembles on the small grid, and their demonstrations."""
+    keys = jax.random.split(jax.random.key(4), 2)
+    heads = jax.vmap(lambda key: small_task.networks.init(key).heads)(keys)
+    heads = jax.tree.map(lambda x: 1.5 * x, heads)
+    auditor = Auditor(small_task, EFFORT)
+    shown = auditor.demonstrate(keys, heads, EFFORT.num_steps)
+    held_out = auditor.demonstrate(jax.random.split(keys[0], 2), heads, 3_000)
+    return auditor, keys, heads, shown, held_out
+
+
+def test_cloning_agrees_with_the_posterior_observer(two_seeds):
+    auditor, keys, heads, shown, held_out = two_seeds
+    cloned = auditor.attack("behaviour_cloning", keys, heads, shown, held_out)
+    ideal = auditor.attack("posterior", keys, heads, shown, held_out)
+    np.testing.assert_allclose(
+        cloned["sampled"].clone_return, ideal["sampled"].clone_return, atol=0.12
+    )
+    np.testing.assert_allclose(
+        cloned["sampled"].log_likelihood, ideal["sampled"].log_likelihood, atol=0.02
+    )
+
+
+def test_no_clone_of_the_state_beats_the_entropy_of_the_mixture(two_seeds):
+    auditor, keys, heads, shown, held_out = two_seeds
+    measures = auditor.measure(keys, heads, held_out)
+    ideal = auditor.attack("posterior", keys, heads, shown, held_out)["sampled"]
+    # The same quantity, from 3,000 held-out steps whose terms lie within a few nats.
+    np.testing.assert_allclose(ideal.log_likelihood, -measures.mixture_entropy, atol=0.08)
+
+
+def test_measures_are_the_exact_ones(two_seeds, small_task, small_mdp):
+    _, keys, heads, _, held_out = two_seeds
+    one = jax.tree.map(lambda x: x[0], (heads, held_out))
+    measures = measure(small_task, *one, keys[0])
+    policies = jnp.exp(small_task.networks.tabulate_experts(one[0]))
+    exact = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, policies)
+    np.testing.assert_allclose(measures.experts, exact, rtol=1e-5)
+    assert float(measures.floor) == pytest.approx(
+        float(tabular.cloning_floor(small_mdp, policies)), rel=1e-5
+    )
+    entropy = np.asarray(measures.posterior_entropy)
+    assert entropy[0] == pytest.approx(np.log(2), abs=1e-5)
+    assert np.all(np.diff(entropy[:4]) < 0)
+    assert np.all(entropy >= 0)
+
+
+@pytest.mark.parametrize("name", attackers.ATTACKERS)
+def test_every_observer_runs_and_reports_its_deployments(two_seeds, name):
+    if attackers.ATTACKERS[name].continuous:
+        pytest.skip("for continuous actions: tests/observers/test_continuous.py")
+    auditor, keys, heads, shown, held_out = two_seeds
+    outcomes = auditor.attack(name, keys, heads, shown, held_out)
+    expected = (
+        ["sampled", "greedy", "best"] if name == "latent" else ["sampled", "tempered", "greedy"]
+    )
+    assert list(outcomes) == expected
+    for deployment, outcome in outcomes.items():
+        assert outcome.clone_return.shape == (2,)
+        assert np.all((outcome.clone_return >= -8) & (outcome.clone_return < 0))
+        assert np.all((outcome.agreement > 0) & (outcome.agreement <= 1))
+        assert (outcome.log_likelihood is None) == (deployment != "sampled")
+    if "best" in outcomes:
+        assert np.all(outcomes["best"].clone_return >= outcomes["greedy"].clone_return - 1e-4)
+
+
+def test_all_observers_of_optimal_experts_are_optimal(small_task, small_mdp):
+    optimal = tabular.optimal_policy(small_mdp)
+    heads = as_tables(jnp.log(jnp.maximum(jnp.tile(optimal, (1, 2, 1, 1)), 1e-30)))
+    keys = jax.random.split(jax.random.key(0), 1)
+    auditor = Auditor(small_task, EFFORT)
+    shown = auditor.demonstrate(keys, heads, EFFORT.num_steps)
+    best = float(tabular.policy_return(small_mdp, optimal))
+    names, _ = attackers.choose(list(attackers.ATTACKERS), has_experts=True)
+    for name in set(names) - {"limited"}:
+        outcomes = auditor.attack(name, keys, heads, shown, shown)
+        for deployment, outcome in outcomes.items():
+            # Recurrent clones are scored on 1,024 episodes with random starts.
+            tolerance = 0.12 if name == "recurrent" else 0.03
+            assert float(outcome.clone_return[0]) == pytest.approx(best, abs=tolerance), (
+                name,
+                deployment,
+            )
+
+
+def test_modes_are_averaged_by_share_and_the_best_is_found(small_task, small_mdp, two_seeds):
+    good = tabular.optimal_policy(small_mdp)
+    bad = jnp.full_like(good, 0.2)
+    tables = jnp.log(jnp.maximum(jnp.stack([bad, good, good]), 1e-30))
+    modes = Modes(TablePolicy(tables), jnp.array([0.75, 0.245, 0.005]))
+    held_out = jax.tree.map(lambda x: x[0], two_seeds[4])
+    outcomes = deploy(small_task, modes, held_out, jax.random.key(0))
+    returns = [float(tabular.policy_return(small_mdp, policy)) for policy in (bad, good)]
+    expected = 0.75 * returns[0] + 0.25 * returns[1]
+    assert float(outcomes["sampled"].clone_return) == pytest.approx(expected, rel=1e-4)
+    assert float(outcomes["best"].clone_return) == pytest.approx(returns[1], rel=1e-4)
+
+
+def test_step_log_probs_are_those_of_the_actions_taken(two_seeds, small_task):
+    shown = jax.tree.map(lambda x: x[0, :50], two_seeds[3])
+    table = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (9, 5)))
+    expected = [float(table[o, a]) for o, a in zip(shown.observation, shown.action, strict=True)]
+    np.testing.assert_allclose(step_log_probs(TablePolicy(table), shown), expected, rtol=1e-6)
+
+
+def test_memory_and_no_memory_are_deployed_alike(small_task, two_seeds):
+    """A policy that forgets everything is sampled to what it returns exactly."""
+
+    class Forgetful:
+        def start(self):
+            return jnp.float32(0.0)
+
+        def __call__(self, memory, observation, last_action):
+            return memory, table[observation]
+
+    table = jax.nn.log_softmax(2.0 * jax.random.normal(jax.random.key(0), (9, 5)))
+    held_out = jax.tree.map(lambda x: x[0, :200], two_seeds[4])
+    deployed = [
+        jax.jit(lambda policy=policy: deploy(small_task, policy, held_out, jax.random.key(1)))()
+        for policy in (Forgetful(), TablePolicy(table))
+    ]
+    for name in ("sampled", "tempered", "greedy"):
+        ours, exact = (outcomes[name] for outcomes in deployed)
+        assert float(ours.clone_return) == pytest.approx(float(exact.clone_return), abs=0.4)
+        assert float(ours.agreement) == pytest.approx(float(exact.agreement), rel=1e-4)
+
+
+def test_more_demonstrations_do_not_hurt_a_clone(two_seeds):
+    auditor, keys, _, shown, _ = two_seeds
+    few = auditor.limited(100, 8, keys, shown)["sampled"]
+    many = auditor.limited(20_000, 8, keys, shown)["sampled"]
+    assert np.mean(many) > np.mean(few) - 0.2
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    settings = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2", "--first-seed", "3"]
+    assert run("train", *settings, "--out", out) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def audited(trained, tmp_path_factory):
+    out = tmp_path_factory.mktemp("audit")
+    arguments = ["--observers", "mixture,behaviour_cloning,limited,mean_action", "--quick"]
+    arguments += ["--defences", "single_optimal", "--steps", "2000", "--out", out]
+    assert run("audit", trained, *arguments) == 0
+    return out
+
+
+def test_audit_writes_its_files(audited):
+    names = {path.name for path in audited.iterdir()}
+    assert names == {
+        "audit.json",
+        "audit.md",
+        "observers.png",
+        "demonstrations.png",
+        "posterior_entropy.png",
+    }
+
+
+def test_audit_json_has_the_names_that_stay(audited):
+    content = json.loads((audited / "audit.json").read_text())
+    assert content["horizon"] == 100
+    assert [defence["name"] for defence in content["defences"]] == ["run", "single_optimal"]
+    for row in content["rows"]:
+        assert row["defence"] in ("run", "single_optimal")
+        assert row["observer"] in ("mixture", "behaviour_cloning", "limited")
+        assert row["deployment"] in ("sampled", "tempered", "greedy")
+        summary = row["clone_return"]
+        assert summary["low"] <= summary["mean"] <= summary["high"]
+        assert len(summary["values"]) == 2
+        pe_return = next(d for d in content["defences"] if d["name"] == row["defence"])["pe_return"]
+        np.testing.assert_allclose(
+            row["gap"]["values"], np.subtract(pe_return["values"], summary["values"])
+        )
+    for defence in content["defences"]:
+        assert {"pe_return", "worst_expert", "floor", "price"} <= set(defence)
+        assert defence["worst_expert"]["mean"] <= defence["pe_return"]["mean"] + 1e-6
+    assert content["skipped"].keys() == {"mean_action"}
+    optimal = content["defences"][1]
+    assert optimal["price"]["mean"] == pytest.approx(0.0, abs=1e-4)
+
+
+def test_fraction_is_zero_for_random_and_one_for_pe(audited):
+    content = json.loads((audited / "audit.json").read_text())
+    for row in content["rows"]:
+        pe_return = next(d for d in content["defences"] if d["name"] == row["defence"])["pe_return"]
+        scale = np.subtract(pe_return["values"], content["random_return"])
+        expected = np.subtract(row["clone_return"]["values"], content["random_return"]) / scale
+        np.testing.assert_allclose(row["fraction"]["values"], expected, rtol=1e-6)
+
+
+def test_audit_table_has_the_strongest_observer_first(audited):
+    text = (audited / "audit.md").read_text()
+    section = text.split("## single optimal policy")[1].split("##")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| ")][2:]
+    returns = [float(row[4].split()[0]) for row in rows]
+    assert len(returns) == 9
+    assert returns == sorted(returns, reverse=True)
+    assert "mean_action is for continuous actions" in text
+
+
+def test_audit_of_a_file_alone(trained, tmp_path, capfd):
+    shown = tmp_path / "shown.npz"
+    assert run("demos", trained, "--steps", "3000", "--without-expert", "--out", shown) == 0
+    observers = "posterior,behaviour_cloning,latent"
+    arguments = ["--observers", observers, "--seeds", "2", "--out", tmp_path / "audit"]
+    assert run("audit", shown, *arguments) == 0
+    content = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    returns = demonstrations.complete_returns(demonstration_files.load(shown).demonstrations)
+    defence = content["defences"][0]
+    assert defence["pe_return"]["mean"] == pytest.approx(returns.mean(), abs=3.0)
+    assert defence["worst_expert"] is None
+    assert {row["observer"] for row in content["rows"]} == {"behaviour_cloning", "latent"}
+    printed = " ".join(capfd.readouterr().out.split())
+    assert "skipped: posterior needs the experts; there are only demonstrations" in printed
+
+
+BAD = [
+    (["absent"], "run must be a directory that ape-jax train made"),
+    (["--observers", "spy"], "observers must be among mixture"),
+    (["--observers", "mean_action"], "observers must hold one that can run here"),
+    (["--defences", "moat"], "defences must be among single_optimal"),
+    (["--seeds", "0"], "seeds must be at least 1; got 0"),
+    (["--steps", "1"], "steps must be at least 2; got 1"),
+    (["RUN", "--seeds", "3"], "seeds must be at most the 2 of the run; got 3"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value)[:40])
+def test_bad_settings_of_an_audit_get_one_message(arguments, message, trained, tmp_path, capfd):
+    out = tmp_path / "audit"
+    arguments = [str(trained) if argument == "RUN" else argument for argument in arguments]
+    assert run("audit", *arguments, "--out", out) == 2
+    printed = " ".join(capfd.readouterr().err.split())
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not out.exists()
+
+
+def test_audit_refuses_a_file_that_holds_something_else(tmp_path, capfd):
+    bad = tmp_path / "bad.npz"
+    bad.write_bytes(b"no demonstrations")
+    assert run("audit", bad, "--out", tmp_path / "audit") == 2
+    assert "error: " in capfd.readouterr().err
+    assert not (tmp_path / "audit").exists()
+
+
+def test_interrupted_audit_keeps_what_is_finished(trained, tmp_path, monkeypatch, capfd):
+    attack = Auditor.attack
+
+    def interrupted(self, name, *arguments):
+        if name == "behaviour_cloning":
+            raise KeyboardInterrupt
+        return attack(self, name, *arguments)
+
+    monkeypatch.setattr(Auditor, "attack", interrupted)
+    out = tmp_path / "audit"
+    arguments = ["--observers", "mixture,behaviour_cloning", "--steps", "2000", "--out", out]
+    assert run("audit", trained, *arguments) == 130
+    content = json.loads((out / "audit.json").read_text())
+    assert {row["observer"] for row in content["rows"]} == {"mixture"}
+    assert "interrupted; what is finished is saved" in capfd.readouterr().out
+
+
+def test_resample_draws_whole_episodes(small_task, two_seeds):
+    shown = jax.tree.map(lambda x: x[0, :400], two_seeds[3])
+    given, kept = demonstrations.hold_out(shown)
+    assert len(given.action) + len(kept.action) == 400
+    assert int(kept.episode[0]) == 0
+    sample = demonstrations.resample(given, 7)
+    assert len(sample.action) == len(given.action)
+    assert int(sample.episode[0]) == 0
+    assert set(np.diff(np.asarray(sample.episode))) <= {0, 1}
+    episodes = {
+        tuple(np.asarray(given.observation)[np.asarray(given.episode) == number])
+        for number in range(int(given.episode[-1]) + 1)
+    }
+    for number in range(int(sample.episode[-1])):
+        rows = np.asarray(sample.episode) == number
+        assert tuple(np.asarray(sample.observation)[rows]) in episodes
+
+
+def test_choosing_names_what_it_skips():
+    runs, skipped = attackers.choose(["dagger", "latent", "mean_action"], has_experts=False)
+    assert runs == ["latent"]
+    assert set(skipped) == {"dagger", "mean_action"}
+    with pytest.raises(SettingError, match="observers must be among"):
+        attackers.choose(["spy"], has_experts=True)
+
+
+def test_uniform_policy_sets_the_zero_of_the_scale(audited, small_task):
+    content = json.loads((audited / "audit.json").read_text())
+    from ape_jax.envs import GridWorld
+
+    mdp = GridWorld().finite_mdp()
+    uniform = jnp.full((100, 5), 0.2)
+    exact = float(tabular.policy_return(mdp, uniform))
+    assert content["random_return"] == pytest.approx(exact, rel=1e-5)
