@@ -85,7 +85,7 @@ def save(
 def load(path: Path | str, expected_env: str | None = None) -> DemonstrationFile:
     """Read demonstrations that :func:`save` or anyone else wrote in the format.
 
-    float64 and int64 are taken where float32 and int32 hold every value exactly.
+    float64 is rounded to float32, and int64 taken where int32 holds every value.
 
     Args:
       path: the file.
@@ -255,7 +255,7 @@ def _check(env_id: str, arrays: dict[str, np.ndarray], where: str) -> dict[str, 
 def _as_kind(
     name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, where: str
 ) -> np.ndarray:
-    """The array in its type, if it has the shape [N, …] and loses nothing."""
+    """The array in its type, if it has the shape [N, …]; float64 is rounded, int64 must fit."""
     if array.ndim == 0 or array.shape[1:] != shape:
         axes = ", ".join(map(str, ("N", *shape)))
         raise SettingError(
@@ -265,13 +265,13 @@ def _as_kind(
     if array.dtype == dtype:
         return array
     wider = _WIDER.get(dtype)
-    or_wider = "" if wider is None else f", or {wider} that {dtype} holds exactly"
+    or_wider = "" if wider is None else f", or {wider} within its range"
     fix = f"Convert it with {name}.astype(numpy.{dtype})"
     if array.dtype != wider:
         raise SettingError(f"{where}: {name} must be {dtype}{or_wider}; got {array.dtype}. {fix}")
     with np.errstate(over="ignore"):
         converted = array.astype(dtype)
-    lost = (converted != array) & ~(np.isnan(array) if dtype.kind == "f" else False)
+    lost = np.isfinite(array) & ~np.isfinite(converted) if dtype.kind == "f" else converted != array
     if lost.any():
         step, value = _first(array, lost)
         raise SettingError(

@@ -164,7 +164,8 @@ def compare(points: list[dict]) -> list[dict]:
       points: of ``sweep.json``.
 
     Returns:
-      For each observer and level: both gaps (level − clone), and their ratio.
+      For each observer and level: both gaps (level − clone), and their ratio. Nothing where the
+      two have no returns in common.
     """
     compared = []
     for observer in OBSERVERS:
@@ -185,7 +186,7 @@ def compare(points: list[dict]) -> list[dict]:
             continue
         low = max(way[np.argmin(way[:, 1]), 0] for way in ways.values())
         high = min(way[:, 0].max() for way in ways.values())
-        for level in np.linspace(low, high, NUM_LEVELS):
+        for level in np.linspace(low, high, NUM_LEVELS) if low <= high else ():
             gaps = {
                 training: level - way[way[:, 0] >= level, 1].min() for training, way in ways.items()
             }

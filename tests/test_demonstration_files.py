@@ -169,16 +169,12 @@ BAD = {
     "no complete episode": (grid_steps(6, ()), "at least one complete episode"),
     "int8 actions": (
         {"action": np.zeros(6, np.int8)},
-        "action must be int32, or int64 that int32 holds exactly; got int8. Convert it",
+        "action must be int32, or int64 within its range; got int8. Convert it",
     ),
     "float actions": ({"action": np.zeros(6, np.float32)}, "got float32. Convert it"),
     "boolean actions": ({"action": np.zeros(6, bool)}, "got bool. Convert it"),
     "complex rewards": ({"reward": np.zeros(6, complex)}, "got complex128. Convert it"),
     "text rewards": ({"reward": np.array(["x"] * 6)}, "reward must be float32"),
-    "float64 that loses": (
-        {"reward": np.full(6, 0.1)},
-        "got 0.1 at step 0. Convert it with reward.astype(numpy.float32)",
-    ),
     "float64 too large": (changed("reward", 1, 1e300, np.float64), "got 1e+300 at step 1"),
     "int64 that loses": (changed("action", 3, 2**40, np.int64), "got 1099511627776 at step 3"),
     "flags as numbers": ({"terminated": np.zeros(6, np.int32)}, "terminated must be bool; got int"),
@@ -371,3 +367,10 @@ def test_directory_that_is_not_there_gets_one_message(tmp_path):
     shown = Demonstrations(**grid_steps())
     with pytest.raises(SettingError, match="No such file or directory"):
         demonstration_files.save(tmp_path / "absent" / "shown.npz", GRIDWORLD, shown)
+
+
+def test_float64_is_rounded(tmp_path):
+    steps = {**grid_steps(), "reward": np.full(6, 0.1)}
+    reward = demonstration_files.load(write(tmp_path / "own.npz", **steps)).demonstrations.reward
+    assert reward.dtype == np.float32
+    np.testing.assert_array_equal(reward, np.full(6, 0.1, np.float32))

@@ -1,0 +1,126 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from ape_jax import cli, sweep
+from ape_jax.config import Hypers, TrainConfig
+from ape_jax.learner import create_state, make_task, updates
+from ape_jax.runner import seed_keys
+
+SMALL = ["--seeds", "2", "--num-updates", "4", "--betas", "0.1,0.6"]
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as error:
+        cli.main([str(argument) for argument in arguments])
+    return error.value.code
+
+
+def point(observer, training, beta, pe_returns, clone_returns):
+    return {
+        "observer": observer,
+        "training": training,
+        "beta": beta,
+        "pe_return": {"values": pe_returns},
+        "clone_return": {"values": clone_returns},
+    }
+
+
+def test_gaps_are_compared_at_the_same_return():
+    """By hand: levels from −14, where the later way ends, to −10; the frontier is a stair."""
+    points = [
+        point("uniform", "exact", 0.1, [-10.0, -12.0], [-10.0, -50.0]),
+        point("uniform", "exact", 0.3, [-14.0, -15.0], [-90.0, -80.0]),
+        point("uniform", "sampled", 0.1, [-9.5, -12.5], [-9.5, -40.0]),
+        point("uniform", "sampled", 0.3, [-14.5, -14.5], [-85.0, -84.0]),
+    ]
+    compared = sweep.compare(points)
+    assert len(compared) == sweep.NUM_LEVELS
+    first, last = compared[0], compared[-1]
+    assert first["pe_return"] == pytest.approx(-14.0)
+    assert first["exact_gap"] == pytest.approx(76.0)
+    assert first["sampled_gap"] == pytest.approx(26.0)
+    assert first["ratio"] == pytest.approx(26 / 76)
+    assert last["pe_return"] == pytest.approx(-10.0)
+    assert last["exact_gap"] == pytest.approx(0.0)
+    assert last["ratio"] is None
+
+
+def test_nothing_is_compared_without_an_exact_frontier():
+    assert sweep.compare([point("uniform", "sampled", 0.1, [-10.0], [-20.0])]) == []
+
+
+def test_swept_runs_are_those_that_train_alone():
+    """The same seed and β, side by side with others or by themselves."""
+    config = TrainConfig(num_updates=3, envs_per_expert=4)
+    ours = list(sweep.Sweep(config, Hypers(), (0.1, 0.6), 2, 5).sampled("uniform", lambda _: None))
+    task = make_task(config)
+    for swept, beta in zip(ours, (0.1, 0.6), strict=True):
+        hypers = dataclasses.replace(Hypers(), beta=beta)
+        for index, key in enumerate(seed_keys(5, 2)):
+            state = create_state(key, task.networks, hypers)
+            state, _ = jax.jit(updates, static_argnums=(0, 3))(task, state, hypers, 3)
+            heads = jax.tree.map(lambda x: x[None], state.params.heads)
+            alone = sweep.Sweep(config, Hypers(), (beta,), 1, 5)._measure_seeds(
+                task, "uniform", heads, seed_keys(5, 1)
+            )
+            np.testing.assert_allclose(swept.returns.pe[index], alone.pe[0], rtol=1e-4)
+            np.testing.assert_allclose(swept.returns.clone[index], alone.clone[0], rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        exact_train = sweep.exact.train
+        patch.setattr(sweep.exact, "train", lambda *a, **k: exact_train(*a, **k, num_updates=5))
+        assert run("sweep", *SMALL, "--out", out) == 0
+    return out
+
+
+def test_sweep_writes_every_point_and_a_figure(swept):
+    assert {path.name for path in swept.iterdir()} == {"sweep.json", "sweep.md", "frontier.png"}
+    content = json.loads((swept / "sweep.json").read_text())
+    assert content["seeds"] == 2
+    kinds = [(p["observer"], p["training"], p["beta"]) for p in content["points"]]
+    assert kinds == [
+        (observer, training, beta)
+        for observer in ("uniform", "greedy")
+        for training in ("sampled", "exact")
+        for beta in (0.1, 0.6)
+    ]
+    for p in content["points"]:
+        assert len(p["clone_return"]["values"]) == 2
+        assert p["worst_expert"]["mean"] <= p["pe_return"]["mean"] + 1e-6
+
+
+def test_sweep_of_an_environment_without_a_finite_mdp_has_samples_alone(tmp_path):
+    arguments = ["--env", "Catch-bsuite", "--head", "mlp", "--seeds", "1", "--num-updates", "2"]
+    assert run("sweep", *arguments, "--betas", "0.5", "--out", tmp_path) == 0
+    content = json.loads((tmp_path / "sweep.json").read_text())
+    assert {p["training"] for p in content["points"]} == {"sampled"}
+    assert content["comparison"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--betas", "0.1,x"], "betas must be numbers >= 0"),
+        (["--betas", ""], "betas must be numbers >= 0"),
+        (["--betas", "-1"], "betas must be numbers >= 0"),
+        (["--seeds", "0"], "seeds must be at least 1; got 0"),
+        (["--env", "GridWorld"], "Nearest: GridWorld-ape"),
+        (["--num-experts", "0"], "num_experts must be at least 1"),
+        (["--env", "Pendulum-v1", "--head", "mlp"], "needs a discrete action space"),
+    ],
+)
+def test_bad_settings_of_a_sweep_get_one_message(arguments, message, tmp_path, capfd):
+    out = tmp_path / "sweep"
+    assert run("sweep", *arguments, "--out", out) == 2
+    printed = " ".join(capfd.readouterr().err.replace("│", " ").split())
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not out.exists()
