@@ -1,0 +1,32 @@
+"""The programs in docs/ run and print what the pages say they do."""
+
+import re
+from pathlib import Path
+
+import jax
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def run_programs(page, capsys) -> str:
+    programs = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+    assert len(programs) == 1
+    with jax.numpy_rank_promotion("allow"):
+        exec(compile(programs[0], page, "exec"), {})
+    return capsys.readouterr().out
+
+
+def test_program_of_demonstrations_writes_a_file_that_loads(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert re.fullmatch(r"CartPole-v1 \(\d+, 4\) None\n", run_programs("demonstrations.md", capsys))
+
+
+def test_observer_of_one_s_own_fits_and_does_better_than_counting(capsys):
+    filtered, plain, _ = map(float, run_programs("observers.md", capsys).split())
+    assert -100 <= plain < filtered < 0
+
+
+def test_observer_of_one_s_own_takes_twenty_lines():
+    page = (DOCS / "observers.md").read_text("utf-8")
+    defined = page.split("class GoodEpisodes")[1].split("\n\n\n")[0]
+    assert len(defined.splitlines()) <= 20
