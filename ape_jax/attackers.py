@@ -52,10 +52,10 @@ class Effort:
 
 QUICK = Effort(
     num_steps=100_000,
-    curve_steps=(100, 1_000, 10_000, 100_000),
-    curve_widths=(2, 8, 64),
+    curve_steps=(100, 1_000, 100_000),
+    curve_widths=(2, 64),
     fit_updates=600,
-    recurrent_updates=300,
+    recurrent_updates=200,
     latent_restarts=3,
 )
 

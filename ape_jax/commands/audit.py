@@ -63,7 +63,7 @@ class AuditOptions:
     """Directory of tables and figures; those of an earlier audit are replaced."""
 
 
-QUICK_UPDATES = 600
+QUICK_UPDATES = 400
 FIGURES = ("observers.png", "demonstrations.png", "posterior_entropy.png")
 
 

@@ -83,7 +83,7 @@ class Recurrent:
     max_length: int = 32
     """Steps of an episode that it learns from; it goes on by itself from there."""
     num_updates: int = 1000
-    batch_size: int = 128
+    batch_size: int = 64
     """Episodes of an update."""
     learning_rate: float = 1e-2
 
