@@ -118,25 +118,25 @@ def latent(setting: Setting) -> Observer:
 
 ATTACKERS = {
     "mixture": Attacker(
-        lambda effort: "experts, weighed evenly",
+        lambda effort: "experts, evenly",
         lambda setting: Mixture(setting.task.networks, setting.heads),
         needs_experts=True,
     ),
     "posterior": Attacker(
-        lambda effort: "experts, weighed by p(c|s)",
+        lambda effort: "experts, by p(c|s)",
         lambda setting: Posterior(setting.task, setting.heads),
         needs_experts=True,
     ),
     "behaviour_cloning": Attacker(lambda effort: "all steps", cloning),
     "limited": Attacker(
-        lambda effort: f"{effort.limited_steps:,} steps, {effort.limited_width} units",
+        lambda effort: f"{effort.limited_steps:,} steps, {effort.limited_width} wide",
         lambda setting: limited(
             setting, setting.effort.limited_steps, setting.effort.limited_width
         ),
     ),
-    "latent": Attacker(lambda effort: "all steps, by episode", latent),
+    "latent": Attacker(lambda effort: "all steps, episodes", latent),
     "recurrent": Attacker(
-        lambda effort: "episodes, own history",
+        lambda effort: "episodes, memory",
         lambda setting: Recurrent(
             setting.task.networks,
             setting.task.num_steps,
@@ -144,7 +144,7 @@ ATTACKERS = {
         ),
     ),
     "dagger": Attacker(
-        lambda effort: "steps, experts' answers",
+        lambda effort: "steps, answers",
         lambda setting: Dagger(setting.task, setting.heads, cloning(setting)),
         needs_experts=True,
     ),

@@ -12,8 +12,8 @@ YARDSTICKS = ("mixture", "posterior")
 """Observers that look inside the ensemble: they attack nobody, but bound those who do."""
 
 EXPLANATION = (
-    "Clone return: of an episode in which the clone acts. Recovered: the clone's return on a scale "
-    "where a uniformly random policy is 0 and the ensemble (PE) is 1. Agreement: probability that "
+    "Clone return: of an episode in which the clone acts. Share: how much of the ensemble's return "
+    "(PE) the clone gets, on a scale where a uniformly random policy is 0. Agreement: probability that "
     "the clone acts as a demonstrator did on held-out steps. In brackets: 95 % bootstrap interval "
     "over seeds. Sampled clones draw their actions, greedy ones take the most probable, tempered "
     "ones are in between (temperature 0.5); best is what an attacker finds who may try "
@@ -97,7 +97,10 @@ def worst_first(rows: Iterable[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: -row["clone_return"]["mean"])
 
 
-HEADER = ["observer", "deployed", "sees", "clone return", "recovered", "agrees"]
+HEADER = ["observer", "deployed", "sees", "clone return", "share", "agreement"]
+NARROW_HEADER = HEADER[:-1]
+"""For eighty characters."""
+TEXT_COLUMNS = 3
 
 
 def defence_lines(content: Mapping, name: str, wide: bool) -> list[list[str]]:
@@ -106,7 +109,8 @@ def defence_lines(content: Mapping, name: str, wide: bool) -> list[list[str]]:
     Args:
       content: of ``audit.json``.
       name: of the defence.
-      wide: with every interval; else with those of the return alone, for eighty characters.
+      wide: every column and interval; else the columns of the narrow header, and the interval of
+        the return alone.
     """
     rows = worst_first(row for row in content["rows"] if row["defence"] == name)
     return [
@@ -116,7 +120,7 @@ def defence_lines(content: Mapping, name: str, wide: bool) -> list[list[str]]:
             row["sees"],
             with_interval(row["clone_return"], digits=2 if wide else 1),
             "" if row["fraction"] is None else _share(row["fraction"], wide),
-            _share(row["agreement"], wide),
+            *([with_interval(row["agreement"])] if wide else []),
         ]
         for row in rows
     ]
@@ -165,7 +169,7 @@ def markdown(content: Mapping) -> str:
         paragraphs.append(f"## {defence['label']}")
         paragraphs.append(defence_title(defence).split(": ", 1)[1] + ".")
         lines = defence_lines(content, defence["name"], wide=True)
-        paragraphs.append(tables.markdown_table(HEADER, lines))
+        paragraphs.append(tables.markdown_table(HEADER, lines, TEXT_COLUMNS))
     if content["skipped"]:
         skipped = [f"- {name} {reason}" for name, reason in content["skipped"].items()]
         paragraphs.append("## Observers that did not run\n\n" + "\n".join(skipped))

@@ -190,9 +190,9 @@ def observer_bars(content: Mapping) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.25)
         axes.set_axisbelow(True)
-    grid[0, 0].set_yticks(
-        range(len(kinds)), [f"{observer}, {deployed}" for observer, deployed in kinds], fontsize=7.5
-    )
+    labels = [f"{observer}, {deployed}" for observer, deployed in kinds]
+    for line in grid:
+        line[0].set_yticks(range(len(kinds)), labels, fontsize=7.5)
     grid[0, 0].set_ylim(len(kinds) - 0.4, -0.6)
     figure.supxlabel("return of the clone, drawn from what a random policy gets", fontsize=10)
     deployed = {kind[1]: DEPLOYMENT_COLOURS[kind[1]] for kind in kinds}

@@ -63,8 +63,10 @@ def narrow(cells: Sequence[str]) -> list[str]:
     return [cells[0], *(cell.replace(" ", "\n") for cell in cells[1:])]
 
 
-def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """For the terminal."""
+def rich_table(
+    title: str, header: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 1
+) -> Table:
+    """For the terminal; the first columns hold text, the others numbers."""
     table = Table(
         title=title,
         title_justify="left",
@@ -73,13 +75,15 @@ def rich_table(title: str, header: Sequence[str], lines: Sequence[Sequence[str]]
         collapse_padding=True,
     )
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right")
+        table.add_column(name, justify="left" if index < text_columns else "right")
     for line in lines:
         table.add_row(*line)
     return table
 
 
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """For a file."""
-    rule = ["---", *["---:"] * (len(header) - 1)]
+def markdown_table(
+    header: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 1
+) -> str:
+    """For a file; the first columns hold text, the others numbers."""
+    rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])

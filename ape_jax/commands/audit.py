@@ -324,7 +324,9 @@ def _show(content: dict, out: Path, code: int) -> None:
         lines = audit_table.defence_lines(content, defence["name"], wide=False)
         if lines:
             title = audit_table.defence_title(defence)
-            stdout.print(tables.rich_table(title, audit_table.HEADER, lines))
+            stdout.print(
+                tables.rich_table(title, audit_table.NARROW_HEADER, lines, audit_table.TEXT_COLUMNS)
+            )
     say(stdout, audit_table.EXPLANATION)
     for name, reason in content["skipped"].items():
         say(stdout, f"skipped: {name} {reason}")

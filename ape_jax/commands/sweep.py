@@ -118,6 +118,7 @@ def _betas(text: str) -> tuple[float, ...]:
 
 
 HEADER = ["observer", "training", "beta", "PE", "worst expert", "clone"]
+TEXT_COLUMNS = 2
 COMPARISON = ["observer", "PE at least", "gap, sampled", "gap, exact", "ratio"]
 
 
@@ -140,13 +141,13 @@ def _show(content: dict, out: Path, code: int) -> None:
     paragraphs = [
         f"# Frontier of {content['env']}",
         note,
-        tables.markdown_table(HEADER, lines),
+        tables.markdown_table(HEADER, lines, TEXT_COLUMNS),
         "Largest gap (PE − clone) of any ensemble that returns at least so much:",
         tables.markdown_table(COMPARISON, compared),
     ]
     (out / "sweep.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     stdout = Console()
-    stdout.print(tables.rich_table("PE and clone over beta", HEADER, lines))
+    stdout.print(tables.rich_table("PE and clone over beta", HEADER, lines, TEXT_COLUMNS))
     if compared:
         title = "largest gap (PE - clone) of any ensemble that returns at least so much"
         stdout.print(tables.rich_table(title, COMPARISON, compared))
