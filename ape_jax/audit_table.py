@@ -12,14 +12,14 @@ YARDSTICKS = ("mixture", "posterior")
 """Observers that look inside the ensemble: they attack nobody, but bound those who do."""
 
 EXPLANATION = (
-    "Clone return: of an episode in which the clone acts. Share: how much of the ensemble's return "
-    "(PE) the clone gets, on a scale where a uniformly random policy is 0. Agreement: probability that "
-    "the clone acts as a demonstrator did on held-out steps. In brackets: 95 % bootstrap interval "
-    "over seeds. Sampled clones draw their actions, greedy ones take the most probable, tempered "
-    "ones are in between (temperature 0.5); best is what an attacker finds who may try "
-    "all its clones, sampled and greedy, in the environment. Rows marked * look inside the "
-    "ensemble. The floor bounds every sampled clone that is a function of the state and has seen "
-    "enough."
+    "Clone return: of an episode in which the clone acts. Share: how much of the ensemble's "
+    "return (PE) the clone gets, on a scale where a uniformly random policy is 0. Agreement: "
+    "probability that the clone acts as a demonstrator did on held-out steps. In brackets: 95 % "
+    "bootstrap interval over seeds. Sampled clones draw their actions, greedy ones take the "
+    "most probable, tempered ones are in between (temperature 0.5); best is what an attacker "
+    "finds who may try all its clones, sampled and greedy, in the environment. Rows marked * "
+    "look inside the ensemble. The floor bounds every sampled clone that is a function of the "
+    "state and has seen enough."
 )
 
 

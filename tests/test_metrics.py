@@ -52,3 +52,20 @@ def test_write_json_replaces_whole_files(tmp_path):
 def test_markdown_table_has_a_rule_and_a_line_each():
     text = tables.markdown_table(["a", "b"], [["x", "1"], ["y", "2"]])
     assert text.splitlines() == ["| a | b |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
+
+
+def test_interval_is_about_that_of_the_normal_mean_where_there_are_many_values():
+    values = np.random.default_rng(1).normal(3.0, 2.0, size=400)
+    summary = metrics.interval(values)
+    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
+    assert summary["mean"] == pytest.approx(values.mean())
+    assert summary["low"] == pytest.approx(values.mean() - half, abs=0.02)
+    assert summary["high"] == pytest.approx(values.mean() + half, abs=0.02)
+    assert summary["values"] == values.tolist()
+    assert metrics.interval(values) == summary
+
+
+def test_interval_of_equal_values_is_a_point_and_of_one_value_is_none():
+    assert metrics.interval([2.0, 2.0, 2.0])["low"] == 2.0
+    one = metrics.interval([2.0])
+    assert (one["mean"], one["low"], one["high"]) == (2.0, None, None)
