@@ -3,12 +3,14 @@
 One expert alone can trap its own greedy clone, by being good on average and wrong in its most
 probable action. A trap ensemble forbids itself that.
 
-How they trap, where it was looked at (10 × 10 grid): at a cell next to the goal one expert, which
-seldom comes there, mostly waits. Waiting is long, so most of what the pool shows of that cell is
-waiting; the other experts, whose way leads through it, are outvoted. If the waiting expert waits
-there with its most probable action, it is itself stuck when greedy and started in that one cell,
-which costs its mean return about one. Restarts whose greedy experts arrive from *every* start are
-therefore preferred, and the report says whether the one that was kept is such.
+How they trap, where it was looked at (10 × 10 grid, two pairs): the greedy clone walks to and fro
+between two neighbouring cells close to the goal. In one of them the way of one expert has the
+majority of the pool, in the other that of its partner, which leads back; or the experts' first
+choices differ, and the second choice of both outvotes them. Each expert passes both cells.
+
+A mean over starts allows an expert to be stuck in a cell or two, where waiting gives it the
+majority cheaply. Restarts whose greedy experts arrive from *every* start are therefore preferred,
+and the report says whether the one that was kept is such.
 """
 
 import dataclasses
