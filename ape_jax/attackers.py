@@ -9,10 +9,8 @@ from ape_jax.networks import Networks, make_networks
 from ape_jax.observers import (
     BehaviourCloning,
     Dagger,
-    GaussianMixture,
     LatentCloning,
     Limited,
-    MeanAction,
     Mixture,
     Observer,
     Posterior,
@@ -77,8 +75,6 @@ class Attacker(NamedTuple):
     make: Callable[[Setting], Observer]
     needs_experts: bool = False
     """Whether it looks inside the ensemble, or asks it."""
-    continuous: bool = False
-    """Whether it is for continuous actions."""
 
 
 def _network(setting: Setting, width: int | None = None) -> Networks:
@@ -148,14 +144,11 @@ ATTACKERS = {
         lambda setting: Dagger(setting.task, setting.heads, cloning(setting)),
         needs_experts=True,
     ),
-    "mean_action": Attacker(
-        lambda effort: "all steps", lambda setting: MeanAction(), continuous=True
-    ),
-    "gaussian_mixture": Attacker(
-        lambda effort: "all steps", lambda setting: GaussianMixture(), continuous=True
-    ),
 }
 """Observers by name."""
+
+CONTINUOUS = ("mean_action", "gaussian_mixture")
+"""Observers of continuous actions, which have to wait for experts of their kind."""
 
 
 def choose(names: Sequence[str], has_experts: bool) -> tuple[list[str], dict[str, str]]:
@@ -166,15 +159,16 @@ def choose(names: Sequence[str], has_experts: bool) -> tuple[list[str], dict[str
     """
     runs, skipped = [], {}
     for name in names:
-        if name not in ATTACKERS:
-            raise SettingError(f"observers must be among {', '.join(ATTACKERS)}; got {name!r}")
-        if ATTACKERS[name].continuous:
+        if name in CONTINUOUS:
             skipped[name] = "is for continuous actions; this environment's are discrete"
+        elif name not in ATTACKERS:
+            known = (*ATTACKERS, *CONTINUOUS)
+            raise SettingError(f"observers must be among {', '.join(known)}; got {name!r}")
         elif ATTACKERS[name].needs_experts and not has_experts:
             skipped[name] = "needs the experts; there are only demonstrations"
         else:
             runs.append(name)
     if not runs:
         reasons = "; ".join(f"{name} {reason}" for name, reason in skipped.items())
-        raise SettingError(f"observers must hold one that can run here; {reasons}")
+        raise SettingError(f"observers must hold one that can run here; {reasons or 'got none'}")
     return runs, skipped

@@ -1,12 +1,13 @@
 """The audit as JSON, and as tables for people."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from ape_jax import tables
 from ape_jax.audit import Measures, Outcome
-from ape_jax.metrics import interval
+from ape_jax.defences import Ensemble
+from ape_jax.metrics import interval, percentiles
 
 YARDSTICKS = ("mixture", "posterior")
 """Observers that look inside the ensemble: they attack nobody, but bound those who do."""
@@ -31,6 +32,7 @@ def row_json(
     outcome: Outcome,
     pe_return: np.ndarray,
     random_return: float,
+    summarise: Callable = interval,
 ) -> dict:
     """One row of ``audit.json``; arrays [K]. No fraction where PE is no better than random."""
     clone = np.asarray(outcome.clone_return, np.float64)
@@ -41,27 +43,27 @@ def row_json(
         "observer": observer,
         "deployment": deployment,
         "sees": sees,
-        "clone_return": interval(clone),
-        "gap": interval(pe_return - clone),
-        "fraction": (
-            interval((clone - random_return) / scale) if np.all(np.abs(scale) > 1e-6) else None
-        ),
-        "agreement": interval(outcome.agreement),
-        "log_likelihood": None if log_likelihood is None else interval(log_likelihood),
+        "clone_return": summarise(clone),
+        "gap": summarise(pe_return - clone),
+        "fraction": (summarise((clone - random_return) / scale) if np.all(scale > 1e-6) else None),
+        "agreement": summarise(outcome.agreement),
+        "log_likelihood": None if log_likelihood is None else summarise(log_likelihood),
     }
 
 
 def defence_json(
-    name: str, label: str, num_experts: int, measures: Measures, optimal_return: float | None
+    ensemble: Ensemble, label: str, measures: Measures, optimal_return: float | None
 ) -> dict:
     """One entry of ``defences``; arrays [K, …]."""
     experts = np.asarray(measures.experts, np.float64)
     pe_return = experts.mean(axis=1)
     entropy = np.asarray(measures.posterior_entropy, np.float64)
+    several = ensemble.num_experts > 1
     return {
-        "name": name,
+        "name": ensemble.name,
         "label": label,
-        "num_experts": num_experts,
+        "num_experts": ensemble.num_experts,
+        **ensemble.facts,
         "pe_return": interval(pe_return),
         "worst_expert": interval(experts.min(axis=1)),
         "greedy_experts": interval(np.mean(measures.greedy_experts, axis=1)),
@@ -71,7 +73,7 @@ def defence_json(
         "mixture_entropy": (
             None if measures.mixture_entropy is None else interval(measures.mixture_entropy)
         ),
-        "posterior_entropy": [interval(step) for step in entropy.T],
+        "posterior_entropy": [interval(step) for step in entropy.T] if several else None,
     }
 
 
@@ -89,7 +91,7 @@ def file_defence_json(name: str, label: str, pe_return: np.ndarray) -> dict:
             "posterior_entropy",
         )
     )
-    return {"name": name, "label": label, "pe_return": interval(pe_return), **unknown}
+    return {"name": name, "label": label, "pe_return": percentiles(pe_return), **unknown}
 
 
 def worst_first(rows: Iterable[dict]) -> list[dict]:
@@ -137,6 +139,12 @@ def defence_title(defence: Mapping) -> str:
     ):
         if defence[key] is not None:
             parts.append(f"{name} {with_interval(defence[key])}")
+    if "trapped" in defence:
+        traps, everywhere = defence["trapped"], defence["from_every_start"]
+        parts.append(
+            f"a trap in {sum(traps)} of {len(traps)} seed(s), with greedy experts that arrive from "
+            f"every start in {sum(everywhere)}"
+        )
     return ", ".join(parts)
 
 

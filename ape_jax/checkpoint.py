@@ -41,7 +41,13 @@ def load_run(run: Path | str) -> tuple[RunConfig, Task, EnsembleParams]:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
         jax.eval_shape(jax.vmap(task.networks.init), keys),
     )
-    return config, task, ocp.load(_final(run), expected)
+    try:
+        return config, task, ocp.load(_final(run), expected)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise SettingError(
+            f"run must hold parameters that fit its config.yaml; {_final(run)} is damaged or of "
+            f"another configuration ({type(error).__name__}). Train again"
+        ) from None
 
 
 def _final(run: Path) -> Path:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ape_jax import envs, traps
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.core.tabular import FiniteMDP
@@ -30,7 +30,7 @@ LABELS = {
 }
 """Defences, and what people call them."""
 
-GREEDY = {"beta": 0.3, "temperature": 0.1}
+GREEDY_BETA, GREEDY_TEMPERATURE = 0.3, 0.1
 """Hyperparameters of greedy-APE: against an observer who is nearly greedy."""
 
 GREEDY_UPDATES = 2000
@@ -49,6 +49,8 @@ class Ensemble(NamedTuple):
     num_experts: int
     heads: Params
     """[K, E, …]; where there are fewer experts than E, each is there several times."""
+    facts: dict[str, list[bool]] = {}  # noqa: RUF012  Never changed.
+    """What else is known of each seed."""
 
 
 Report = Callable[[str, int, int], None]
@@ -59,7 +61,7 @@ class Defences:
     """Makes ensembles of one shape, so that one compiled program attacks them all.
 
     Where observations are finite, every ensemble is a table of log-probabilities; an ensemble of
-    fewer experts holds each several times, which changes nothing for anyone.
+    fewer experts holds each several times, which changes nothing for any observer.
     """
 
     def __init__(
@@ -95,8 +97,10 @@ class Defences:
     @property
     def available(self) -> list[str]:
         """Defences that can be had in this environment."""
-        needs_mdp = {"bounded_random", "trap"}
-        return [name for name in LABELS if self.task.mdp is not None or name not in needs_mdp]
+        lacking = set() if self.task.mdp is not None else {"bounded_random", "trap"}
+        if self.config.num_experts < 2:
+            lacking.add("trap")
+        return [name for name in LABELS if name not in lacking]
 
     def check(self, names: Iterable[str]) -> None:
         """Raise where one of them cannot be made.
@@ -110,7 +114,8 @@ class Defences:
             if name not in self.available:
                 raise SettingError(
                     f"defence {name!r} needs an environment with a finite MDP, such as "
-                    f"{envs.GRIDWORLD}; got env={self.config.env!r}"
+                    f"{envs.GRIDWORLD}, and a trap two experts or more; got "
+                    f"env={self.config.env!r} and num_experts={self.config.num_experts}"
                 )
 
     def make(self, name: str) -> Ensemble:
@@ -130,23 +135,23 @@ class Defences:
 
     def _single_optimal(self) -> Ensemble:
         if self.task.mdp is None:
-            return self._train("single_optimal", 1, {"beta": 0.0})
+            return self._train("single_optimal", num_experts=1)
         policy = tabular.optimal_policy(self.task.mdp)[None]
         return self._built("single_optimal", jnp.tile(policy, (len(self.keys), 1, 1, 1)))
 
     def _independent_optimal(self) -> Ensemble:
         if self.task.mdp is None:
-            return self._train("independent_optimal", None, {"beta": 0.0})
+            return self._train("independent_optimal")
         policies = jax.vmap(independent_optimal, (0, None, None))(
             self.keys, self.task.mdp, self.config.num_experts
         )
         return self._built("independent_optimal", policies)
 
     def _entropy(self) -> Ensemble:
-        return self._train("entropy", None, {"beta": 0.0, "entropy_bonus": ENTROPY_BONUS})
+        return self._train("entropy", entropy_bonus=ENTROPY_BONUS)
 
     def _pg_ape(self) -> Ensemble:
-        return self._train("pg_ape", None, {})
+        return self._train("pg_ape", beta=recipe(self.config.head)[1].beta)
 
     def _bounded_random(self) -> Ensemble:
         mdp = self.task.mdp
@@ -159,34 +164,54 @@ class Defences:
         )
 
     def _greedy_ape(self) -> Ensemble:
-        return self._train("greedy_ape", None, GREEDY)
+        return self._train("greedy_ape", greedy=True)
 
     def _greedy_ape_single(self) -> Ensemble:
-        return self._train("greedy_ape_single", 1, GREEDY)
+        return self._train("greedy_ape_single", num_experts=1, greedy=True)
 
     def _trap(self) -> Ensemble:
         mdp = self.task.mdp
         assert mdp is not None
         train = jax.jit(traps.train, static_argnums=(2, 3))
-        num_experts = max(self.config.num_experts, 2)
-        logits = []
+        trained = []
         for index, key in enumerate(self.keys):
-            logits.append(train(key, mdp, num_experts, traps.TrapConfig())[0])
+            trained.append(train(key, mdp, self.config.num_experts, traps.TrapConfig()))
             self._report("trap", index + 1, len(self.keys))
-        return self._built("trap", jax.nn.softmax(jnp.stack(logits)))
+        ensemble = self._built("trap", jax.nn.softmax(jnp.stack([one for one, _ in trained])))
+        facts = {
+            "trapped": [bool(report.trapped) for _, report in trained],
+            "from_every_start": [bool(report.from_every_start) for _, report in trained],
+        }
+        return ensemble._replace(facts=facts)
 
-    def _train(self, name: str, num_experts: int | None, changes: dict) -> Ensemble:
+    def _train(
+        self,
+        name: str,
+        num_experts: int | None = None,
+        beta: float = 0.0,
+        entropy_bonus: float = 0.0,
+        greedy: bool = False,
+    ) -> Ensemble:
         config = self.config
         if num_experts is not None:
             config = dataclasses.replace(config, num_experts=num_experts)
-        if changes is GREEDY:
+        if greedy:
             config = dataclasses.replace(
                 config,
                 num_updates=min(config.num_updates, GREEDY_UPDATES),
                 observer=greedy_weights(self.task.mdp),
             )
-        runner = self._runners.setdefault(config, Runner(make_task(config)))
-        for chunk in runner.run(self.keys, dataclasses.replace(self.hypers, **changes)):
+        if config not in self._runners:
+            self._runners[config] = Runner(make_task(config))
+        runner = self._runners[config]
+        hypers = dataclasses.replace(
+            self.hypers,
+            beta=GREEDY_BETA if greedy else beta,
+            temperature=GREEDY_TEMPERATURE if greedy else 1.0,
+            entropy_bonus=entropy_bonus,
+            min_return=None,
+        )
+        for chunk in runner.run(self.keys, hypers):
             self._report(name, chunk.num_done, chunk.num_updates)
         return self.adopt(name, runner.task.networks, chunk.state.params.heads)
 

@@ -119,16 +119,23 @@ def hold_out(shown: Demonstrations) -> tuple[Demonstrations, Demonstrations]:
 
 
 def resample(shown: Demonstrations, seed: int) -> Demonstrations:
-    """As many steps, of episodes drawn with replacement; the last is cut where steps run out."""
+    """As many steps, of episodes drawn with replacement; the last is cut where steps run out.
+
+    Every tenth place is filled from every tenth episode, and the others from the others, so that
+    what a fit holds out (``fitting.held_out``) is not what it is fitted to.
+    """
     episode = np.asarray(shown.episode)
     num_steps = len(episode)
     begins = np.searchsorted(episode, np.arange(episode[-1] + 2))
     generator = np.random.default_rng(seed)
+    tenth = np.arange(len(begins) - 1) % 10 == 5
+    sources = {part: np.flatnonzero(tenth == part) for part in (False, True)}
     rows: list[np.ndarray] = []
     numbers: list[np.ndarray] = []
     total = 0
     while total < num_steps:
-        drawn = generator.integers(len(begins) - 1)
+        source = sources[len(numbers) % 10 == 5]
+        drawn = generator.choice(source if len(source) else len(begins) - 1)
         steps = np.arange(begins[drawn], begins[drawn + 1])[: num_steps - total]
         rows.append(steps)
         numbers.append(np.full(len(steps), len(numbers)))

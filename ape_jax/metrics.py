@@ -33,6 +33,15 @@ def interval(values) -> dict:
     return {"mean": float(values.mean()), "low": low, "high": high, "values": values.tolist()}
 
 
+def percentiles(values) -> dict:
+    """The same of values that are bootstrap replicates themselves, one a resample."""
+    values = np.asarray(values, np.float64)
+    low, high = (float(end) for end in np.quantile(values, (0.025, 0.975)))
+    if len(values) == 1:
+        return interval(values)
+    return {"mean": float(values.mean()), "low": low, "high": high, "values": values.tolist()}
+
+
 def fingerprint(params) -> str:
     """SHA-256 of all parameters: names, types, shapes and bytes, in the order of their names."""
     digest = hashlib.sha256()

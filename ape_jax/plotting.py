@@ -230,7 +230,7 @@ def limited_curves(content: Mapping) -> Figure:
         line[0].set_ylabel(f"return of the {deployment} clone")
     for axes, label in zip(grid[1], labels.values(), strict=True):
         axes.set_xlabel(label)
-    grid[0, 0].set_title("over demonstrations, 64 units", fontsize=10)
+    grid[0, 0].set_title("over demonstrations, widest network", fontsize=10)
     grid[0, 1].set_title("over width, all demonstrations", fontsize=10)
     handles = grid[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8.5)

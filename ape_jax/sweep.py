@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from ape_jax import evaluation, exact
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.defences import GREEDY, as_tables, greedy_weights
+from ape_jax.defences import GREEDY_TEMPERATURE, as_tables, greedy_weights
 from ape_jax.learner import Task, make_task
 from ape_jax.metrics import interval
 from ape_jax.observers import Mixture, Posterior
@@ -146,7 +146,7 @@ class Sweep:
 
 
 def _temperature(observer: str) -> float:
-    return GREEDY["temperature"] if observer == "greedy" else 1.0
+    return GREEDY_TEMPERATURE if observer == "greedy" else 1.0
 
 
 NUM_LEVELS = 6

@@ -81,8 +81,6 @@ def test_measures_are_the_exact_ones(two_seeds, small_task, small_mdp):
 
 @pytest.mark.parametrize("name", attackers.ATTACKERS)
 def test_every_observer_runs_and_reports_its_deployments(two_seeds, name):
-    if attackers.ATTACKERS[name].continuous:
-        pytest.skip("for continuous actions: tests/observers/test_continuous.py")
     auditor, keys, heads, shown, held_out = two_seeds
     outcomes = auditor.attack(name, keys, heads, shown, held_out)
     expected = (
@@ -253,10 +251,12 @@ def test_audit_of_a_file_alone(trained, tmp_path, capfd):
 
 
 BAD = [
-    (["absent"], "run must be a directory that ape-jax train made"),
+    (["absent"], "run must be a run of ape-jax train or a file of demonstrations"),
     (["--observers", "spy"], "observers must be among mixture"),
     (["--observers", "mean_action"], "observers must hold one that can run here"),
     (["--defences", "moat"], "defences must be among single_optimal"),
+    (["--observers", ","], "observers must hold one that can run here; got none"),
+    (["--defences", ","], "defences must hold one where there is no run; got none"),
     (["--seeds", "0"], "seeds must be at least 1; got 0"),
     (["--steps", "1"], "steps must be at least 2; got 1"),
     (["RUN", "--seeds", "3"], "seeds must be at most the 2 of the run; got 3"),

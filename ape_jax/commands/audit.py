@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from gymnax.environments import spaces
 from jaxtyping import Array, Key
 from rich.console import Console
 
@@ -20,6 +21,7 @@ from ape_jax import (
     defences,
     demonstration_files,
     demonstrations,
+    envs,
     evaluation,
     plotting,
     tables,
@@ -32,7 +34,7 @@ from ape_jax.core import tabular
 from ape_jax.defences import Defences, Ensemble
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.learner import Task, make_task
-from ape_jax.metrics import interval, write_json
+from ape_jax.metrics import interval, percentiles, write_json
 from ape_jax.runner import EVALUATE, progress_bar, seed_keys
 from ape_jax.types import HeadName, SettingError
 
@@ -64,6 +66,8 @@ class AuditOptions:
 
 
 QUICK_UPDATES = 400
+SHOWN, HELD_OUT, ATTACK, MEASURE, RANDOM = range(5)
+"""Purposes of the keys drawn from a seed's evaluation key."""
 FIGURES = ("observers.png", "demonstrations.png", "posterior_entropy.png")
 
 
@@ -92,13 +96,22 @@ class Subject(NamedTuple):
 
 def run(options: AuditOptions, console: Console) -> int:
     """Audit, and write ``audit.json``, ``audit.md`` and figures."""
+    is_file = options.run is not None and options.run.is_file()
+    if options.run is not None and not options.run.exists():
+        raise SettingError(
+            f"run must be a run of ape-jax train or a file of demonstrations; no {options.run}"
+        )
     effort = attackers.QUICK if options.quick else Effort()
     if options.steps is not None:
+        if is_file:
+            raise SettingError(
+                f"steps must be left out for a demonstration file; got {options.steps}"
+            )
         if options.steps < 2:
             raise SettingError(f"steps must be at least 2; got {options.steps}")
         effort = effort.within(options.steps)
-    is_file = options.run is not None and options.run.is_file()
-    names = list(attackers.ATTACKERS) if options.observers == ALL else _names(options.observers)
+    everyone = [*attackers.ATTACKERS, *attackers.CONTINUOUS]
+    names = everyone if options.observers == ALL else _names(options.observers)
     observers, skipped = attackers.choose(names, has_experts=not is_file)
 
     started = time.monotonic()
@@ -112,8 +125,6 @@ def run(options: AuditOptions, console: Console) -> int:
 
         subject = _subject(options, report)
         out = prepare(options.out)
-        for name in FIGURES:
-            (out / name).unlink(missing_ok=True)
         if subject.given is not None:
             effort = effort.within(subject.given.shown.action.shape[1])
         content = _content(subject, effort, skipped)
@@ -123,10 +134,12 @@ def run(options: AuditOptions, console: Console) -> int:
         try:
             for label, step in _audit(subject, effort, observers, points, content):
                 progress.update(bar, description=label, returns=step, advance=1)
+                for figure in FIGURES:
+                    (out / figure).unlink(missing_ok=True)
                 content["wall_seconds"] = time.monotonic() - started
                 write_json(out / "audit.json", content)
         except KeyboardInterrupt:
-            if not content["rows"]:
+            if not content["defences"]:
                 raise
             code = INTERRUPTED
         (out / "audit.md").write_text(audit_table.markdown(content), encoding="utf-8")
@@ -136,7 +149,7 @@ def run(options: AuditOptions, console: Console) -> int:
 
 
 def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _subject(options: AuditOptions, report) -> Subject:
@@ -186,6 +199,8 @@ def _made(
     else:
         chosen = _names(options.defences)
         house.check(chosen)
+    if not chosen and not trained:
+        raise SettingError("defences must hold one where there is no run; got none")
 
     def ensembles():
         if trained:
@@ -201,14 +216,21 @@ def _made(
 def _file(path: Path, seeds: int) -> Subject:
     """A file of demonstrations in place of an ensemble."""
     file = demonstration_files.load(path)
-    finite = file.demonstrations.observation.dtype.kind == "i"
+    env, params = envs.make(file.env_id)
+    if not isinstance(env.action_space(params), spaces.Discrete):
+        raise SettingError(
+            f"run must hold discrete actions; those in {path} are continuous, which audit cannot "
+            "score. Fit observers.MeanAction or observers.GaussianMixture in Python instead"
+        )
+    finite = isinstance(env.observation_space(params), spaces.Discrete)
     head: HeadName = "tabular" if finite else "mlp"
     task = make_task(TrainConfig(env=file.env_id, num_experts=1, head=head))
     given, kept = demonstrations.hold_out(file.demonstrations)
     samples = [demonstrations.resample(given, seed) for seed in range(seeds)]
-    returns = demonstrations.complete_returns(file.demonstrations)
-    drawn = [np.random.default_rng(seed).choice(returns, len(returns)) for seed in range(seeds)]
-    pe_return = np.asarray(drawn).mean(axis=1)
+    everything = demonstrations.complete_returns(file.demonstrations)
+    returns = [demonstrations.complete_returns(sample) for sample in samples]
+    # A sample of very few steps may hold no complete episode.
+    pe_return = np.array([np.mean(some if len(some) else everything) for some in returns])
     shown = jax.tree.map(lambda *x: jnp.stack(x), *samples)
     held_out = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), kept)
     keys = seed_keys(0, seeds, EVALUATE)
@@ -223,7 +245,7 @@ def _content(subject: Subject, effort: Effort, skipped: dict[str, str]) -> dict:
     random_return = evaluation.expected_return(
         task,
         lambda observation: jnp.full(num_actions, -jnp.log(num_actions)),
-        jax.random.fold_in(subject.keys[0], 1),
+        jax.random.fold_in(subject.keys[0], RANDOM),
     )
     optimal_return = None
     if task.mdp is not None:
@@ -253,10 +275,13 @@ def _audit(
 ) -> Iterator[tuple[str, str]]:
     """Fill the content, ensemble by ensemble; yields what was just done."""
     auditor = Auditor(subject.task, effort)
-    keys_shown, keys_held_out, keys_attack = (
-        jax.vmap(jax.random.fold_in, (0, None))(subject.keys, purpose) for purpose in range(3)
+    keys_shown, keys_held_out, keys_attack, keys_measure = (
+        jax.vmap(jax.random.fold_in, (0, None))(subject.keys, purpose)
+        for purpose in (SHOWN, HELD_OUT, ATTACK, MEASURE)
     )
-    for name, num_experts, heads in subject.ensembles:
+    summarise = interval if subject.given is None else percentiles
+    for ensemble in subject.ensembles:
+        name, heads = ensemble.name, ensemble.heads
         label = defences.LABELS.get(name, name)
         if subject.given is not None:
             shown, held_out, pe_return = subject.given
@@ -264,12 +289,10 @@ def _audit(
         else:
             shown = auditor.demonstrate(keys_shown, heads, effort.num_steps)
             held_out = auditor.demonstrate(keys_held_out, heads, HELD_OUT_STEPS)
-            measures = auditor.measure(keys_attack, heads, held_out)
+            measures = auditor.measure(keys_measure, heads, held_out)
             pe_return = np.mean(np.asarray(measures.experts, np.float64), axis=1)
             content["defences"].append(
-                audit_table.defence_json(
-                    name, label, num_experts, measures, content["optimal_return"]
-                )
+                audit_table.defence_json(ensemble, label, measures, content["optimal_return"])
             )
         yield label, "demonstrations"
         for observer in observers:
@@ -279,7 +302,7 @@ def _audit(
                 content["rows"].append(
                     audit_table.row_json(
                         *(name, observer, sees, deployment, outcome),
-                        *(pe_return, content["random_return"]),
+                        *(pe_return, content["random_return"], summarise),
                     )
                 )
             yield label, observer
@@ -297,7 +320,7 @@ def _audit(
                         "axis": axis,
                         "value": value,
                         "deployment": deployment,
-                        "clone_return": interval(clone_return),
+                        "clone_return": summarise(clone_return),
                     }
                 )
             yield label, f"{axis} {value}"

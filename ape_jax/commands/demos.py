@@ -137,8 +137,8 @@ def write(
     if minari is not None:
         interop.check_minari(minari)
     ensemble = _select(run, num_steps, seed)
-    prepare(out.parent, "file")
     sampled = _sample(ensemble, num_steps)
+    prepare(out.parent, "file")
     hidden_expert = sampled.hidden_expert if with_expert else None
     demonstration_files.save(out, sampled.env_id, sampled.demonstrations, hidden_expert)
     if minari is not None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from ape_jax import plotting, tables
 from ape_jax.audit_table import with_interval
 from ape_jax.commands.output import INTERRUPTED, prepare, say
-from ape_jax.config import recipe
+from ape_jax.config import RunConfig, recipe
 from ape_jax.metrics import write_json
 from ape_jax.runner import describe_returns, progress_bar
 from ape_jax.sweep import OBSERVERS, Sweep, compare
@@ -45,15 +45,12 @@ class SweepOptions:
 def run(options: SweepOptions, console: Console) -> int:
     """Train, and write ``sweep.json``, ``sweep.md`` and ``frontier.png``."""
     betas = _betas(options.betas)
-    if options.seeds < 1:
-        raise SettingError(f"seeds must be at least 1; got {options.seeds}")
-    if options.first_seed < 0:
-        raise SettingError(f"first_seed must be at least 0; got {options.first_seed}")
     config, hypers = recipe(options.head)
     num_updates = config.num_updates if options.num_updates is None else options.num_updates
     config = dataclasses.replace(
         config, env=options.env, num_experts=options.num_experts, num_updates=num_updates
     )
+    RunConfig(config, hypers, options.seeds, options.first_seed)  # Checks the seeds.
     sweep = Sweep(config, hypers, betas, options.seeds, options.first_seed)
     out = prepare(options.out)
     (out / "frontier.png").unlink(missing_ok=True)
@@ -142,14 +139,14 @@ def _show(content: dict, out: Path, code: int) -> None:
         f"# Frontier of {content['env']}",
         note,
         tables.markdown_table(HEADER, lines, TEXT_COLUMNS),
-        "Largest gap (PE − clone) of any ensemble that returns at least so much:",
+        "Largest gap of any ensemble that returns at least so much (that return − its clone's):",
         tables.markdown_table(COMPARISON, compared),
     ]
     (out / "sweep.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     stdout = Console()
     stdout.print(tables.rich_table("PE and clone over beta", HEADER, lines, TEXT_COLUMNS))
     if compared:
-        title = "largest gap (PE - clone) of any ensemble that returns at least so much"
+        title = "largest gap to the clone of any ensemble that returns at least so much"
         stdout.print(tables.rich_table(title, COMPARISON, compared))
     say(stdout, note)
     state = "" if code == 0 else "interrupted; what is finished is saved. "

@@ -82,9 +82,9 @@ class BehaviourCloning:
         else:
 
             def rows(key, weights):
-                picked = jax.random.randint(key, (self.batch_size,), 0, len(weights))
+                picked = fitting.draw(key, weights, self.batch_size)
                 actions = jax.nn.one_hot(demonstrations.action[picked], networks.num_actions)
-                return demonstrations.observation[picked], actions * weights[picked, None]
+                return demonstrations.observation[picked], actions
 
             def minibatch(key):
                 return rows(key, shown)

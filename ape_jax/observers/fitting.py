@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.types import Params, PRNGKey
@@ -25,6 +25,14 @@ def held_out(demonstrations: Demonstrations) -> Bool[Array, " N"]:
 def either(part: Bool[Array, " N"]) -> Float[Array, " N"]:
     """Weight one for the steps of a part; for all of them where it has none."""
     return jnp.where(jnp.any(part), part, True).astype(jnp.float32)
+
+
+def draw(key: PRNGKey, weights: Float[Array, " N"], count: int) -> Int[Array, " count"]:
+    """Steps drawn with replacement, in proportion to their weights."""
+    cumulative = jnp.cumsum(weights)
+    uniforms = jax.random.uniform(key, (count,)) * cumulative[-1]
+    rows = jnp.searchsorted(cumulative, uniforms, side="right")
+    return jnp.minimum(rows, len(weights) - 1).astype(jnp.int32)
 
 
 def descend(
@@ -95,10 +103,9 @@ def fit_samples(
     shown, kept = either(~kept), either(kept)
 
     def batch_loss(params, key, weights):
-        rows = jax.random.randint(key, (batch_size,), 0, len(weights))
+        rows = draw(key, weights, batch_size)
         steps = (demonstrations.observation[rows], demonstrations.action[rows])
-        losses = jax.vmap(loss, (None, 0, 0))(params, *steps)
-        return jnp.sum(losses * weights[rows]) / jnp.maximum(jnp.sum(weights[rows]), 1.0)
+        return jnp.mean(jax.vmap(loss, (None, 0, 0))(params, *steps))
 
     return descend(
         key_updates,

@@ -37,14 +37,20 @@ def episode_log_probs(
 def simplest(log_likelihoods: Float[Array, "K samples"]) -> Int[Array, ""]:
     """Index of the first model that is within one standard error of the likeliest one.
 
+    With a single sample there is no such error, and the first model is chosen.
+
     Args:
-      log_likelihoods: of held-out samples under models of growing size.
+      log_likelihoods: of samples under models of growing size; zero, under all of them, for a
+        sample that is not held out.
     """
+    exists = jnp.any(log_likelihoods != 0, axis=0)
+    count = jnp.sum(exists)
     best = log_likelihoods[jnp.argmax(jnp.sum(log_likelihoods, axis=1))]
     missing = best[None] - log_likelihoods
-    count = missing.shape[1]
-    error = jnp.std(missing, axis=1, ddof=min(1, count - 1)) * jnp.sqrt(count)
-    return jnp.argmax(jnp.sum(missing, axis=1) <= error)
+    total = jnp.sum(missing, axis=1)
+    centred = jnp.where(exists[None], missing - total[:, None] / jnp.maximum(count, 1), 0.0)
+    error = jnp.sqrt(jnp.sum(jnp.square(centred), axis=1) * count / jnp.maximum(count - 1, 1))
+    return jnp.where(count < 2, 0, jnp.argmax(total <= error))
 
 
 @dataclasses.dataclass(frozen=True)

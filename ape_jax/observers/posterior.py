@@ -71,10 +71,10 @@ class Posterior:
         shown, kept = fitting.either(~kept), fitting.either(kept)
 
         def cross_entropy(params: Params, key: PRNGKey, weights: Float[Array, " N"]):
-            rows = jax.random.randint(key, (self.batch_size,), 0, self.num_steps)
+            rows = fitting.draw(key, weights, self.batch_size)
             logits = jax.vmap(module.apply, (None, 0))(params, steps.observation[rows])
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, expert[rows])
-            return jnp.average(losses, weights=weights[rows] + 1e-9)
+            return jnp.mean(losses)
 
         classifier = fitting.descend(
             key_updates,

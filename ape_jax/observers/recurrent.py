@@ -5,7 +5,7 @@ ideal such clone repeats the distribution of whole episodes.
 """
 
 import dataclasses
-from typing import cast
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -78,13 +78,14 @@ class Recurrent:
     """Of the experts, for the spaces."""
     horizon: int
     hidden_size: int = 32
-    num_episodes: int = 8192
-    """Episodes that it learns from, at most."""
+    num_rows: int = 8192
+    """Pieces of episodes that it learns from, at most: the first that were shown."""
     max_length: int = 32
-    """Steps of an episode that it learns from; it goes on by itself from there."""
+    """Steps of a piece. Training remembers nothing from before it; the clone does, from the start
+    of its episode."""
     num_updates: int = 1000
     batch_size: int = 64
-    """Episodes of an update."""
+    """Pieces of an update."""
     learning_rate: float = 1e-2
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> RecurrentPolicy:
@@ -93,12 +94,11 @@ class Recurrent:
         networks = self.networks
         head = RecurrentHead(networks.num_actions, self.hidden_size, networks.num_states)
         length = min(self.max_length, self.horizon)
-        episodes, live = episodes_of(demonstrations, self.num_episodes, length)
+        episodes, last, live, _ = episodes_of(demonstrations, self.num_rows, length)
         kept = fitting.held_out(episodes)[:, 0] & live[:, 0]
         shown = live & ~kept[:, None]
         kept = live & (kept | ~jnp.any(kept))[:, None]
-        last = jnp.pad(episodes.action[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
-        # Episodes that exist come first; drawing among them wastes no update.
+        # Rows that exist come first; drawing among them wastes no update.
         num_shown = jnp.maximum(jnp.sum(live[:, 0]), 1)
         memory = jnp.zeros(head.hidden_size)
         first = jax.tree.map(lambda x: x[0, 0], (episodes.observation, last))
@@ -133,15 +133,35 @@ class Recurrent:
         return RecurrentPolicy(params, head)
 
 
-def episodes_of(
-    demonstrations: Demonstrations, num_episodes: int, length: int
-) -> tuple[Demonstrations, Bool[Array, "M T"]]:
-    """The first episodes as rows [M, T], cut at ``length`` steps, and which entries are steps."""
+class Rows(NamedTuple):
+    """Episodes as rows of equal length; a longer one goes on in the next row."""
+
+    steps: Demonstrations
+    """[M, T, …]."""
+    last_action: Int[Array, "M T"]
+    """Action before each step; −1 at the first of an episode."""
+    live: Bool[Array, "M T"]
+    """Which entries are steps."""
+    begins: Bool[Array, " M"]
+    """Which rows begin an episode."""
+
+
+def episodes_of(demonstrations: Demonstrations, num_rows: int, length: int) -> Rows:
+    """The first episodes as so many rows of so many steps."""
+    num_steps = len(demonstrations.episode)
+    index = jnp.arange(num_steps)
     begins = jnp.diff(demonstrations.episode, prepend=-1) != 0
-    num_steps = len(begins)
-    (starts,) = jnp.nonzero(begins, size=num_episodes, fill_value=num_steps)
+    since = index - jax.lax.cummax(jnp.where(begins, index, 0))
+    starts_row = since % length == 0
+    row = jnp.cumsum(starts_row) - 1
+    (starts,) = jnp.nonzero(starts_row, size=num_rows, fill_value=num_steps)
     steps = starts[:, None] + jnp.arange(length)[None]
     inside = jnp.minimum(steps, num_steps - 1)
-    rows = jax.tree.map(lambda x: x[inside], demonstrations)
-    live = (steps < num_steps) & (rows.episode == jnp.arange(num_episodes)[:, None])
-    return rows, live
+    last_action = jnp.where(begins, -1, jnp.roll(demonstrations.action, 1))
+    live = (steps < num_steps) & (row[inside] == jnp.arange(num_rows)[:, None])
+    return Rows(
+        steps=jax.tree.map(lambda x: x[inside], demonstrations),
+        last_action=last_action[inside],
+        live=live,
+        begins=live[:, 0] & begins[inside[:, 0]],
+    )

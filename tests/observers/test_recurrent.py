@@ -29,7 +29,7 @@ def shown(small_task, small_mdp):
 
 @pytest.fixture(scope="module")
 def clone(small_task, shown):
-    observer = Recurrent(small_task.networks, 8, num_episodes=2048, num_updates=300)
+    observer = Recurrent(small_task.networks, 8, num_rows=2048, num_updates=300)
     return jax.jit(observer.fit)(jax.random.key(1), shown)
 
 
@@ -72,7 +72,8 @@ def test_greedy_memory_takes_the_most_probable_action(clone, shown):
 
 
 def test_episodes_become_rows(shown):
-    rows, live = episodes_of(shown, 9_000, 8)
+    rows, _, live, begins = episodes_of(shown, 9_000, 8)
+    assert int(begins.sum()) == int(shown.episode[-1]) + 1
     assert int(live.sum()) == len(shown.action)
     episode = np.asarray(shown.episode)
     for number in (0, 1, 17):
@@ -87,7 +88,20 @@ def test_recurrent_clone_fits_a_single_episode(small_task, shown):
     few = jax.tree.map(lambda x: x[:3], shown)
     few = few._replace(episode=jnp.zeros(3, int))
     observer = dataclasses.replace(
-        Recurrent(small_task.networks, 8, num_episodes=4, num_updates=200), batch_size=4
+        Recurrent(small_task.networks, 8, num_rows=4, num_updates=200), batch_size=4
     )
     clone = jax.jit(observer.fit)(jax.random.key(0), few)
     assert np.all(np.exp(step_log_probs(clone, few)) > 0.9)
+
+
+def test_long_episodes_go_on_in_the_next_row(shown):
+    whole, _, _, _ = episodes_of(shown, 9_000, 8)
+    rows, last_action, live, begins = episodes_of(shown, 20_000, 2)
+    assert int(live.sum()) == len(shown.action)
+    assert int(begins.sum()) == int(shown.episode[-1]) + 1
+    flat = np.asarray(rows.action)[np.asarray(live)]
+    np.testing.assert_array_equal(flat, shown.action)
+    first = np.diff(np.asarray(shown.episode), prepend=-1) != 0
+    expected = np.where(first, -1, np.roll(np.asarray(shown.action), 1))
+    np.testing.assert_array_equal(np.asarray(last_action)[np.asarray(live)], expected)
+    assert whole.action.shape == (9_000, 8)
