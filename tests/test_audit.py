@@ -10,9 +10,10 @@ import pytest
 from ape_jax import attackers, cli, demonstration_files, demonstrations
 from ape_jax.attackers import Effort
 from ape_jax.audit import Auditor, deploy, measure, step_log_probs
+from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import tabular
-from ape_jax.defences import as_tables
-from ape_jax.observers import Modes, TablePolicy
+from ape_jax.defences import Defences, as_tables
+from ape_jax.observers import Modes, TablePolicy, fitting
 from ape_jax.types import SettingError
 
 EFFORT = Effort(
@@ -162,6 +163,17 @@ def test_more_demonstrations_do_not_hurt_a_clone(two_seeds):
     few = auditor.limited(100, 8, keys, shown)["sampled"]
     many = auditor.limited(20_000, 8, keys, shown)["sampled"]
     assert np.mean(many) > np.mean(few) - 0.2
+    assert np.all(np.asarray(many) != np.asarray(few))
+
+
+def test_limited_sees_no_further_than_it_may(two_seeds, small_task):
+    """What comes after its steps changes nothing."""
+    _, keys, _, shown, _ = two_seeds
+    one = jax.tree.map(lambda x: x[0], shown)
+    changed = one._replace(action=one.action.at[200:].set(4))
+    observer = attackers.limited(attackers.Setting(small_task, EFFORT, None), 200, 4)
+    first, second = (jax.jit(observer.fit)(keys[0], data) for data in (one, changed))
+    np.testing.assert_array_equal(*(jax.vmap(clone)(jnp.arange(9)) for clone in (first, second)))
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +232,9 @@ def test_fraction_is_zero_for_random_and_one_for_pe(audited):
     for row in content["rows"]:
         pe_return = next(d for d in content["defences"] if d["name"] == row["defence"])["pe_return"]
         scale = np.subtract(pe_return["values"], content["random_return"])
+        if np.any(scale <= 0):  # Hardly trained: no better than random, so there is no scale.
+            assert row["fraction"] is None
+            continue
         expected = np.subtract(row["clone_return"]["values"], content["random_return"]) / scale
         np.testing.assert_allclose(row["fraction"]["values"], expected, rtol=1e-6)
 
@@ -315,6 +330,30 @@ def test_resample_draws_whole_episodes(small_task, two_seeds):
     for number in range(int(sample.episode[-1])):
         rows = np.asarray(sample.episode) == number
         assert tuple(np.asarray(sample.observation)[rows]) in episodes
+
+
+def test_resample_keeps_what_is_held_out_apart(two_seeds):
+    """No episode is both fitted and held out: their observations and actions are marked."""
+    shown = jax.tree.map(lambda x: x[0, :600], two_seeds[3])
+    marked = shown._replace(action=shown.episode)
+    sample = demonstrations.resample(marked, 3)
+    kept = np.asarray(fitting.held_out(sample))
+    originals = np.asarray(sample.action)
+    assert kept.any()
+    assert not set(originals[kept]) & set(originals[~kept])
+
+
+def test_defences_do_not_inherit_what_is_not_theirs():
+    keys = jax.vmap(jax.random.key)(jnp.arange(1))
+    config = TrainConfig(envs_per_expert=2, num_updates=2)
+    plain, odd = (
+        Defences(config, hypers, keys).make("entropy").heads["params"]["table"]
+        for hypers in (
+            Hypers(),
+            Hypers(min_return=-12.0, temperature=0.1, beta=5.0, entropy_bonus=3.0),
+        )
+    )
+    np.testing.assert_array_equal(plain, odd)
 
 
 def test_choosing_names_what_it_skips():

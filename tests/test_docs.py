@@ -30,3 +30,8 @@ def test_observer_of_one_s_own_takes_twenty_lines():
     page = (DOCS / "observers.md").read_text("utf-8")
     defined = page.split("class GoodEpisodes")[1].split("\n\n\n")[0]
     assert len(defined.splitlines()) <= 20
+
+
+def test_no_page_holds_a_placeholder():
+    for page in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
+        assert not re.search(r"\b[A-Z]{9,}\b", page.read_text("utf-8")), page

@@ -43,3 +43,10 @@ def test_descent_returns_the_start_where_nothing_is_better():
     start = jnp.float32(0.0)
     best = fitting.descend(jax.random.key(0), start, lambda x, key: -x, jnp.abs, 40, 0.1)
     assert float(best) == 0.0
+
+
+def test_drawing_keeps_to_the_steps_that_carry_weight():
+    weights = jnp.zeros(10_000).at[jnp.array([3, 9_998])].set(jnp.array([1.0, 3.0]))
+    rows = np.asarray(fitting.draw(jax.random.key(0), weights, 4_000))
+    assert set(rows) == {3, 9_998}
+    assert (rows == 9_998).mean() == pytest.approx(0.75, abs=0.03)
