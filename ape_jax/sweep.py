@@ -149,54 +149,45 @@ def _temperature(observer: str) -> float:
     return GREEDY_TEMPERATURE if observer == "greedy" else 1.0
 
 
-NUM_LEVELS = 6
-"""PE returns at which the two ways of training are compared."""
-
-
 def compare(points: list[dict]) -> list[dict]:
-    """Gap of sampled training against the exact one's, at levels of PE return.
+    """Gap of sampled training against the exact one's at the same PE return.
 
-    The frontier at a level is the lowest clone return among all ensembles, of any β and seed, that
-    return the level or more. The levels lie evenly from the higher of the two PE returns at which
-    each way ends, its clone being lowest, to the lower of the two highest PE returns.
+    The exact frontier is the line through the means of exact training over β.
+    Points of sampled training that return more or less than all of it are left out.
 
     Args:
       points: of ``sweep.json``.
 
     Returns:
-      For each observer and level: both gaps (level − clone), and their ratio. Nothing where the
-      two have no returns in common.
+      For each observer and each β of sampled training: the PE return, both gaps (PE − clone), and
+      their ratio.
     """
     compared = []
     for observer in OBSERVERS:
-        ways = {
-            training: np.array(
-                [
-                    values
-                    for point in points
-                    if (point["observer"], point["training"]) == (observer, training)
-                    for values in zip(
-                        point["pe_return"]["values"], point["clone_return"]["values"], strict=True
-                    )
-                ]
-            )
-            for training in ("sampled", "exact")
-        }
-        if not all(len(way) for way in ways.values()):
+        mine = [point for point in points if point["observer"] == observer]
+        frontier = sorted(
+            (point["pe_return"]["mean"], point["clone_return"]["mean"])
+            for point in mine
+            if point["training"] == "exact"
+        )
+        if len(frontier) < 2:
             continue
-        low = max(way[np.argmin(way[:, 1]), 0] for way in ways.values())
-        high = min(way[:, 0].max() for way in ways.values())
-        for level in np.linspace(low, high, NUM_LEVELS) if low <= high else ():
-            gaps = {
-                training: level - way[way[:, 0] >= level, 1].min() for training, way in ways.items()
-            }
+        pe_returns, clone_returns = zip(*frontier, strict=True)
+        for point in mine:
+            pe_return = point["pe_return"]["mean"]
+            within = pe_returns[0] <= pe_return <= pe_returns[-1]
+            if point["training"] != "sampled" or not within:
+                continue
+            gap = pe_return - point["clone_return"]["mean"]
+            exact_gap = pe_return - float(np.interp(pe_return, pe_returns, clone_returns))
             compared.append(
                 {
                     "observer": observer,
-                    "pe_return": float(level),
-                    "sampled_gap": float(gaps["sampled"]),
-                    "exact_gap": float(gaps["exact"]),
-                    "ratio": float(gaps["sampled"] / gaps["exact"]) if gaps["exact"] > 0 else None,
+                    "beta": point["beta"],
+                    "pe_return": pe_return,
+                    "sampled_gap": gap,
+                    "exact_gap": exact_gap,
+                    "ratio": gap / exact_gap if exact_gap > 0 else None,
                 }
             )
     return compared

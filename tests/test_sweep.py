@@ -19,38 +19,36 @@ def run(*arguments):
     return error.value.code
 
 
-def point(observer, training, beta, pe_returns, clone_returns):
+def point(observer, training, beta, pe_return, clone_return):
     return {
         "observer": observer,
         "training": training,
         "beta": beta,
-        "pe_return": {"values": pe_returns},
-        "clone_return": {"values": clone_returns},
+        "pe_return": {"mean": pe_return},
+        "clone_return": {"mean": clone_return},
     }
 
 
 def test_gaps_are_compared_at_the_same_return():
-    """By hand: levels from −14, where the later way ends, to −10; the frontier is a stair."""
+    """By hand: at −12 the frontier between (−10, −10) and (−14, −90) has its clone at −50."""
     points = [
-        point("uniform", "exact", 0.1, [-10.0, -12.0], [-10.0, -50.0]),
-        point("uniform", "exact", 0.3, [-14.0, -15.0], [-90.0, -80.0]),
-        point("uniform", "sampled", 0.1, [-9.5, -12.5], [-9.5, -40.0]),
-        point("uniform", "sampled", 0.3, [-14.5, -14.5], [-85.0, -84.0]),
+        point("uniform", "exact", 0.3, -14.0, -90.0),
+        point("uniform", "exact", 0.1, -10.0, -10.0),
+        point("uniform", "sampled", 0.1, -9.0, -9.0),
+        point("uniform", "sampled", 0.2, -12.0, -40.0),
+        point("uniform", "sampled", 0.3, -10.0, -20.0),
+        point("greedy", "sampled", 0.3, -11.0, -20.0),
     ]
-    compared = sweep.compare(points)
-    assert len(compared) == sweep.NUM_LEVELS
-    first, last = compared[0], compared[-1]
-    assert first["pe_return"] == pytest.approx(-14.0)
-    assert first["exact_gap"] == pytest.approx(76.0)
-    assert first["sampled_gap"] == pytest.approx(26.0)
-    assert first["ratio"] == pytest.approx(26 / 76)
-    assert last["pe_return"] == pytest.approx(-10.0)
-    assert last["exact_gap"] == pytest.approx(0.0)
-    assert last["ratio"] is None
+    second, third = sweep.compare(points)
+    assert (second["beta"], second["pe_return"]) == (0.2, -12.0)
+    assert second["exact_gap"] == pytest.approx(38.0)
+    assert second["sampled_gap"] == pytest.approx(28.0)
+    assert second["ratio"] == pytest.approx(28 / 38)
+    assert (third["beta"], third["exact_gap"], third["ratio"]) == (0.3, 0.0, None)
 
 
 def test_nothing_is_compared_without_an_exact_frontier():
-    assert sweep.compare([point("uniform", "sampled", 0.1, [-10.0], [-20.0])]) == []
+    assert sweep.compare([point("uniform", "sampled", 0.1, -10.0, -20.0)]) == []
 
 
 def test_swept_runs_are_those_that_train_alone():

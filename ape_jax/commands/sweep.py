@@ -116,7 +116,7 @@ def _betas(text: str) -> tuple[float, ...]:
 
 HEADER = ["observer", "training", "beta", "PE", "worst expert", "clone"]
 TEXT_COLUMNS = 2
-COMPARISON = ["observer", "PE at least", "gap, sampled", "gap, exact", "ratio"]
+COMPARISON = ["observer", "beta", "PE", "gap, sampled", "gap, exact", "ratio"]
 
 
 def _show(content: dict, out: Path, code: int) -> None:
@@ -126,7 +126,7 @@ def _show(content: dict, out: Path, code: int) -> None:
         for point in content["points"]
     ]
     compared = [
-        [line["observer"], f"{line['pe_return']:.2f}"]
+        [line["observer"], f"{line['beta']:g}", f"{line['pe_return']:.2f}"]
         + [f"{line[key]:.2f}" for key in ("sampled_gap", "exact_gap")]
         + ["" if line["ratio"] is None else f"{line['ratio']:.2f}"]
         for line in content["comparison"]
@@ -139,14 +139,14 @@ def _show(content: dict, out: Path, code: int) -> None:
         f"# Frontier of {content['env']}",
         note,
         tables.markdown_table(HEADER, lines, TEXT_COLUMNS),
-        "Largest gap of any ensemble that returns at least so much (that return − its clone's):",
+        "Gap (PE − clone) of sampled training, and that of the exact frontier at the same PE:",
         tables.markdown_table(COMPARISON, compared),
     ]
     (out / "sweep.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
     stdout = Console()
     stdout.print(tables.rich_table("PE and clone over beta", HEADER, lines, TEXT_COLUMNS))
     if compared:
-        title = "largest gap to the clone of any ensemble that returns at least so much"
+        title = "gap (PE - clone) of sampled training and of the exact frontier at the same PE"
         stdout.print(tables.rich_table(title, COMPARISON, compared))
     say(stdout, note)
     state = "" if code == 0 else "interrupted; what is finished is saved. "
