@@ -275,6 +275,12 @@ def frontier(content: Mapping) -> Figure:
     )
     styles = {"exact": (EXPERT_COLOUR, "s", "--"), "sampled": (OBSERVER_COLOUR, "o", "-")}
     for axes, observer in zip(grid[0], observers, strict=True):
+        # The means set the limits, so that a seed far away does not squeeze the rest.
+        pe_returns = [
+            p["pe_return"]["mean"] for p in content["points"] if p["observer"] == observer
+        ]
+        room = max(0.06 * (max(pe_returns) - min(pe_returns)), 0.1)
+        ends = (min(pe_returns) - room, max(pe_returns) + room)
         for training, (colour, marker, line) in styles.items():
             points = [
                 point
@@ -296,7 +302,6 @@ def frontier(content: Mapping) -> Figure:
                         fontsize=7.5,
                         color=colour,
                     )
-        ends = axes.get_xlim()
         axes.plot(ends, ends, color="grey", lw=0.9, ls=":", label="clone as good as PE", zorder=1)
         axes.set_xlim(ends)
         axes.set_title(f"against the {observer} observer", fontsize=10)
