@@ -75,7 +75,8 @@ class Defences:
 
         Args:
           config: of the experts to compare with: environment, number of experts, heads, updates.
-          hypers: of training; β and temperature are each defence's own.
+          hypers: rates and the like; what is trained for (β, temperature, bonus on entropy, least
+            return) is each defence's own.
           keys: one a seed.
           report: called after every chunk of training.
         """
