@@ -334,7 +334,8 @@ def _curve_points(effort: Effort) -> list[tuple[str, int]]:
 
 def _draw(content: dict, out: Path) -> None:
     """The figures of what is there."""
-    plotting.save_figure(plotting.observer_bars(content), out / FIGURES[0])
+    if content["rows"]:
+        plotting.save_figure(plotting.observer_bars(content), out / FIGURES[0])
     if content["curves"]:
         plotting.save_figure(plotting.limited_curves(content), out / FIGURES[1])
     if any(defence["posterior_entropy"] for defence in content["defences"]):
