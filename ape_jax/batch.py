@@ -87,9 +87,12 @@ def _loss(params: EnsembleParams, networks: Networks, expert_batch, observer_bat
         )
         return _one_step(log_probs, action, networks.observer_values(params, observation), returns)
 
-    return total_loss(
-        jax.vmap(expert)(*expert_batch), jax.vmap(observer)(*observer_batch[:3]), hypers
+    expert_losses = jax.vmap(objective.expert_loss)(jax.vmap(expert)(*expert_batch))
+    observer_losses = jax.vmap(objective.observer_loss, in_axes=(0, None))(
+        jax.vmap(observer)(*observer_batch[:3]), hypers.beta
     )
+    expert_loss, observer_loss = jax.tree.map(jnp.mean, (expert_losses, observer_losses))
+    return total_loss(expert_loss, observer_loss, hypers), (expert_loss, observer_loss)
 
 
 def _one_step(log_probs, action, values, returns) -> objective.Evaluated:
@@ -99,7 +102,7 @@ def _one_step(log_probs, action, values, returns) -> objective.Evaluated:
         values=values[None],
         entropies=categorical.entropy(log_probs)[None],
         returns=returns[None],
-        live=jnp.ones(1),
+        weights=jnp.ones(1),
     )
 
 

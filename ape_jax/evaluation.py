@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from ape_jax import rollout
 from ape_jax.core import categorical, mixture, tabular
@@ -78,18 +78,21 @@ def expected_return(
     """
     world = (task.env, task.env_params, task.num_steps)
     if isinstance(policy, MemoryPolicy):
-        return _mean_return(lambda key: rollout.episode_with_memory(key, policy, *world), key)
+        return _mean_return(lambda keys: rollout.episodes_with_memory(keys, policy, *world), key)
     if task.mdp is not None:
         return tabular.policy_return(task.mdp, policy_table(policy, task.mdp.num_states))
     cumulative = task.networks.tabulate(lambda o: categorical.cumulative_probs(policy(o)))
-    return _mean_return(lambda key: rollout.episode(key, cumulative, *world), key)
+    return _mean_return(lambda keys: rollout.episodes(keys, jax.vmap(cumulative), *world), key)
 
 
-def _mean_return(episode: Callable[[PRNGKey], Transition], key: PRNGKey) -> Float[Array, ""]:
-    def one(key):
-        return jnp.sum(episode(key).reward)
+def _mean_return(
+    episodes: Callable[[Key[Array, " N"]], Transition], key: PRNGKey
+) -> Float[Array, ""]:
+    def batch(keys):
+        return jnp.mean(jnp.sum(episodes(keys).reward, axis=0))
 
-    return jnp.mean(jax.lax.map(one, jax.random.split(key, NUM_EPISODES), batch_size=256))
+    keys = jax.random.split(key, (NUM_EPISODES // 256, 256))
+    return jnp.mean(jax.lax.map(batch, keys))
 
 
 def ensemble_returns(task: Task, heads: Params, key: PRNGKey) -> EnsembleReturns:

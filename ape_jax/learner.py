@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from gymnax.environments.environment import Environment, EnvParams
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Key, Shaped
 
 from ape_jax import envs, rollout
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.core import categorical, mixture, objective, returns, tabular
+from ape_jax.core import categorical, mixture, objective, tabular, visits
 from ape_jax.core.tabular import FiniteMDP
+from ape_jax.core.visits import Visits
 from ape_jax.networks import EnsembleParams, Networks, make_networks
 from ape_jax.types import (
     LogProbsFn,
@@ -74,6 +75,7 @@ class Metrics(NamedTuple):
     """Of the observer trained against, at its weights and temperature; of r̃ where one is given."""
     policy_loss: Float[Array, ""]
     value_loss: Float[Array, ""]
+    """Where observations are finite, without the spread of returns that no critic can follow."""
     entropy: Float[Array, ""]
     """Of the experts, mean over their live steps, in nats."""
     grad_norm: Float[Array, ""]
@@ -83,6 +85,20 @@ class Metrics(NamedTuple):
     start, lower where states tell experts apart. None where weights are not learned."""
     multipliers: Float[Array, " E"] | None = None
     """λ_c of the constrained form, before its dual step. None in the penalised form."""
+
+
+class Estimates(NamedTuple):
+    """What an update learns from its episodes: means over them, so that places can be averaged."""
+
+    grads: EnsembleParams
+    expert_loss: objective.Loss
+    observer_loss: objective.Loss
+    expert_returns: Float[Array, " E"]
+    observer_return: Float[Array, ""]
+    expert_length: Float[Array, ""]
+    """Live steps of an expert's episode."""
+    cross_entropy: Float[Array, ""] | None
+    """Of the classifier, summed over an episode."""
 
 
 def make_task(
@@ -168,36 +184,61 @@ def make_train(
 
 
 def updates(
-    task: Task, state: TrainState, hypers: Hypers, num_updates: int
+    task: Task,
+    state: TrainState,
+    hypers: Hypers,
+    num_updates: int,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """So many updates in one scan; metrics [num_updates]."""
-    return jax.lax.scan(lambda state, _: update(task, state, hypers), state, length=num_updates)
+    return jax.lax.scan(
+        lambda state, _: update(task, state, hypers, axis_name), state, length=num_updates
+    )
 
 
-def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, Metrics]:
+def update(
+    task: Task, state: TrainState, hypers: Hypers, axis_name: str | None = None
+) -> tuple[TrainState, Metrics]:
     """One update of PG-APE: collect, returns, loss, gradient, step.
 
     With ``hypers.min_return`` a step of the multipliers follows (paper, Eq. 2).
+
+    Args:
+      task: what is trained.
+      state: before the update.
+      hypers: numbers of the update.
+      axis_name: a mapped axis, of ``jax.shard_map`` or ``vmap``, over which the environments are
+        spread: each of its places runs an equal share of every expert's, and all average their
+        gradients. Its size must divide ``envs_per_expert``.
     """
     key, key_experts, key_observer = jax.random.split(state.key, 3)
     log_weights = expert_log_weights(task, state.params)
     experts, observer = collect(
-        task, state.params, log_weights, hypers, (key_experts, key_observer)
+        task, state.params, log_weights, hypers, (key_experts, key_observer), axis_name
     )
     grads, (expert_loss, observer_loss) = jax.grad(loss, has_aux=True)(
         state.params, task.networks, log_weights, experts, observer, hypers, state.multipliers
     )
-    metrics = summarize(experts, observer, expert_loss, observer_loss, grads)
-    metrics = metrics._replace(multipliers=state.multipliers)
+    cross_entropy = None
     if state.params.classifier is not None:
         cross_entropy, slope = jax.value_and_grad(classifier_loss)(
             state.params.classifier, task.networks, experts
         )
         grads = grads._replace(classifier=slope)
-        num_steps = jnp.mean(jnp.sum(experts.live, axis=-1))
-        metrics = metrics._replace(classifier_loss=cross_entropy / num_steps)
+    estimates = Estimates(
+        grads=grads,
+        expert_loss=expert_loss,
+        observer_loss=observer_loss,
+        expert_returns=jnp.mean(jnp.sum(experts.reward, axis=0), axis=-1),
+        observer_return=jnp.mean(jnp.sum(observer.reward, axis=0)),
+        expert_length=jnp.mean(jnp.sum(experts.live, axis=0, dtype=jnp.float32)),
+        cross_entropy=cross_entropy,
+    )
+    if axis_name is not None:
+        estimates = jax.lax.pmean(estimates, axis_name)
+    metrics = summarize(estimates, state.multipliers)
     state = dataclasses.replace(state, key=key)
-    state = apply_gradients(state, grads, hypers, task.config.num_updates)
+    state = apply_gradients(state, estimates.grads, hypers, task.config.num_updates)
     return constrain(state, metrics.expert_returns, hypers), metrics
 
 
@@ -235,25 +276,38 @@ def collect(
     log_weights: LogWeightsFn,
     hypers: Hypers,
     keys: tuple[PRNGKey, PRNGKey],
+    axis_name: str | None = None,
 ) -> tuple[Transition, Transition]:
-    """Fresh episodes of every expert [E, B, T] and of the observer [E * B, T].
+    """Fresh episodes of every expert [T, E, B] and of the observer [T, E * B].
 
-    The observer's carry the reward r̃ of its term.
+    The observer's carry the reward r̃ of its term. B is this place's share where environments are
+    spread over a mapped axis; an episode has the same random numbers wherever it runs.
     """
-    config = task.config
-    shape = (config.num_experts, config.envs_per_expert)
-    world = (task.env, task.env_params, task.num_steps)
-    policy = observer_policy(task.networks, params, log_weights, hypers.temperature)
-    experts = rollout.expert_episodes(
-        jax.random.split(keys[0], shape), task.networks, params.heads, *world
-    )
-    observer = rollout.observer_episodes(
-        jax.random.split(keys[1], shape[0] * shape[1]), task.networks, policy, *world
+    expert_keys, observer_keys = (episode_keys(key, task.config, axis_name) for key in keys)
+    experts, observer = rollout.ensemble_episodes(
+        expert_keys,
+        observer_keys.reshape(-1),
+        task.networks,
+        params.heads,
+        observer_policy(task.networks, params, log_weights, hypers.temperature),
+        task.env,
+        task.env_params,
+        task.num_steps,
     )
     if task.observer_reward is not None:
         rewards = jax.vmap(jax.vmap(task.observer_reward))(observer)
         observer = observer._replace(reward=jnp.where(observer.live, rewards, 0.0))
     return experts, observer
+
+
+def episode_keys(key: PRNGKey, config: TrainConfig, axis_name: str | None) -> Key[Array, "E B"]:
+    """Keys of this place's episodes, each derived from the episode's number among all."""
+    places = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    place = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    block = config.envs_per_expert // places
+    numbers = jnp.arange(config.num_experts)[:, None] * config.envs_per_expert
+    numbers = numbers + place * block + jnp.arange(block)[None]
+    return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)
 
 
 def loss(
@@ -271,8 +325,8 @@ def loss(
       params: heads and critics.
       networks: what they mean.
       log_weights: the observer's log w_c, a function of the observation.
-      experts: episodes [E, B, T].
-      observer: episodes [N, T].
+      experts: episodes [T, E, B].
+      observer: episodes [T, N].
       hypers: β, γ, temperature, entropy bonus.
       multipliers: λ_c of the constrained form, which weigh the two terms in place of β; None in
         the penalised form.
@@ -280,55 +334,43 @@ def loss(
     Returns:
       The scalar loss, and its parts averaged for each term.
     """
-    chex.assert_tree_shape_prefix(experts, (networks.num_experts,))
+    chex.assert_axis_dimension(experts.reward, 1, networks.num_experts)
 
-    def expert_block(head, critic, episodes):
+    def expert_block(head, critic, seen):
         policy = networks.tabulate(lambda o: networks.log_probs(head, o))
         values = networks.tabulate(lambda o: networks.value(critic, o)[None])
-        return evaluate(policy, values, episodes, hypers.discount)
+        losses = jax.vmap(objective.expert_loss, in_axes=1)(evaluate(policy, values, seen))
+        return jax.tree.map(jnp.mean, losses)
 
-    blocks = jax.vmap(expert_block)(params.heads, params.expert_critics, experts)
-    expert_evaluated = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks)
+    expert_losses = jax.vmap(expert_block, in_axes=(0, 0, 1))(
+        params.heads, params.expert_critics, visits_of(networks, experts, hypers.discount)
+    )
+    beta: Float[Array, ""] | float = hypers.beta
+    if multipliers is not None:
+        weights, beta = objective.dual_weights(multipliers)
+        expert_losses = expert_losses._replace(policy=weights * expert_losses.policy)
     policy = networks.tabulate(observer_policy(networks, params, log_weights, hypers.temperature))
     values = networks.tabulate(lambda o: networks.observer_values(params, o))
-    observer_evaluated = evaluate(policy, values, observer, hypers.discount)
-    if multipliers is None:
-        return total_loss(expert_evaluated, observer_evaluated, hypers)
-    expert_weights, observer_weight = objective.dual_weights(multipliers)
-    weights = (jnp.repeat(expert_weights, experts.reward.shape[1]), observer_weight)
-    return total_loss(expert_evaluated, observer_evaluated, hypers, weights)
+    one_block = jax.tree.map(lambda x: x[:, None], observer)
+    seen = jax.tree.map(lambda x: x[:, 0], visits_of(networks, one_block, hypers.discount))
+    observer_losses = jax.vmap(objective.observer_loss, in_axes=(1, None))(
+        evaluate(policy, values, seen), beta
+    )
+    expert, clone = jax.tree.map(jnp.mean, (expert_losses, observer_losses))
+    return total_loss(expert, clone, hypers), (expert, clone)
 
 
 def total_loss(
-    experts: objective.Evaluated,
-    observer: objective.Evaluated,
-    hypers: Hypers,
-    weights: tuple[Float[Array, " N"], Float[Array, ""]] | None = None,
-) -> tuple[Float[Array, ""], tuple[objective.Loss, objective.Loss]]:
-    """Both terms of the objective, each averaged over its trajectories, and their sum.
-
-    Args:
-      experts: their trajectories [N, ...].
-      observer: its trajectories, as many or not.
-      hypers: β, entropy bonus.
-      weights: of the policy's loss of each expert trajectory, and of the observer's return in place
-        of β; 1 and β if None.
-    """
-    expert_losses = jax.vmap(objective.expert_loss)(experts)
-    beta: Float[Array, ""] | float = hypers.beta
-    if weights is not None:
-        expert_weights, beta = weights
-        expert_losses = expert_losses._replace(policy=expert_weights * expert_losses.policy)
-    observer_losses = jax.vmap(objective.observer_loss, in_axes=(0, None))(observer, beta)
-    expert, clone = jax.tree.map(jnp.mean, (expert_losses, observer_losses))
-    total = (
+    expert: objective.Loss, observer: objective.Loss, hypers: Hypers
+) -> Float[Array, ""]:
+    """The sum of both terms, each already averaged over its trajectories."""
+    return (
         expert.policy
         + expert.value
-        + clone.policy
-        + clone.value
+        + observer.policy
+        + observer.value
         - hypers.entropy_bonus * expert.entropy
     )
-    return total, (expert, clone)
 
 
 def classifier_loss(
@@ -341,44 +383,43 @@ def classifier_loss(
     Args:
       classifier: parameters of q.
       networks: what they mean.
-      experts: episodes [E, B, T]; the expert of the leading axis is the label.
+      experts: episodes [T, E, B]; the expert of an episode is its label.
     """
     log_weights = networks.tabulate(
         lambda observation: networks.expert_log_weights(classifier, observation)
     )
 
-    def trajectory(label, episode):
-        terms = jax.vmap(log_weights)(episode.observation)[:, label]
-        return -jnp.sum(jnp.where(episode.live, terms, 0.0))
+    def block(label, seen):
+        terms = jax.vmap(jax.vmap(log_weights))(seen.observation)[..., label]
+        return -jnp.mean(jnp.sum(seen.weights * terms, axis=0))
 
-    labels = jnp.arange(networks.num_experts)
-    return jnp.mean(jax.vmap(jax.vmap(trajectory, in_axes=(None, 0)))(labels, experts))
+    seen = visits_of(networks, experts, 1.0)
+    return jnp.mean(jax.vmap(block, in_axes=(0, 1))(jnp.arange(networks.num_experts), seen))
+
+
+def visits_of(
+    networks: Networks, episodes: Transition, discount: Float[Array, ""] | float
+) -> Visits:
+    """What a loss needs of episodes [T, G, N]: every step, or every pair where states are finite."""
+    steps = visits.every_step(episodes, discount)
+    if networks.num_states is None:
+        return steps
+    return visits.every_pair(steps, networks.num_states, networks.num_actions)
 
 
 def evaluate(
     policy: LogProbsFn,
     values: Callable[[Shaped[Array, "..."]], Float[Array, " V"]],
-    episodes: Transition,
-    discount: Float[Array, ""] | float,
+    seen: Visits,
 ) -> objective.Evaluated:
-    """What the objective needs of episodes [..., T], under one policy and its critics."""
+    """What the objective needs of what was seen [T, N], under one policy and its critics."""
 
-    def at_step(observation, action):
+    def at_visit(observation, action):
         log_probs = policy(observation)
         return log_probs[action], categorical.entropy(log_probs), values(observation)
 
-    def trajectory(episode: Transition) -> objective.Evaluated:
-        log_probs, entropies, columns = jax.vmap(at_step)(episode.observation, episode.action)
-        discounts = jnp.full_like(episode.reward, discount)
-        return objective.Evaluated(
-            log_probs=log_probs,
-            values=columns,
-            entropies=entropies,
-            returns=returns.discounted_returns(episode.reward, discounts),
-            live=episode.live.astype(episode.reward.dtype),
-        )
-
-    return jax.vmap(trajectory)(episodes)
+    log_probs, entropies, columns = jax.vmap(jax.vmap(at_visit))(seen.observation, seen.action)
+    return objective.Evaluated(log_probs, columns, entropies, seen.returns, seen.weights)
 
 
 def apply_gradients(
@@ -445,21 +486,18 @@ def optimizer(hypers: Hypers, num_updates: int | None = None) -> optax.GradientT
     )
 
 
-def summarize(
-    experts: Transition,
-    observer: Transition,
-    expert_loss: objective.Loss,
-    observer_loss: objective.Loss,
-    grads: EnsembleParams,
-) -> Metrics:
+def summarize(estimates: Estimates, multipliers: Float[Array, " E"] | None) -> Metrics:
     """Metrics of one update."""
-    expert_returns = jnp.mean(jnp.sum(experts.reward, axis=-1), axis=-1)
+    expert, observer = estimates.expert_loss, estimates.observer_loss
+    cross_entropy = estimates.cross_entropy
     return Metrics(
-        pe_return=jnp.mean(expert_returns),
-        expert_returns=expert_returns,
-        observer_return=jnp.mean(jnp.sum(observer.reward, axis=-1)),
-        policy_loss=expert_loss.policy + observer_loss.policy,
-        value_loss=expert_loss.value + observer_loss.value,
-        entropy=expert_loss.entropy / jnp.mean(jnp.sum(experts.live, axis=-1)),
-        grad_norm=optax.tree.norm(grads.heads),
+        pe_return=jnp.mean(estimates.expert_returns),
+        expert_returns=estimates.expert_returns,
+        observer_return=estimates.observer_return,
+        policy_loss=expert.policy + observer.policy,
+        value_loss=expert.value + observer.value,
+        entropy=expert.entropy / estimates.expert_length,
+        grad_norm=optax.tree.norm(estimates.grads.heads),
+        classifier_loss=None if cross_entropy is None else cross_entropy / estimates.expert_length,
+        multipliers=multipliers,
     )

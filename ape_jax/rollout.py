@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from ape_jax.core import categorical
 from ape_jax.networks import Networks
 from ape_jax.types import (
-    CumulativeProbsFn,
     LogProbsFn,
     MemoryPolicy,
     Params,
@@ -18,127 +17,163 @@ from ape_jax.types import (
     Transition,
 )
 
+UNROLL = 2
+"""Steps compiled as one."""
 
-def episode(
-    key: PRNGKey,
-    cumulative_probs: CumulativeProbsFn,
+
+def episodes(
+    keys: Key[Array, " N"],
+    cumulative_probs: Callable[[Shaped[Array, "N ..."]], Float[Array, "N A"]],
     env: Environment,
     env_params: EnvParams,
     num_steps: int,
 ) -> Transition:
-    """One episode from a fresh start, padded to ``num_steps`` with steps that are not live.
+    """One episode a key from a fresh start, padded to ``num_steps`` with steps that are not live.
+
+    Episodes advance side by side, one step of all at a time.
 
     Args:
-      key: drives start, actions and transitions; each draws from its own stream.
-      cumulative_probs: the policy: an observation to P(action ≤ a).
+      keys: each drives start, actions and transitions of its episode, from streams of their own.
+      cumulative_probs: the policies: one observation an episode to P(action ≤ a) of each.
       env: any gymnax environment.
       env_params: its parameters.
       num_steps: T; an episode that is longer is cut there without being marked truncated.
 
     Returns:
-      Transitions [T]. After the end the last state is repeated with reward zero.
+      Transitions [T, N]. After the end the last state is repeated with reward zero.
     """
-    return _episode(
-        key,
-        lambda memory, observation, _: (memory, cumulative_probs(observation)),
-        None,
-        env,
-        env_params,
-        num_steps,
-    )
+
+    def act(memory, observations, _):
+        return memory, cumulative_probs(observations)
+
+    return _episodes(keys, act, None, env, env_params, num_steps)
 
 
-def episode_with_memory(
-    key: PRNGKey,
+def episodes_with_memory(
+    keys: Key[Array, " N"],
     policy: MemoryPolicy,
     env: Environment,
     env_params: EnvParams,
     num_steps: int,
 ) -> Transition:
-    """As :func:`episode`, for a policy that remembers what it saw and did in the episode."""
+    """As :func:`episodes`, of one policy that remembers what it saw and did in the episode."""
 
     def act(memory, observation, last_action):
         memory, log_probs = policy(memory, observation, last_action)
         return memory, categorical.cumulative_probs(log_probs)
 
-    return _episode(key, act, policy.start(), env, env_params, num_steps)
+    memory = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (keys.shape[0], *jnp.shape(x))), policy.start()
+    )
+    return _episodes(keys, jax.vmap(act), memory, env, env_params, num_steps)
 
 
-def _episode(key, act, memory, env, env_params, num_steps) -> Transition:
-    key_start, key_actions, key_moves = jax.random.split(key, 3)
-    start = env.reset_env(key_start, env_params)
-    uniforms = jax.random.uniform(key_actions, (num_steps,))
-    move_keys = jax.random.split(key_moves, num_steps)
+def _episodes(keys, act, memory, env, env_params, num_steps) -> Transition:
+    # Without the barrier the split is fused into, and repeated for, every number drawn from it.
+    split = jax.lax.optimization_barrier(jax.vmap(lambda key: jax.random.split(key, 3))(keys))
+    start = jax.vmap(env.reset_env, in_axes=(0, None))(split[:, 0], env_params)
+    uniforms = jax.vmap(lambda key: _uniforms(key, num_steps), out_axes=1)(split[:, 1])
+    move_keys = jax.vmap(lambda key: jax.random.split(key, num_steps), out_axes=1)(split[:, 2])
 
     def step(carry, draws):
-        (observation, state, live), memory, last_action = carry
-        uniform, key_move = draws
-        memory, cumulative = act(memory, observation, last_action)
-        action = categorical.sample(cumulative, uniform)
-        moved_observation, moved_state, reward, terminated, _ = env.step_env(
-            key_move, state, action, env_params
+        (observations, states, live), memory, last_actions = carry
+        uniforms, keys = draws
+        memory, cumulative = act(memory, observations, last_actions)
+        actions = jax.vmap(categorical.sample)(cumulative, uniforms)
+        moved_observations, moved_states, rewards, terminated, _ = jax.vmap(
+            env.step_env, in_axes=(0, 0, 0, None)
+        )(keys, states, actions, env_params)
+        truncated = jax.vmap(env.is_truncated, in_axes=(0, None))(moved_states, env_params)
+        # The end is held, so that no environment is stepped from where it has no meaning.
+        held = jax.tree.map(
+            lambda new, old: jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+            (moved_observations, moved_states),
+            (observations, states),
         )
-        truncated = env.is_truncated(moved_state, env_params)
-        transition = Transition(
-            observation=observation,
-            action=action,
-            reward=jnp.where(live, reward, 0.0),
+        transitions = Transition(
+            observation=observations,
+            action=actions,
+            reward=jnp.where(live, rewards, 0.0),
             terminated=live & terminated,
             truncated=live & truncated & ~terminated,
             live=live,
-            next_observation=jnp.where(live, moved_observation, observation),
+            next_observation=held[0],
         )
-        # The end is held, so that no environment is stepped from where it has no meaning.
-        now, moved = (observation, state), (moved_observation, moved_state)
-        held = jax.tree.map(lambda new, old: jnp.where(live, new, old), moved, now)
-        live = live & ~terminated & ~truncated
-        return ((*held, live), memory, action), transition
+        return ((*held, live & ~terminated & ~truncated), memory, actions), transitions
 
-    carry = ((*start, jnp.bool_(True)), memory, jnp.int32(-1))
-    _, transitions = jax.lax.scan(step, carry, (uniforms, move_keys))
+    num_episodes = keys.shape[0]
+    carry = (
+        (*start, jnp.ones(num_episodes, bool)),
+        memory,
+        jnp.full(num_episodes, -1, jnp.int32),
+    )
+    _, transitions = jax.lax.scan(step, carry, (uniforms, move_keys), unroll=UNROLL)
     return transitions
 
 
-def expert_episodes(
-    keys: Key[Array, "E B"],
+def _uniforms(key: PRNGKey, num: int) -> Float[Array, " num"]:
+    """Numbers from [0, 1), multiples of 2^-24, as ``jax.random.uniform`` draws them for less.
+
+    A key is made of two random words, each good for a number; ``jax.random.bits`` keeps one.
+    """
+    words_of_a_key = jax.random.key_data(key).size
+    words = jax.random.key_data(jax.random.split(key, -(-num // words_of_a_key)))
+    return (words.reshape(-1)[:num] >> 8).astype(jnp.float32) * 2.0**-24
+
+
+def ensemble_episodes(
+    expert_keys: Key[Array, "E B"],
+    observer_keys: Key[Array, " N"],
     networks: Networks,
     heads: Params,
-    env: Environment,
-    env_params: EnvParams,
-    num_steps: int,
-) -> Transition:
-    """Each expert acts in its own block of environments: the draw of the expert is stratified.
-
-    Returns:
-      Transitions [E, B, T].
-    """
-
-    def block(keys, head):
-        policy = networks.tabulate(
-            lambda observation: categorical.cumulative_probs(networks.log_probs(head, observation))
-        )
-        return _episodes(keys, policy, env, env_params, num_steps)
-
-    return jax.vmap(block)(keys, heads)
-
-
-def observer_episodes(
-    keys: Key[Array, " N"],
-    networks: Networks,
     observer: LogProbsFn,
     env: Environment,
     env_params: EnvParams,
     num_steps: int,
-) -> Transition:
-    """The observer's policy acts in every environment, at every state.
+) -> tuple[Transition, Transition]:
+    """Episodes of every expert and of the observer, all in one loop over time.
+
+    Each expert acts in its own block of environments: the draw of the expert is stratified. The
+    observer's policy acts in every one of its own, at every state.
 
     Returns:
-      Transitions [N, T].
+      Transitions [T, E, B] and [T, N].
     """
-    policy = networks.tabulate(
-        lambda observation: categorical.cumulative_probs(observer(observation))
+    num_experts, block = expert_keys.shape
+    num_expert_episodes = num_experts * block
+    keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
+
+    def expert(head, observation):
+        return categorical.cumulative_probs(networks.log_probs(head, observation))
+
+    def clone(observation):
+        return categorical.cumulative_probs(observer(observation))
+
+    if networks.num_states is not None:
+        states = jnp.arange(networks.num_states, dtype=jnp.int32)
+        at_states = jax.vmap(jax.vmap(expert, in_axes=(None, 0)), in_axes=(0, None))
+        tables = jnp.concatenate([at_states(heads, states), jax.vmap(clone)(states)[None]])
+        actors = jnp.repeat(jnp.arange(num_experts), block)
+        actors = jnp.append(actors, jnp.full(observer_keys.shape[0], num_experts))
+
+        def act(observations):
+            return tables[actors, observations]
+
+    else:
+
+        def act(observations):
+            of_experts = observations[:num_expert_episodes]
+            blocks = of_experts.reshape(num_experts, block, *observations.shape[1:])
+            experts = jax.vmap(jax.vmap(expert, in_axes=(None, 0)))(heads, blocks)
+            clones = jax.vmap(clone)(observations[num_expert_episodes:])
+            return jnp.concatenate([experts.reshape(num_expert_episodes, -1), clones])
+
+    both = episodes(keys, act, env, env_params, num_steps)
+    experts = jax.tree.map(
+        lambda x: x[:, :num_expert_episodes].reshape(num_steps, num_experts, block, *x.shape[2:]),
+        both,
     )
-    return _episodes(keys, policy, env, env_params, num_steps)
+    return experts, jax.tree.map(lambda x: x[:, num_expert_episodes:], both)
 
 
 def stream(
@@ -191,10 +226,3 @@ def stream(
     carry = (*start, pick_expert(draws[-1, 1]))
     _, steps = jax.lax.scan(step, carry, (draws[:-1], move_keys))
     return steps
-
-
-def _episodes(keys, policy, env, env_params, num_steps) -> Transition:
-    def one(key):
-        return episode(key, policy, env, env_params, num_steps)
-
-    return jax.vmap(one)(keys)

@@ -137,7 +137,7 @@ def test_mean_sampled_gradient_of_the_constrained_form_is_the_exact_one():
 def by_live_steps(params, task, log_weights, experts, observer, hypers):
     """Each term averaged over live steps instead of trajectories; scaled to fit the experts'."""
     _, (expert, clone) = learner.loss(params, task.networks, log_weights, experts, observer, hypers)
-    lengths = [jnp.mean(jnp.sum(episodes.live, axis=-1)) for episodes in (experts, observer)]
+    lengths = [jnp.mean(jnp.sum(episodes.live, axis=0)) for episodes in (experts, observer)]
     return expert.policy + clone.policy * lengths[0] / lengths[1]
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,16 @@ UNIFORM = jnp.cumsum(jnp.full(5, 0.2))
 
 
 def random_walk(env, num_steps, num_episodes=64):
-    def one(key):
-        return rollout.episode(key, lambda _: UNIFORM, env, env.default_params, num_steps)
+    """Transitions [N, T]."""
 
-    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), num_episodes))
+    def walk(keys):
+        def policy(observations):
+            return jnp.tile(UNIFORM, (len(observations), 1))
+
+        return rollout.episodes(keys, policy, env, env.default_params, num_steps)
+
+    steps = jax.jit(walk)(jax.random.split(jax.random.key(0), num_episodes))
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +72,46 @@ def test_episode_cut_before_the_limit_is_not_marked_truncated(small_grid):
     assert not np.any(walks.truncated)
 
 
-def test_expert_episodes_pair_each_head_with_its_block(small_task):
-    """Head c always takes action c, and nobody else does."""
+@pytest.mark.parametrize("finite", [True, False])
+def test_each_head_acts_in_its_block_and_the_observer_in_its_own(finite, small_task):
+    """Head c always takes action c, the observer a third, and nobody else does; with and without
+    tables of what each does in every state."""
     networks = small_task.networks
     heads = networks.init(jax.random.key(0)).heads
     always = jnp.stack([jnp.zeros((9, 5)).at[:, action].set(50.0) for action in (1, 3)])
     heads = jax.tree.map(lambda _: always, heads)
+    if not finite:
+        networks = dataclasses.replace(networks, num_states=None)
     keys = jax.random.split(jax.random.key(1), (2, 6))
     world = (small_task.env, small_task.env_params, small_task.num_steps)
-    episodes = rollout.expert_episodes(keys, networks, heads, *world)
-    assert episodes.action.shape == (2, 6, 8)
-    np.testing.assert_array_equal(episodes.action[0], 1)
-    np.testing.assert_array_equal(episodes.action[1], 3)
+    experts, observer = rollout.ensemble_episodes(
+        *(keys, keys.reshape(-1), networks, heads),
+        lambda _: jnp.log(jax.nn.one_hot(4, 5) + 1e-9),
+        *world,
+    )
+    assert experts.action.shape == (8, 2, 6)
+    np.testing.assert_array_equal(experts.action[:, 0], 1)
+    np.testing.assert_array_equal(experts.action[:, 1], 3)
+    assert observer.action.shape == (8, 12)
+    np.testing.assert_array_equal(observer.action, 4)
+
+
+def test_uniform_numbers_are_uniform_independent_and_those_of_their_key():
+    """Each lane, each position and both words of a key: mean, variance, lag and range."""
+    keys = jax.random.split(jax.random.key(5), 4096)
+    numbers = np.asarray(jax.vmap(lambda key: rollout._uniforms(key, 101))(keys), np.float64)
+    assert numbers.shape == (4096, 101)
+    assert numbers.min() >= 0.0
+    assert numbers.max() < 1.0
+    error = np.sqrt(1 / 12 / 4096)
+    assert np.abs(numbers.mean(axis=0) - 0.5).max() < 4.5 * error
+    assert np.abs(numbers.mean() - 0.5) < 4 * error / np.sqrt(101)
+    shares = np.bincount((numbers * 64).astype(int).ravel(), minlength=64) / numbers.size
+    assert np.abs(shares * 64 - 1).max() < 4.5 * 8 / np.sqrt(numbers.size)
+    centred = (numbers - 0.5) * np.sqrt(12)
+    for lag in (1, 2, 3):
+        assert abs((centred[:, lag:] * centred[:, :-lag]).mean()) < 4 / np.sqrt(numbers.size)
+    np.testing.assert_array_equal(numbers[7], rollout._uniforms(keys[7], 101))
 
 
 def test_stream_draws_an_expert_for_each_episode_and_keeps_it(small_grid):
@@ -111,15 +147,17 @@ def test_every_discrete_gymnax_environment_can_be_rolled_out(env_id):
     env, params = envs.make(env_id)
     cumulative = jnp.ones(env.action_space(params).n)
     shapes = jax.eval_shape(
-        lambda key: rollout.episode(key, lambda _: cumulative, env, params, 5), jax.random.key(0)
+        lambda keys: rollout.episodes(keys, lambda _: cumulative[None], env, params, 5),
+        jax.random.split(jax.random.key(0), 1),
     )
-    assert shapes.reward.shape == shapes.live.shape == (5,)
-    assert shapes.observation.shape == (5, *env.observation_space(params).shape)
+    assert shapes.reward.shape == shapes.live.shape == (5, 1)
+    assert shapes.observation.shape == (5, 1, *env.observation_space(params).shape)
     streamed, expert = jax.eval_shape(
         lambda key: rollout.stream(key, lambda _: cumulative[None], env, params, 5),
         jax.random.key(0),
     )
-    assert jax.tree.map(jnp.shape, streamed) == jax.tree.map(jnp.shape, shapes)
+    one = jax.tree.map(lambda x: (x.shape[0], *x.shape[2:]), shapes)
+    assert jax.tree.map(jnp.shape, streamed) == one
     assert expert.shape == (5,)
 
 
@@ -157,10 +195,12 @@ def test_memory_sees_every_action_and_observation_of_its_episode(small_grid):
             action = jnp.where(first, (memory + last_action + 1) % 5, 4)
             return memory + 1, jnp.log(jax.nn.one_hot(action, 5) + 1e-9)
 
-    episode = jax.jit(rollout.episode_with_memory, static_argnums=(1, 2, 4))
-    steps = episode(jax.random.key(0), Counter(), small_grid, small_grid.default_params, 8)
+    episodes = jax.jit(rollout.episodes_with_memory, static_argnums=(1, 2, 4))
+    keys = jax.random.split(jax.random.key(0), 3)
+    steps = episodes(keys, Counter(), small_grid, small_grid.default_params, 8)
     expected = [0]
     for count in range(1, 8):
         expected.append((count + expected[-1] + 1) % 5)
     live = np.asarray(steps.live)
-    np.testing.assert_array_equal(np.asarray(steps.action)[live], np.asarray(expected)[live])
+    expected = np.tile(np.array(expected)[:, None], (1, 3))
+    np.testing.assert_array_equal(np.asarray(steps.action)[live], expected[live])

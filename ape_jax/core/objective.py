@@ -15,7 +15,13 @@ from jaxtyping import Array, Float
 
 
 class Evaluated(NamedTuple):
-    """What the objective needs of one trajectory; entries beyond its end are ignored."""
+    """What the objective needs of one trajectory: one entry a step.
+
+    Where states are finite, the mean of many trajectories serves as well, one entry a state and
+    action: how often the pair came, and the mean return that followed. Both losses depend on the
+    trajectories through those alone (the value loss up to the spread of the returns, which no
+    parameter moves).
+    """
 
     log_probs: Float[Array, " T"]
     """log π(a_t|s_t) of the policy that acted, differentiable in every head that shaped it."""
@@ -25,8 +31,8 @@ class Evaluated(NamedTuple):
     """Entropy of the policy that acted, in nats."""
     returns: Float[Array, " T"]
     """R(t), the return to go."""
-    live: Float[Array, " T"]
-    """One up to the trajectory's end, zero after it."""
+    weights: Float[Array, " T"]
+    """How often the entry counts: one up to the trajectory's end, zero after it."""
 
 
 class Loss(NamedTuple):
@@ -39,22 +45,20 @@ class Loss(NamedTuple):
 
 
 def policy_gradient_loss(
-    log_probs: Float[Array, " T"], advantages: Float[Array, " T"], live: Float[Array, " T"]
+    log_probs: Float[Array, " T"], advantages: Float[Array, " T"], weights: Float[Array, " T"]
 ) -> Float[Array, ""]:
     """Surrogate whose gradient is minus one trajectory's policy gradient (paper, Eq. 5).
 
-    −Σ_t log π(a_t|s_t) Ã(t), with Ã held constant.
+    −Σ_t w_t log π(a_t|s_t) Ã(t), with Ã held constant.
     """
-    terms = log_probs * jax.lax.stop_gradient(advantages)
-    return -jnp.sum(jnp.where(live > 0, terms, 0.0))
+    return -_weighted_sum(log_probs * jax.lax.stop_gradient(advantages), weights)
 
 
 def value_loss(
-    values: Float[Array, "T V"], targets: Float[Array, " T"], live: Float[Array, " T"]
+    values: Float[Array, "T V"], targets: Float[Array, " T"], weights: Float[Array, " T"]
 ) -> Float[Array, ""]:
-    """½ Σ_t (V(s_t) − target_t)², averaged over the columns of ``values`` (paper, Eq. 4)."""
-    errors = 0.5 * jnp.mean(jnp.square(values - targets[:, None]), axis=-1)
-    return jnp.sum(jnp.where(live > 0, errors, 0.0))
+    """½ Σ_t w_t (V(s_t) − target_t)², averaged over the columns of ``values`` (paper, Eq. 4)."""
+    return _weighted_sum(0.5 * jnp.mean(jnp.square(values - targets[:, None]), axis=-1), weights)
 
 
 def expert_loss(expert: Evaluated) -> Loss:
@@ -83,10 +87,15 @@ def observer_loss(observer: Evaluated, beta: Float[Array, ""] | float) -> Loss:
 def _loss(trajectory: Evaluated, targets: Float[Array, " T"]) -> Loss:
     advantages = targets - jnp.mean(trajectory.values, axis=-1)
     return Loss(
-        policy=policy_gradient_loss(trajectory.log_probs, advantages, trajectory.live),
-        value=value_loss(trajectory.values, targets, trajectory.live),
-        entropy=jnp.sum(jnp.where(trajectory.live > 0, trajectory.entropies, 0.0)),
+        policy=policy_gradient_loss(trajectory.log_probs, advantages, trajectory.weights),
+        value=value_loss(trajectory.values, targets, trajectory.weights),
+        entropy=_weighted_sum(trajectory.entropies, trajectory.weights),
     )
+
+
+def _weighted_sum(terms: Float[Array, " T"], weights: Float[Array, " T"]) -> Float[Array, ""]:
+    """What has no weight counts for nothing, not even where it is not finite."""
+    return jnp.sum(jnp.where(weights > 0, weights * terms, 0.0))
 
 
 def dual_step(

@@ -6,9 +6,9 @@ from jaxtyping import Array, Bool, Float
 
 
 def discounted_returns(
-    rewards: Float[Array, " T"], discounts: Float[Array, " T"]
-) -> Float[Array, " T"]:
-    """Returns to go.
+    rewards: Float[Array, "T *batch"], discounts: Float[Array, "T *batch"]
+) -> Float[Array, "T *batch"]:
+    """Returns to go, of one trajectory or of several side by side.
 
         R(t) = r_t + γ_t R(t+1),      R(T) = 0
 
@@ -26,7 +26,7 @@ def discounted_returns(
         return return_, return_
 
     _, returns = jax.lax.scan(
-        backward, jnp.zeros((), rewards.dtype), (rewards, discounts), reverse=True
+        backward, jnp.zeros_like(rewards[0]), (rewards, discounts), reverse=True
     )
     return returns
 

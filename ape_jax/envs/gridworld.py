@@ -88,8 +88,9 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[jax.Array, EnvState]:
         """Start in a cell drawn uniformly from those that are not the goal."""
-        start = jax.random.randint(key, (), 0, len(self._starts))
-        cell = jnp.asarray(self._starts)[start]
+        # One draw; jax.random.randint makes four, to be exactly uniform for ranges beyond 2^23.
+        start = (jax.random.uniform(key) * len(self._starts)).astype(jnp.int32)
+        cell = jnp.asarray(self._starts)[jnp.minimum(start, len(self._starts) - 1)]
         state = EnvState(time=jnp.int32(0), row=cell // self.size, column=cell % self.size)
         return self.observe(key, state, None, params), state
 

@@ -1,0 +1,65 @@
+"""What a loss needs of trajectories: which pairs came, what followed, and how often they count."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from ape_jax.core import returns
+from ape_jax.types import Transition
+
+
+class Visits(NamedTuple):
+    """Observations and actions of trajectories [T, ...], or of their mean [S * A, ...]."""
+
+    observation: Shaped[Array, "..."]
+    action: Int[Array, "..."]
+    returns: Float[Array, "..."]
+    """R(t), the return to go."""
+    weights: Float[Array, "..."]
+    """How often the entry counts: one up to a trajectory's end, zero after it."""
+
+
+def every_step(episodes: Transition, discount: Float[Array, ""] | float) -> Visits:
+    """One entry a step of episodes [T, ...]."""
+    discounts = jnp.full_like(episodes.reward, discount)
+    return Visits(
+        observation=episodes.observation,
+        action=episodes.action,
+        returns=returns.discounted_returns(episodes.reward, discounts),
+        weights=episodes.live.astype(episodes.reward.dtype),
+    )
+
+
+def every_pair(visits: Visits, num_states: int, num_actions: int) -> Visits:
+    """The mean of trajectories, one entry a state and action.
+
+    A loss that is linear in the returns, or quadratic with a factor of the state alone, depends on
+    trajectories only through how often each pair came and the mean return that followed. A batch of
+    any size becomes S * A entries, and networks need not see a state twice. (The squared error of
+    a critic loses the spread of the returns within a pair, which no parameter moves.)
+
+    Args:
+      visits: of blocks of trajectories [T, G, N] in a finite observation space.
+      num_states: S.
+      num_actions: A.
+
+    Returns:
+      Visits [S * A, G, 1]: of every pair the mean return, and as weight its visits in a trajectory.
+      Counts are exact up to 2^24 visits of a pair.
+    """
+    _, num_blocks, num_trajectories = visits.action.shape
+    num_pairs = num_states * num_actions
+    blocks = jnp.arange(num_blocks, dtype=jnp.int32)[:, None]
+    pairs = (blocks[None] * num_states + visits.observation) * num_actions + visits.action
+    amounts = jnp.stack([visits.weights, visits.weights * visits.returns], axis=-1)
+    sums = jnp.zeros((num_blocks * num_pairs, 2))
+    sums = sums.at[pairs.reshape(-1)].add(amounts.reshape(-1, 2), mode="promise_in_bounds")
+    counts, totals = jnp.moveaxis(sums.reshape(num_blocks, num_pairs, 1, 2), (3, 1), (0, 1))
+    states, actions = jnp.divmod(jnp.arange(num_pairs, dtype=jnp.int32), num_actions)
+    return Visits(
+        observation=jnp.broadcast_to(states[:, None, None], counts.shape),
+        action=jnp.broadcast_to(actions[:, None, None], counts.shape),
+        returns=totals / jnp.maximum(counts, 1.0),
+        weights=counts / num_trajectories,
+    )
