@@ -23,7 +23,7 @@ from benchmarks.torch_ape.objective import (
     uniform_log_weight,
 )
 
-STEPS_PER_GRAPH = 10
+STEPS_PER_GRAPH = 100
 """Steps of a rollout that are unrolled in one graph; a divisor of the horizon."""
 WARM_UPS = 3
 """Updates on a GPU before one is captured."""
