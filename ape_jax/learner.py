@@ -400,7 +400,7 @@ def classifier_loss(
 def visits_of(
     networks: Networks, episodes: Transition, discount: Float[Array, ""] | float
 ) -> Visits:
-    """What a loss needs of episodes [T, G, N]: every step, or every pair where states are finite."""
+    """What a loss needs of episodes [T, G, N]: all steps, or all pairs where states are finite."""
     steps = visits.every_step(episodes, discount)
     if networks.num_states is None:
         return steps
