@@ -1,11 +1,13 @@
 """The host side of training: seeds vmapped, updates in jitted chunks, progress between them."""
 
+import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 from rich.console import Console
 from rich.progress import (
@@ -19,6 +21,7 @@ from rich.progress import (
 
 from ape_jax.config import Hypers
 from ape_jax.learner import Metrics, Task, TrainState, create_state, updates
+from ape_jax.sharding import ENVIRONMENTS, SEEDS, make_mesh
 
 log = logging.getLogger(__name__)
 
@@ -50,41 +53,84 @@ def seed_keys(first_seed: int, num_seeds: int, purpose: int = TRAIN) -> Key[Arra
 
 
 class Runner:
-    """Runs a task for several seeds at once. Compiled programs are kept between calls."""
+    """Runs a task for several seeds at once, over devices. Compiled programs are kept."""
 
-    def __init__(self, task: Task, sweep: bool = False):
+    def __init__(
+        self, task: Task, sweep: bool = False, devices: Sequence[jax.Device] | None = None
+    ):
         """Compile nothing yet.
 
         Args:
           task: what is trained.
           sweep: whether every seed has its own hyperparameters, arrays [K], or all share theirs.
+          devices: over which seeds and environments are spread; all that jax sees if None.
         """
         self.task = task
-        own = 0 if sweep else None
-        self._create = jax.jit(jax.vmap(create_state, (0, None, own)), static_argnums=1)
-        self._updates = jax.jit(jax.vmap(updates, (None, 0, own, None)), static_argnums=(0, 3))
+        self.sweep = sweep
+        self.devices = jax.devices() if devices is None else devices
 
     def create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
         """Fresh states [K, …]."""
-        return self._create(keys, self.task.networks, hypers)
+        return _create(self.task.networks, keys, hypers, self._mesh(keys), self.sweep)
 
     def run(self, keys: Key[Array, " K"], hypers: Hypers) -> Iterator[Chunk]:
-        """Train to the end, chunk by chunk; the last chunk carries the final state."""
+        """Train to the end, chunk by chunk; the last chunk carries the final state.
+
+        Raises:
+          SettingError: environments that do not divide over the devices.
+        """
         config = self.task.config
+        mesh = self._mesh(keys)
         log.info(
-            "%s: %d seed(s) x %d expert(s) x %d environments on %s",
+            "%s: %d seed(s) x %d expert(s) x %d environments on %d x %s",
             config.env,
             len(keys),
             config.num_experts,
             config.envs_per_expert,
-            jax.devices()[0].device_kind,
+            len(self.devices),
+            self.devices[0].device_kind,
         )
         state = self.create(keys, hypers)
         num_updates = config.num_updates
         for num_done in range(0, num_updates, CHUNK):
             count = min(CHUNK, num_updates - num_done)
-            state, metrics = jax.block_until_ready(self._updates(self.task, state, hypers, count))
-            yield Chunk(num_done + count, num_updates, state, metrics)
+            state, metrics = jax.block_until_ready(
+                _advance(self.task, state, hypers, count, mesh, self.sweep)
+            )
+            # Every device holds everything; what follows a run needs one.
+            here = jax.tree.map(lambda x: x.addressable_data(0), (state, metrics))
+            yield Chunk(num_done + count, num_updates, *here)
+
+    def _mesh(self, keys: Key[Array, " K"]) -> Mesh:
+        return make_mesh(len(keys), self.task.config.envs_per_expert, self.devices)
+
+
+@functools.partial(jax.jit, static_argnames=("networks", "mesh", "sweep"))
+def _create(networks, keys, hypers, mesh, sweep) -> TrainState:
+    states = jax.vmap(create_state, (0, None, 0 if sweep else None))(keys, networks, hypers)
+    return _on_every_device(states, mesh)
+
+
+# The state is not donated: it is small, and has to outlive an update that is interrupted.
+@functools.partial(jax.jit, static_argnames=("task", "num_updates", "mesh", "sweep"))
+def _advance(task, state, hypers, num_updates, mesh, sweep) -> tuple[TrainState, Metrics]:
+    axis_name = ENVIRONMENTS if mesh.shape[ENVIRONMENTS] > 1 else None
+
+    def of_seed(state, hypers):
+        return updates(task, state, hypers, num_updates, axis_name)
+
+    spread = jax.shard_map(
+        jax.vmap(of_seed, (0, 0 if sweep else None)),
+        mesh=mesh,
+        in_specs=(PartitionSpec(SEEDS), PartitionSpec(SEEDS) if sweep else PartitionSpec()),
+        out_specs=PartitionSpec(SEEDS),
+        check_vma=False,  # Environments begin their loops with constants, alike everywhere.
+    )
+    return _on_every_device(spread(state, hypers), mesh)
+
+
+def _on_every_device(tree, mesh: Mesh):
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def progress_bar(console: Console) -> Progress:

@@ -10,10 +10,10 @@ import jax
 import tyro
 from rich.console import Console
 
-from ape_jax import checkpoint, evaluation, metrics, tables
+from ape_jax import checkpoint, evaluation, metrics, sharding, tables
 from ape_jax.commands.output import INTERRUPTED, prepare, say
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
-from ape_jax.learner import Task, make_task
+from ape_jax.learner import make_task
 from ape_jax.runner import EVALUATE, Chunk, Runner, describe_returns, progress_bar, seed_keys
 from ape_jax.types import SettingError
 
@@ -38,6 +38,18 @@ class TrainOptions:
     """Directory of the run."""
     overwrite: bool = False
     """Replace the run that --out already holds."""
+    devices: int | None = None
+    """Devices of each process to spread seeds and environments over; all of them if not given. A
+    CPU is one device, or as many as asked for. Results change by rounding alone."""
+    distributed: bool = False
+    """One of several processes, on as many machines as you like, that train together. Process 0
+    writes the run; the others must be started with the same settings."""
+    coordinator: str | None = None
+    """host:port of process 0; found by itself on clusters such as SLURM."""
+    num_processes: int | None = None
+    """Processes in all; likewise."""
+    process_id: int | None = None
+    """Number of this process, from 0; likewise."""
 
 
 def defaults(arguments: Sequence[str]) -> TrainOptions:
@@ -74,7 +86,11 @@ def _flag_and_value(arguments: Sequence[str], name: str) -> list[str]:
 def run(options: TrainOptions, console: Console) -> int:
     """Train, evaluate, save."""
     config = RunConfig(options.settings, options.hypers, options.seeds, options.first_seed)
+    devices = _start(options)
+    sharding.make_mesh(config.seeds, config.train.envs_per_expert, devices)
     task = make_task(config.train)
+    if jax.process_index() > 0:
+        return _take_part(Runner(task, devices=devices), config)
     if (options.out / "config.yaml").exists() and not options.overwrite:
         raise SettingError(
             f"out must not hold a run already; {options.out} does. Choose another, "
@@ -83,15 +99,19 @@ def run(options: TrainOptions, console: Console) -> int:
     out = prepare(options.out)
 
     started = time.monotonic()
-    last = _train_and_log(task, config, out, console)
+    last = _train_and_log(Runner(task, devices=devices), config, out, console)
     if last is None:
         raise KeyboardInterrupt
     seconds = time.monotonic() - started
-    checkpoint.save_params(out, last.state.params)
+    params, multipliers = jax.device_get((last.state.params, last.state.multipliers))
+    if options.distributed:
+        sharding.leave()
+        task = make_task(config.train)
+    checkpoint.save_params(out, params)
 
     evaluate = jax.jit(jax.vmap(evaluation.ensemble_returns, (None, 0, 0)), static_argnums=0)
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
-    returns = evaluate(task, last.state.params.heads, keys)
+    returns = evaluate(task, params.heads, keys)
     summary = {
         "pe_return": metrics.over_seeds(returns.pe),
         "expert_returns": metrics.over_seeds(returns.experts),
@@ -102,17 +122,34 @@ def run(options: TrainOptions, console: Console) -> int:
         ),
         "num_updates": last.num_done,
         "train_seconds": seconds,
-        "fingerprint": metrics.fingerprint(last.state.params),
+        "fingerprint": metrics.fingerprint(params),
     }
-    if last.state.multipliers is not None:
+    if multipliers is not None:
         summary["min_return"] = config.hypers.min_return
-        summary["multipliers"] = metrics.over_seeds(last.state.multipliers)
+        summary["multipliers"] = metrics.over_seeds(multipliers)
     metrics.write_json(out / "summary.json", summary)
     _show_training(summary, config, out)
     return 0 if last.num_done == config.train.num_updates else INTERRUPTED
 
 
-def _train_and_log(task: Task, config: RunConfig, out: Path, console: Console) -> Chunk | None:
+def _start(options: TrainOptions) -> list[jax.Device]:
+    place = sharding.Cluster(options.coordinator, options.num_processes, options.process_id)
+    if not options.distributed and place != sharding.Cluster():
+        raise SettingError(
+            "coordinator, num_processes and process_id go with --distributed; add it"
+        )
+    return sharding.start(options.devices, place if options.distributed else None)
+
+
+def _take_part(runner: Runner, config: RunConfig) -> int:
+    """What the processes other than the first do: the same training, of which they keep nothing."""
+    for _ in runner.run(seed_keys(config.first_seed, config.seeds), config.hypers):
+        pass
+    sharding.leave()
+    return 0
+
+
+def _train_and_log(runner: Runner, config: RunConfig, out: Path, console: Console) -> Chunk | None:
     """Train to the end, or to the last chunk before Ctrl-C; None if there was none."""
     last = None
     num_updates = config.train.num_updates
@@ -120,7 +157,7 @@ def _train_and_log(task: Task, config: RunConfig, out: Path, console: Console) -
         bar = progress.add_task("training", total=num_updates, returns="compiling")
         try:
             keys = seed_keys(config.first_seed, config.seeds)
-            for chunk in Runner(task).run(keys, config.hypers):
+            for chunk in runner.run(keys, config.hypers):
                 if last is None:
                     _begin(out, config)
                 first, last = (last.num_done if last else 0), chunk
