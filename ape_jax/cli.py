@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import jax
+import platformdirs
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         command, options = _parse(arguments)
+        _keep_compiled_programs()
         code = _COMMANDS[command][0].run(options, console)
     except SettingError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -48,6 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print("interrupted before anything was finished", style="yellow")
         code = INTERRUPTED
     sys.exit(code)
+
+
+def _keep_compiled_programs() -> None:
+    """Let later runs find what this one compiles, in the user's cache folder.
+
+    JAX's own settings go first: JAX_COMPILATION_CACHE_DIR names another folder, and
+    JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = platformdirs.user_cache_path("ape_jax") / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _parse(arguments: list[str]) -> tuple[str, Any]:
