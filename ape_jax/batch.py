@@ -102,6 +102,7 @@ def _one_step(log_probs, action, values, returns) -> objective.Evaluated:
         values=values[None],
         entropies=categorical.entropy(log_probs)[None],
         returns=returns[None],
+        variances=jnp.zeros(1),
         weights=jnp.ones(1),
     )
 

@@ -59,7 +59,7 @@ def _keep_compiled_programs() -> None:
     JAX's own settings go first: JAX_COMPILATION_CACHE_DIR names another folder, and
     JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = platformdirs.user_cache_path("ape_jax") / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -75,7 +75,6 @@ class Metrics(NamedTuple):
     """Of the observer trained against, at its weights and temperature; of r̃ where one is given."""
     policy_loss: Float[Array, ""]
     value_loss: Float[Array, ""]
-    """Where observations are finite, without the spread of returns that no critic can follow."""
     entropy: Float[Array, ""]
     """Of the experts, mean over their live steps, in nats."""
     grad_norm: Float[Array, ""]
@@ -419,7 +418,9 @@ def evaluate(
         return log_probs[action], categorical.entropy(log_probs), values(observation)
 
     log_probs, entropies, columns = jax.vmap(jax.vmap(at_visit))(seen.observation, seen.action)
-    return objective.Evaluated(log_probs, columns, entropies, seen.returns, seen.weights)
+    return objective.Evaluated(
+        log_probs, columns, entropies, seen.returns, seen.variances, seen.weights
+    )
 
 
 def apply_gradients(

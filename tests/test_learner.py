@@ -96,6 +96,36 @@ def test_equal_multipliers_give_the_penalised_gradient_up_to_its_size(small_task
     np.testing.assert_allclose(constrained, penalised * 4 / 5, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("observer", ["uniform", "learned"])
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_loss_of_pairs_is_the_loss_of_every_step(critic, observer, small_grid):
+    """Gradients of all parameters, and all parts of it."""
+    config = TrainConfig(envs_per_expert=16, critic=critic, observer=observer)
+    task = make_task(config, small_grid)
+    hypers = Hypers(beta=0.7, temperature=0.5, discount=0.9, entropy_bonus=0.3)
+    leaves, treedef = jax.tree.flatten(task.networks.init(KEYS[0]))
+    noise = jax.random.split(KEYS[1], len(leaves))
+    leaves = [x + jax.random.normal(k, x.shape) for x, k in zip(leaves, noise, strict=True)]
+    params = jax.tree.unflatten(treedef, leaves)
+    log_weights = learner.expert_log_weights(task, params)
+    experts, observed = learner.collect(task, params, log_weights, hypers, tuple(KEYS))
+    step_by_step = dataclasses.replace(task.networks, num_states=None)
+
+    def of(networks):
+        def both_losses(params):
+            total, terms = learner.loss(params, networks, log_weights, experts, observed, hypers)
+            if params.classifier is not None:
+                total += learner.classifier_loss(params.classifier, networks, experts)
+            return total, terms
+
+        return jax.grad(both_losses, has_aux=True)(params)
+
+    (ours, our_terms), (expected, terms) = of(task.networks), of(step_by_step)
+    chex.assert_trees_all_close(ours, expected, rtol=1e-4, atol=1e-4)
+    for our_term, term in zip(our_terms, terms, strict=True):
+        np.testing.assert_allclose(our_term, term, rtol=1e-4)
+
+
 def test_penalised_form_has_neither_multipliers_nor_classifier(single, hypers):
     state, metrics = single(KEYS[0], hypers)
     assert state.multipliers is None

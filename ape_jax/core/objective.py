@@ -18,9 +18,7 @@ class Evaluated(NamedTuple):
     """What the objective needs of one trajectory: one entry a step.
 
     Where states are finite, the mean of many trajectories serves as well, one entry a state and
-    action: how often the pair came, and the mean return that followed. Both losses depend on the
-    trajectories through those alone (the value loss up to the spread of the returns, which no
-    parameter moves).
+    action: how often the pair came, and mean and variance of the returns that followed.
     """
 
     log_probs: Float[Array, " T"]
@@ -31,6 +29,8 @@ class Evaluated(NamedTuple):
     """Entropy of the policy that acted, in nats."""
     returns: Float[Array, " T"]
     """R(t), the return to go."""
+    variances: Float[Array, " T"]
+    """Of the returns that an entry stands for; zero where it is one step."""
     weights: Float[Array, " T"]
     """How often the entry counts: one up to the trajectory's end, zero after it."""
 
@@ -55,10 +55,14 @@ def policy_gradient_loss(
 
 
 def value_loss(
-    values: Float[Array, "T V"], targets: Float[Array, " T"], weights: Float[Array, " T"]
+    values: Float[Array, "T V"],
+    targets: Float[Array, " T"],
+    variances: Float[Array, " T"],
+    weights: Float[Array, " T"],
 ) -> Float[Array, ""]:
-    """½ Σ_t w_t (V(s_t) − target_t)², averaged over the columns of ``values`` (paper, Eq. 4)."""
-    return _weighted_sum(0.5 * jnp.mean(jnp.square(values - targets[:, None]), axis=-1), weights)
+    """½ Σ_t w_t [(V(s_t) − target_t)² + variance_t], averaged over columns of V (paper, Eq. 4)."""
+    errors = jnp.mean(jnp.square(values - targets[:, None]), axis=-1)
+    return _weighted_sum(0.5 * (errors + variances), weights)
 
 
 def expert_loss(expert: Evaluated) -> Loss:
@@ -67,7 +71,7 @@ def expert_loss(expert: Evaluated) -> Loss:
     Args:
       expert: a trajectory of expert c, with V_c as its only column of values.
     """
-    return _loss(expert, expert.returns)
+    return _loss(expert, 1.0)
 
 
 def observer_loss(observer: Evaluated, beta: Float[Array, ""] | float) -> Loss:
@@ -81,14 +85,16 @@ def observer_loss(observer: Evaluated, beta: Float[Array, ""] | float) -> Loss:
       observer: a trajectory of the observer.
       beta: β ≥ 0, the weight of the observer's return against the experts'.
     """
-    return _loss(observer, -beta * observer.returns)
+    return _loss(observer, -beta)
 
 
-def _loss(trajectory: Evaluated, targets: Float[Array, " T"]) -> Loss:
+def _loss(trajectory: Evaluated, scale: Float[Array, ""] | float) -> Loss:
+    """Of the policy that acted, for so many times the return."""
+    targets, variances = scale * trajectory.returns, scale**2 * trajectory.variances
     advantages = targets - jnp.mean(trajectory.values, axis=-1)
     return Loss(
         policy=policy_gradient_loss(trajectory.log_probs, advantages, trajectory.weights),
-        value=value_loss(trajectory.values, targets, trajectory.weights),
+        value=value_loss(trajectory.values, targets, variances, trajectory.weights),
         entropy=_weighted_sum(trajectory.entropies, trajectory.weights),
     )
 

@@ -15,7 +15,9 @@ class Visits(NamedTuple):
     observation: Shaped[Array, "..."]
     action: Int[Array, "..."]
     returns: Float[Array, "..."]
-    """R(t), the return to go."""
+    """R(t), the return to go: of a step, or the mean of a pair."""
+    variances: Float[Array, "..."]
+    """Of the returns about that mean; zero for a step."""
     weights: Float[Array, "..."]
     """How often the entry counts: one up to a trajectory's end, zero after it."""
 
@@ -23,10 +25,12 @@ class Visits(NamedTuple):
 def every_step(episodes: Transition, discount: Float[Array, ""] | float) -> Visits:
     """One entry a step of episodes [T, ...]."""
     discounts = jnp.full_like(episodes.reward, discount)
+    nothing = jnp.zeros_like(episodes.reward)
     return Visits(
         observation=episodes.observation,
         action=episodes.action,
         returns=returns.discounted_returns(episodes.reward, discounts),
+        variances=nothing,
         weights=episodes.live.astype(episodes.reward.dtype),
     )
 
@@ -35,9 +39,9 @@ def every_pair(visits: Visits, num_states: int, num_actions: int) -> Visits:
     """The mean of trajectories, one entry a state and action.
 
     A loss that is linear in the returns, or quadratic with a factor of the state alone, depends on
-    trajectories only through how often each pair came and the mean return that followed. A batch of
-    any size becomes S * A entries, and networks need not see a state twice. (The squared error of
-    a critic loses the spread of the returns within a pair, which no parameter moves.)
+    trajectories only through how often each pair came and the returns that followed: their mean,
+    and their variance in the error of a critic. A batch of any size becomes S * A entries, and
+    networks need not see a state twice.
 
     Args:
       visits: of blocks of trajectories [T, G, N] in a finite observation space.
@@ -45,21 +49,26 @@ def every_pair(visits: Visits, num_states: int, num_actions: int) -> Visits:
       num_actions: A.
 
     Returns:
-      Visits [S * A, G, 1]: of every pair the mean return, and as weight its visits in a trajectory.
-      Counts are exact up to 2^24 visits of a pair.
+      Visits [S * A, G, 1]: of every pair mean and variance of the return, and as weight its visits
+      in a trajectory. Counts are exact up to 2^24 visits of a pair.
     """
     _, num_blocks, num_trajectories = visits.action.shape
     num_pairs = num_states * num_actions
     blocks = jnp.arange(num_blocks, dtype=jnp.int32)[:, None]
     pairs = (blocks[None] * num_states + visits.observation) * num_actions + visits.action
-    amounts = jnp.stack([visits.weights, visits.weights * visits.returns], axis=-1)
-    sums = jnp.zeros((num_blocks * num_pairs, 2))
-    sums = sums.at[pairs.reshape(-1)].add(amounts.reshape(-1, 2), mode="promise_in_bounds")
-    counts, totals = jnp.moveaxis(sums.reshape(num_blocks, num_pairs, 1, 2), (3, 1), (0, 1))
+    powers = jnp.stack([jnp.ones_like(visits.returns), visits.returns, visits.returns**2], axis=-1)
+    amounts = (visits.weights[..., None] * powers).reshape(-1, 3)
+    sums = jnp.zeros((num_blocks * num_pairs, 3))
+    sums = sums.at[pairs.reshape(-1)].add(amounts, mode="promise_in_bounds")
+    counts, totals, squares = jnp.moveaxis(
+        sums.reshape(num_blocks, num_pairs, 1, 3), (3, 1), (0, 1)
+    )
+    means = totals / jnp.maximum(counts, 1.0)
     states, actions = jnp.divmod(jnp.arange(num_pairs, dtype=jnp.int32), num_actions)
     return Visits(
         observation=jnp.broadcast_to(states[:, None, None], counts.shape),
         action=jnp.broadcast_to(actions[:, None, None], counts.shape),
-        returns=totals / jnp.maximum(counts, 1.0),
+        returns=means,
+        variances=jnp.maximum(squares / jnp.maximum(counts, 1.0) - means**2, 0.0),
         weights=counts / num_trajectories,
     )

@@ -13,6 +13,7 @@ def trajectory(values, live=(1.0, 1.0, 0.0)):
         values=jnp.array(values),
         entropies=jnp.array([1.0, 0.5, 7.0]),
         returns=jnp.array([-3.0, -2.0, 50.0]),
+        variances=jnp.zeros(3),
         weights=jnp.array(live),
     )
 
