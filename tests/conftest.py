@@ -1,6 +1,14 @@
 """Shapes are checked at run time, and fixtures share small worlds and what is compiled for them."""
 
+import os
+from pathlib import Path
+
 import jaxtyping
+
+# Compiled once for all workers, for the commands that tests start, and for the next run of tests.
+_compiled = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compiled))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 _hook = jaxtyping.install_import_hook(
     [

@@ -14,7 +14,7 @@ def episodes():
     """Blocks of trajectories [T, G, N] that end anywhere, with noise beyond their ends."""
     keys = jax.random.split(jax.random.key(0), 4)
     lengths = jax.random.randint(keys[0], (G, N), 1, T + 1)
-    live = jnp.arange(T)[:, None, None] < lengths
+    live = jnp.arange(T)[:, None, None] < lengths[None]
     states = jax.random.randint(keys[1], (T, G, N), 0, S)
     reward = jax.random.normal(keys[2], (T, G, N)) * live
     actions = jax.random.randint(keys[3], (T, G, N), 0, A)
