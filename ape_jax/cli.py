@@ -1,6 +1,7 @@
 """The command line: settings from arguments, and exit codes; ``commands`` do the work."""
 
 import logging
+import platform
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -60,7 +61,8 @@ def _keep_compiled_programs() -> None:
     JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = platformdirs.user_cache_path("ape_jax") / "compiled"
+        # By machine: home folders are shared, instruction sets are not.
+        folder = platformdirs.user_cache_path("ape_jax") / "compiled" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
