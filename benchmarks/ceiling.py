@@ -13,6 +13,15 @@ from ape_jax.core import categorical
 from benchmarks import common
 
 PARTS = ("rollout", "random numbers", "loss and gradient", "optimiser")
+COLUMNS = {
+    "head": "head",
+    "B": "envs_per_expert",
+    "steps / s": "steps_per_second",
+    "ceiling": "ceiling_steps_per_second",
+    "share": "share_of_ceiling",
+    "update ms": "update_milliseconds",
+    **{part: f"{part.replace(' ', '_')}_milliseconds" for part in PARTS},
+}
 
 
 def returns(
@@ -200,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
         for head, block in common.track(sizes, "ceiling", console)
     ]
     result = {"device": common.device(), "rows": rows}
-    table = common.table_of(rows, "Training against the environments alone")
+    table = common.table_of(rows, COLUMNS, "Training against the environments alone")
     common.publish(result, draw(rows), table, out, console)
 
 

@@ -189,25 +189,20 @@ def publish(result: dict, figure: Figure, table: Table, out: Path, console: Cons
     console.print(f"{result['device']}\nwrote {out} and {picture}", highlight=False)
 
 
-def table_of(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Rows of plain values as a table; what was not measured is a dash."""
-    table = Table(title=title)
-    shown = [name for name, value in rows[0].items() if not isinstance(value, list)]
-    for name in shown:
-        table.add_column(name.replace("_", " "), justify="right")
+def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str) -> Table:
+    """Some columns of the rows under headings of their own; what was not measured is a dash."""
+    table = Table(*columns, title=title)
     for row in rows:
-        table.add_row(*(_short(row[name]) for name in shown))
+        table.add_row(*(_short(row[name]) for name in columns.values()))
     return table
 
 
 def _short(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:,.4g}" if isinstance(value, float) and value < 1e4 else _whole(value)
-
-
-def _whole(value: Any) -> str:
-    return f"{value:,.0f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 1e3 else f"{value:,.0f}"
+    return str(value)
 
 
 def axes_of(columns: int = 1, height: float = 3.4) -> tuple[Figure, list]:

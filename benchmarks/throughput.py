@@ -21,6 +21,18 @@ SIZES += [(experts, block) for experts in (8, 32) for block in (64, 1024)]
 COMPILED_SIZES = [(2, 64), (2, 1024)]
 STEPS_PER_GRAPH = 25
 """Of the compiled version: longer graphs compile longer and were not faster on a CPU."""
+COLUMNS = {
+    "head": "head",
+    "E": "num_experts",
+    "B": "envs_per_expert",
+    "ours": "ours_updates_per_second",
+    "eager": "torch_eager_updates_per_second",
+    "compiled": "torch_compiled_updates_per_second",
+    "ours / eager": "ratio_eager",
+    "ours / compiled": "ratio_compiled",
+    "steps": "steps_per_second",
+    "ceiling": "ceiling_steps_per_second",
+}
 SEEDS = (1, 4, 16, 64, 256, 1024)
 
 
@@ -176,7 +188,7 @@ def main(arguments: list[str] | None = None) -> None:
     if common.on_gpu():
         track = functools.partial(common.track, console=console)
         result["seeds"] = scaling(SEEDS if full else SEEDS[:2], effort, track)
-    table = common.table_of(rows, "Updates and environment steps a second")
+    table = common.table_of(rows, COLUMNS, "Updates and environment steps a second")
     common.publish(result, draw(rows), table, out, console)
 
 
