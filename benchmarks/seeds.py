@@ -127,7 +127,9 @@ def draw(result: dict):
     )
     for name, style in (("side_by_side", "--"), ("one_run", ":")):
         rate = ten[f"{name}_updates_per_second"]
-        left.axhline(rate, ls=style, color=common.EAGER, label=f"processes, {name}".replace("_", " "))
+        left.axhline(
+            rate, ls=style, color=common.EAGER, label=f"processes, {name}".replace("_", " ")
+        )
     left.set_xscale("log", base=2)
     left.set_ylim(bottom=0)
     left.set_xlabel("seeds")
@@ -163,7 +165,11 @@ def main(arguments: list[str] | None = None) -> None:
     config = TrainConfig() if full else TrainConfig(num_updates=100)
     with console.status("vmapped, then in processes"):
         result = measure(SEEDS if full else SEEDS[:2], config, effort, 2 if full else 1)
-    columns = {"seeds": "seeds", "updates / s": "updates_per_second", "compile s": "compile_seconds"}
+    columns = {
+        "seeds": "seeds",
+        "updates / s": "updates_per_second",
+        "compile s": "compile_seconds",
+    }
     table = common.table_of(result["rows"], columns, "Seeds side by side")
     common.publish(result, draw(result), table, out, console)
     ten = result["ten_seeds"]
