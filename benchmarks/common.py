@@ -115,21 +115,34 @@ class Ours:
             keys = jax.random.split(keys, seeds)
             create = jax.vmap(create, (0, None, None))
             updates = jax.vmap(updates, (None, 0, None, None))
-        self.state = jax.jit(create, static_argnums=1)(keys, task.networks, hypers)
+        state = jax.jit(create, static_argnums=1)(keys, task.networks, hypers)
         episodes = 2 * config.num_experts * config.envs_per_expert * (seeds or 1)
         self.chunk = min(50, max(2, 16384 // episodes))
         """Updates in one program."""
         started = time.perf_counter()
-        program = jax.jit(updates, static_argnums=(0, 3), donate_argnums=1)
-        compiled = program.lower(task, self.state, hypers, self.chunk).compile()
+        program = compiled_chunk(updates, task, state, hypers, self.chunk)
         self.compile_seconds = time.perf_counter() - started
-        self._run = lambda state: compiled(state, hypers)
+        self._run = lambda leaves: program(leaves, hypers)
+        self._leaves = jax.tree.leaves(state)
 
     def work(self, count: int) -> None:
         """So many chunks."""
         for _ in range(count):
-            self.state, metrics = self._run(self.state)
-        jax.block_until_ready((self.state, metrics))
+            self._leaves, metrics = self._run(self._leaves)
+        jax.block_until_ready((self._leaves, metrics))
+
+
+def compiled_chunk(
+    updates: Callable, task: learner.Task, state: learner.TrainState, hypers: Hypers, count: int
+) -> jax.stages.Compiled:
+    """So many updates as a program from a state's leaves, which are donated, and the numbers."""
+    tree = jax.tree.structure(state)
+
+    def run(leaves, hypers):
+        state, metrics = updates(task, tree.unflatten(leaves), hypers, count)
+        return jax.tree.leaves(state), metrics
+
+    return jax.jit(run, donate_argnums=0).lower(jax.tree.leaves(state), hypers).compile()
 
 
 def has_torch() -> bool:
@@ -200,9 +213,11 @@ def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], titl
 def _short(value: Any) -> str:
     if value is None:
         return "–"
-    if isinstance(value, float):
-        return f"{value:,.3g}" if abs(value) < 1e3 else f"{value:,.0f}"
-    return str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if value >= 1e6:
+        return f"{value / 1e6:,.1f} M"
+    return f"{value:,.0f}" if value >= 1e3 else f"{value:.3g}"
 
 
 def axes_of(columns: int = 1, height: float = 3.4) -> tuple[Figure, list]:

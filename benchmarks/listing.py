@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from ape_jax import Batch, Hypers, TrainConfig, ape_update, create_state, make_networks
+from ape_jax import Batch, Hypers, TrainConfig, ape_update, create_state, make_networks, batch
 from benchmarks import common
 
 STATE_DIM, ACTION_DIM, NUM_EXPERTS, BATCH = 10, 5, 3, 32
@@ -52,7 +52,6 @@ def ours() -> dict[str, common.Contestant]:
     hypers = Hypers(beta=BETA, learning_rate=RATE, critic_learning_rate=RATE)
     start = create_state(jax.random.key(0), networks, hypers)
     experts, observer = batches()
-    raw_update = jax.jit(ape_update)
 
     @jax.jit
     def scan(state, experts, observer):
@@ -76,7 +75,7 @@ def ours() -> dict[str, common.Contestant]:
     return {
         "loss_read": loss_read,
         "dispatched": functools.partial(dispatched, ape_update),
-        "raw": functools.partial(dispatched, raw_update),
+        "raw": functools.partial(dispatched, batch._ape_update),
         "scanned": common.repeated(scan, start, *stacked),
     }
 
@@ -89,12 +88,12 @@ def listing(threads: int) -> common.Contestant:
 
     ensemble = listing.PolicyEnsemble(STATE_DIM, ACTION_DIM, NUM_EXPERTS)
     optimizer = torch.optim.Adam(ensemble.parameters(), lr=RATE)
-    samples = [torch.tensor(np.asarray(x)) for batch in batches() for x in batch[:3]]
+    tensors = [torch.tensor(np.asarray(x)) for samples in batches() for x in samples[:3]]
 
     def work(count: int) -> None:
         torch.set_num_threads(threads)
         for _ in range(count):
-            listing.ape_update(ensemble, optimizer, *samples, BETA)
+            listing.ape_update(ensemble, optimizer, *tensors, BETA)
 
     return work
 

@@ -28,8 +28,7 @@ def compile_chunk(block: int, horizon: int, chunk: int):
     """The compiled updates, and a state to start from."""
     task = learner.make_task(TrainConfig(envs_per_expert=block), GridWorld(horizon=horizon))
     state = learner.create_state(jax.random.key(0), task.networks, Hypers())
-    program = jax.jit(learner.updates, static_argnums=(0, 3))
-    return program.lower(task, state, Hypers(), chunk).compile(), state
+    return common.compiled_chunk(learner.updates, task, state, Hypers(), chunk), state
 
 
 def plan(block: int, horizon: int, chunk: int) -> dict[str, int]:
@@ -57,7 +56,7 @@ def run(block: int, horizon: int) -> int | None:
     except OSError:
         return None
     before = _status("VmRSS")
-    jax.block_until_ready(compiled(state, Hypers()))
+    jax.block_until_ready(compiled(jax.tree.leaves(state), Hypers()))
     return _status("VmHWM") - before
 
 
