@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from ape_jax import Batch, Hypers, TrainConfig, ape_update, create_state, make_networks, batch
+from ape_jax import Batch, Hypers, TrainConfig, ape_update, batch, create_state, make_networks
 from benchmarks import common
 
 STATE_DIM, ACTION_DIM, NUM_EXPERTS, BATCH = 10, 5, 3, 32

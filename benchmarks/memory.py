@@ -31,6 +31,7 @@ def compile_chunk(block: int, horizon: int, chunk: int):
     return common.compiled_chunk(learner.updates, task, state, Hypers(), chunk), state
 
 
+@functools.cache
 def plan(block: int, horizon: int, chunk: int) -> dict[str, int]:
     """Bytes that the compiler plans for."""
     compiled, _ = compile_chunk(block, horizon, chunk)
