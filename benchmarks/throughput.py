@@ -1,8 +1,9 @@
 """Updates a second of training, against PyTorch and against the environments alone.
 
 On a GPU also how training scales with seeds side by side. A contestant that is not run leaves null:
-both PyTorch versions where it is not installed, the compiled one but for E = 2 with 64 and 1024
-environments an expert, as it compiles for minutes, and in ``--quick``.
+both PyTorch versions where it is not installed; the eager one where one of its arrays takes more than
+``EAGER_BYTES``; the compiled one, which compiles for minutes, but for two experts and 64 or 1024
+environments an expert, and in ``--quick``.
 """
 
 import functools
@@ -20,6 +21,8 @@ SIZES += [(experts, block) for experts in (8, 32) for block in (64, 1024)]
 COMPILED_SIZES = [(2, 64), (2, 1024)]
 STEPS_PER_GRAPH = 50
 """Of the compiled version: on a CPU, longer graphs compile for minutes."""
+EAGER_BYTES = 2e9
+"""An update holds about five arrays as large as the largest."""
 COLUMNS = {
     "head": "head",
     "E": "num_experts",
@@ -68,6 +71,13 @@ def measure(
         "torch_eager_spread": eager and eager.as_json(),
         "torch_compiled_spread": compiled and compiled.as_json(),
     }
+
+
+def eager_fits(config: TrainConfig) -> bool:
+    """Whether what all heads hold of all the observer's steps stays within ``EAGER_BYTES``."""
+    width = config.hidden_sizes[0] if config.head == "mlp" else 5
+    observer_steps = steps_an_update(config) // 2
+    return 4 * config.num_experts * observer_steps * width <= EAGER_BYTES
 
 
 def better(
@@ -182,7 +192,8 @@ def main(arguments: list[str] | None = None) -> None:
     for head, experts, block in common.track(grid, "throughput", console):
         config = TrainConfig(head=head, num_experts=experts, envs_per_expert=block)
         with_compiled = full and (experts, block) in COMPILED_SIZES and common.has_torch()
-        rows.append(measure(config, effort, common.has_torch(), with_compiled))
+        with_eager = common.has_torch() and eager_fits(config)
+        rows.append(measure(config, effort, with_eager, with_compiled))
     result = {"device": common.device(), "quick": not full, "rows": rows}
     if common.on_gpu():
         track = functools.partial(common.track, console=console)

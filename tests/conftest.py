@@ -1,6 +1,12 @@
 """Shapes are checked at run time, and fixtures share small worlds and what is compiled for them."""
 
+import sys
+from pathlib import Path
+
 import jaxtyping
+
+# The benchmarks are no part of the package; last, so that an installed package comes first.
+sys.path.append(str(Path(__file__).parents[1]))
 
 _hook = jaxtyping.install_import_hook(
     [

@@ -125,6 +125,16 @@ def test_of_two_numbers_of_threads_the_faster_counts():
     assert throughput.better(found, "compiled") == (None, None)
 
 
+def test_eager_is_left_out_where_it_takes_too_much_memory():
+    def fits(head, experts, block):
+        config = TrainConfig(head=head, num_experts=experts, envs_per_expert=block)
+        return throughput.eager_fits(config)
+
+    assert fits("tabular", 2, 16384)
+    assert fits("mlp", 32, 64)
+    assert not fits("mlp", 32, 1024)
+
+
 def test_scaling_counts_the_steps_of_all_seeds(monkeypatch):
     monkeypatch.setattr(common, "Ours", Idle)
     monkeypatch.setattr(common, "rates", lambda *_: {"ours": common.Rate(2.0, 1.0, 4.0)})
