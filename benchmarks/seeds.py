@@ -139,7 +139,7 @@ def draw(result: dict):
     seconds = [ten[f"{label.replace(' ', '_')}_seconds"] for label in labels]
     right.barh(labels, seconds, color=[common.OURS, common.EAGER, common.EAGER])
     right.invert_yaxis()
-    right.set_xlabel(f"seconds of ten runs, {ten['num_updates']} updates, imports and compiling")
+    right.set_xlabel(f"seconds of ten runs of {ten['num_updates']} updates")
     return figure
 
 

@@ -1,15 +1,15 @@
 """Updates a second of training, against PyTorch and against the environments alone.
 
 On a GPU also how training scales with seeds side by side. A contestant that is not run leaves null:
-both PyTorch versions where it is not installed; the eager one where one of its arrays takes more than
-``EAGER_BYTES``; the compiled one, which compiles for minutes, but for two experts and 64 or 1024
+both PyTorch versions where it is not installed; the eager one where one of its arrays takes more
+than ``EAGER_BYTES``; the compiled one, which compiles for minutes, but for two experts and 64 or 1024
 environments an expert, and in ``--quick``.
 """
 
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ape_jax.config import Hypers, TrainConfig
 from benchmarks import common
@@ -35,7 +35,8 @@ COLUMNS = {
     "steps": "steps_per_second",
     "ceiling": "ceiling_steps_per_second",
 }
-SEEDS = (1, 4, 16, 64, 256, 1024)
+SEEDS = [(2**power, block) for block in (64, 1024) for power in range(0, 11, 2)]
+"""Seeds and environments an expert of the scaling on a GPU."""
 
 
 def measure(
@@ -127,18 +128,18 @@ def torch_contestants(
     return contestants, compile_seconds
 
 
-def scaling(seeds: tuple[int, ...], effort: common.Effort, track: Callable) -> list[dict]:
-    """Default training vmapped over seeds, in steps a second over all of them."""
-    config = TrainConfig()
+def scaling(sizes: Sequence[tuple[int, int]], effort: common.Effort, track: Callable) -> list[dict]:
+    """Training vmapped over seeds, in steps a second over all of them; tabular heads."""
     rows = []
-    for count in track(seeds, "seeds"):
+    for count, block in track(sizes, "seeds"):
+        config = TrainConfig(envs_per_expert=block)
         ours = common.Ours(config, seeds=count)
         rate = common.rates({"ours": ours.work}, effort)["ours"]
         steps = ours.chunk * count * steps_an_update(config)
         rows.append(
             {
                 "seeds": count,
-                "envs_per_expert": config.envs_per_expert,
+                "envs_per_expert": block,
                 "steps_per_second": rate.median * steps,
                 "spread": [x * steps for x in rate.as_json()],
             }
@@ -146,11 +147,11 @@ def scaling(seeds: tuple[int, ...], effort: common.Effort, track: Callable) -> l
     return rows
 
 
-def draw(rows: list[dict]):
-    """Environment steps a second by environments, two experts; one panel a head."""
+def draw(rows: list[dict], seeds: Sequence[dict] = ()):
+    """Environment steps a second by environments, two experts; one panel a head, and the seeds'."""
     heads = [head for head in HEADS if any(row["head"] == head for row in rows)]
-    figure, panels = common.axes_of(len(heads))
-    for panel, head in zip(panels, heads, strict=True):
+    figure, panels = common.axes_of(len(heads) + bool(seeds))
+    for panel, head in zip(panels, heads, strict=False):
         mine = [row for row in rows if row["head"] == head and row["num_experts"] == 2]
         lines = {
             "environments alone": ("ceiling_steps_per_second", common.CEILING, "--"),
@@ -177,6 +178,13 @@ def draw(rows: list[dict]):
         panel.set_title(f"{head} heads, two experts")
     panels[0].set_ylabel("environment steps a second")
     panels[0].legend()
+    for block in sorted({row["envs_per_expert"] for row in seeds}):
+        mine = [row for row in seeds if row["envs_per_expert"] == block]
+        steps = [row["steps_per_second"] for row in mine]
+        label = f"{block} environments an expert"
+        panels[-1].loglog([row["seeds"] for row in mine], steps, "o-", label=label)
+        panels[-1].set_xlabel("seeds side by side")
+        panels[-1].legend()
     return figure
 
 
@@ -199,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
         track = functools.partial(common.track, console=console)
         result["seeds"] = scaling(SEEDS if full else SEEDS[:2], effort, track)
     table = common.table_of(rows, COLUMNS, "Updates and environment steps a second")
-    common.publish(result, draw(rows), table, out, console)
+    common.publish(result, draw(rows, result.get("seeds", ())), table, out, console)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,8 @@ def test_eager_is_left_out_where_it_takes_too_much_memory():
 def test_scaling_counts_the_steps_of_all_seeds(monkeypatch):
     monkeypatch.setattr(common, "Ours", Idle)
     monkeypatch.setattr(common, "rates", lambda *_: {"ours": common.Rate(2.0, 1.0, 4.0)})
-    (row,) = throughput.scaling((4,), EFFORT, track)
+    (row,) = throughput.scaling([(4, 64)], EFFORT, track)
+    assert throughput.draw([], [row]).axes[0].get_xlabel() == "seeds side by side"
     assert row["steps_per_second"] == 2 * 3 * 4 * (2 * 2 * 64 * 100)
     assert row["spread"] == [row["steps_per_second"] / 2, row["steps_per_second"] * 2]
 
