@@ -1,9 +1,11 @@
 """Updates a second of training, against PyTorch and against the environments alone.
 
 On a GPU also how training scales with seeds side by side. A contestant that is not run leaves null:
-both PyTorch versions where it is not installed; the eager one where one of its arrays takes more
-than ``EAGER_BYTES``; the compiled one, which compiles for minutes, but for two experts and 64 or 1024
-environments an expert, and in ``--quick``.
+
+- both PyTorch versions where it is not installed;
+- the eager one where one of its arrays takes more than ``EAGER_BYTES``;
+- the compiled one, which compiles for minutes, but for two experts and 64 or 1024 environments an
+  expert, and in ``--quick``.
 """
 
 import functools
@@ -35,7 +37,7 @@ COLUMNS = {
     "steps": "steps_per_second",
     "ceiling": "ceiling_steps_per_second",
 }
-SEEDS = [(2**power, block) for block in (64, 1024) for power in range(0, 11, 2)]
+SEEDS = [(2**power, block) for block in (64, 256) for power in range(0, 11, 2)]
 """Seeds and environments an expert of the scaling on a GPU."""
 
 
@@ -155,29 +157,20 @@ def draw(rows: list[dict], seeds: Sequence[dict] = ()):
         mine = [row for row in rows if row["head"] == head and row["num_experts"] == 2]
         lines = {
             "environments alone": ("ceiling_steps_per_second", common.CEILING, "--"),
-            "ape_jax": ("steps_per_second", common.OURS, "-"),
+            "ape_jax": ("ours_updates_per_second", common.OURS, "-"),
             "PyTorch, compiled": ("torch_compiled_updates_per_second", common.COMPILED, "-"),
             "PyTorch, eager": ("torch_eager_updates_per_second", common.EAGER, "-"),
         }
         for label, (name, colour, style) in lines.items():
             shown = [row for row in mine if row[name] is not None]
             blocks = [row["envs_per_expert"] for row in shown]
-            # What is counted in updates is turned into steps by the row's own ratio.
-            rates = [
-                row[name]
-                * (
-                    row["steps_per_second"] / row["ours_updates_per_second"]
-                    if name.endswith("updates_per_second")
-                    else 1.0
-                )
-                for row in shown
-            ]
+            rates = [in_steps(row, name) for row in shown]
             if shown:
                 panel.loglog(blocks, rates, style, color=colour, marker="o", label=label)
         panel.set_xlabel("environments an expert")
         panel.set_title(f"{head} heads, two experts")
+        panel.legend()
     panels[0].set_ylabel("environment steps a second")
-    panels[0].legend()
     for block in sorted({row["envs_per_expert"] for row in seeds}):
         mine = [row for row in seeds if row["envs_per_expert"] == block]
         steps = [row["steps_per_second"] for row in mine]
@@ -186,6 +179,12 @@ def draw(rows: list[dict], seeds: Sequence[dict] = ()):
         panels[-1].set_xlabel("seeds side by side")
         panels[-1].legend()
     return figure
+
+
+def in_steps(row: dict, name: str) -> float:
+    """Environment steps a second of what a column gives in updates or in steps."""
+    an_update = row["steps_per_second"] / row["ours_updates_per_second"]
+    return row[name] * an_update if "updates" in name else row[name]
 
 
 def main(arguments: list[str] | None = None) -> None:
