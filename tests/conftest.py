@@ -1,6 +1,7 @@
 """Shapes are checked at run time, and fixtures share small worlds and what is compiled for them."""
 
 import os
+import sys
 from pathlib import Path
 
 import jaxtyping
@@ -9,6 +10,9 @@ import jaxtyping
 _compiled = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compiled))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+# The benchmarks are no part of the package; last, so that an installed package comes first.
+sys.path.append(str(Path(__file__).parents[1]))
 
 _hook = jaxtyping.install_import_hook(
     [

@@ -245,6 +245,30 @@ def learn(
         return losses(params, statistics, config, hypers).total(hypers.entropy_bonus)
 
     gradients = torch.func.grad(total)(params)
+    descend(params, moments, count, gradients, config, hypers)
+    num_episodes = config.num_experts * config.envs_per_expert
+    lengths = statistics.counts.sum(dim=(1, 2)) / num_episodes
+    return {"pe_return": -lengths[:-1].sum(), "observer_return": -lengths[-1]}
+
+
+def descend(
+    params: Params,
+    moments: list[tuple[Tensor, Tensor]],
+    count: Tensor,
+    gradients: Params,
+    config: TrainConfig,
+    hypers: Hypers,
+) -> None:
+    """One step of Adam, in place; the gradient of the heads is clipped.
+
+    Args:
+      params: heads and critics.
+      moments: Adam's, of each weight.
+      count: steps taken so far [].
+      gradients: of the loss by ``params``.
+      config: static settings.
+      hypers: rates, clipping norm.
+    """
     norm = torch.stack([weights.square().sum() for weights in gradients.heads]).sum().sqrt()
     clip = torch.where(norm > hypers.max_grad_norm, hypers.max_grad_norm / norm, 1.0)
     share = learning_rate_share(count, config, hypers)
@@ -259,9 +283,6 @@ def learn(
         second.lerp_(gradient.square(), 0.001)
         mean, variance = first / (1 - 0.9**count), second / (1 - 0.999**count)
         weights.sub_(rate * share * mean / (variance.sqrt() + 1e-8))
-    num_episodes = config.num_experts * config.envs_per_expert
-    lengths = statistics.counts.sum(dim=(1, 2)) / num_episodes
-    return {"pe_return": -lengths[:-1].sum(), "observer_return": -lengths[-1]}
 
 
 compiled_thresholds = torch.compile(thresholds, fullgraph=True, dynamic=False)

@@ -1,0 +1,160 @@
+"""One update on samples, with the interface and the shapes of the original PyTorch listing.
+
+Batches of 32 of ten numbers, five actions, three experts of 64 hidden units. The listing draws the
+expert of each sample and loops over them in Python; ``ape_jax.ape_update`` is told it. Every side
+has its batch at hand, and what is timed is the update alone. Without PyTorch the listing's columns
+are null.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+
+from ape_jax import Batch, Hypers, TrainConfig, ape_update, batch, create_state, make_networks
+from benchmarks import common
+
+STATE_DIM, ACTION_DIM, NUM_EXPERTS, BATCH = 10, 5, 3, 32
+BETA, RATE = 0.5, 1e-3
+SCANNED = 100
+"""Updates in one program, where a scan goes over stacked batches."""
+WAYS = {
+    "loss_read": "ape_update, its loss read after each",
+    "dispatched": "ape_update, dispatched ahead",
+    "raw": "the jitted update without checks, dispatched ahead",
+    "scanned": "ape_update in one jitted scan",
+}
+
+
+def batches() -> tuple[Batch, Batch]:
+    """Samples of the experts and of the observer."""
+    random = np.random.default_rng(0)
+
+    def one(with_expert: bool) -> Batch:
+        return Batch(
+            observation=jnp.asarray(random.normal(size=(BATCH, STATE_DIM)), jnp.float32),
+            action=jnp.asarray(random.integers(0, ACTION_DIM, BATCH)),
+            returns=jnp.asarray(random.normal(size=BATCH), jnp.float32),
+            expert=jnp.asarray(random.integers(0, NUM_EXPERTS, BATCH)) if with_expert else None,
+        )
+
+    return one(True), one(False)
+
+
+def ours() -> dict[str, common.Contestant]:
+    """The ways to call our update."""
+    config = TrainConfig(num_experts=NUM_EXPERTS, head="mlp", activation="relu")
+    networks = make_networks(
+        config, spaces.Box(-jnp.inf, jnp.inf, (STATE_DIM,)), spaces.Discrete(ACTION_DIM)
+    )
+    hypers = Hypers(beta=BETA, learning_rate=RATE, critic_learning_rate=RATE)
+    start = create_state(jax.random.key(0), networks, hypers)
+    experts, observer = batches()
+
+    @jax.jit
+    def scan(state, experts, observer):
+        return jax.lax.scan(
+            lambda s, pair: ape_update(s, *pair, hypers), state, (experts, observer)
+        )
+
+    def loss_read(count: int) -> None:
+        state = start
+        for _ in range(count):
+            state, losses = ape_update(state, experts, observer, hypers)
+            float(losses.expert_policy)
+
+    def dispatched(update, count: int) -> None:
+        state = start
+        for _ in range(count):
+            state, losses = update(state, experts, observer, hypers)
+        jax.block_until_ready((state, losses))
+
+    stacked = jax.tree.map(lambda x: jnp.stack([x] * SCANNED), (experts, observer))
+    return {
+        "loss_read": loss_read,
+        "dispatched": functools.partial(dispatched, ape_update),
+        "raw": functools.partial(dispatched, batch._ape_update),
+        "scanned": common.repeated(scan, start, *stacked),
+    }
+
+
+def listing(threads: int) -> common.Contestant:
+    """The listing, mended, in PyTorch."""
+    import torch
+
+    from benchmarks.torch_ape import listing
+
+    ensemble = listing.PolicyEnsemble(STATE_DIM, ACTION_DIM, NUM_EXPERTS)
+    optimizer = torch.optim.Adam(ensemble.parameters(), lr=RATE)
+    tensors = [torch.tensor(np.asarray(x)) for samples in batches() for x in samples[:3]]
+
+    def work(count: int) -> None:
+        torch.set_num_threads(threads)
+        for _ in range(count):
+            listing.ape_update(ensemble, optimizer, *tensors, BETA)
+
+    return work
+
+
+def measure(effort: common.Effort) -> dict:
+    """Updates a second of all, timed by turns; PyTorch with one thread, which suits it best."""
+    contestants = ours()
+    if common.has_torch():
+        contestants["listing"] = listing(threads=1)
+    found = common.rates(contestants, effort)
+    theirs = found.get("listing")
+    rows = []
+    for way, meaning in WAYS.items():
+        work = SCANNED if way == "scanned" else 1
+        rate = found[way].median * work
+        rows.append(
+            {
+                "way": way,
+                "meaning": meaning,
+                "ours_updates_per_second": rate,
+                "listing_updates_per_second": theirs and theirs.median,
+                "ratio": theirs and rate / theirs.median,
+                "spread": [x * work for x in found[way].as_json()],
+                "listing_spread": theirs and theirs.as_json(),
+            }
+        )
+    checks = 1 / found["dispatched"].median - 1 / found["raw"].median
+    return {"device": common.device(), "checks_microseconds": 1e6 * checks, "rows": rows}
+
+
+def draw(rows: list[dict]):
+    """Updates a second of the listing and of the ways to call ours."""
+    figure, (axes,) = common.axes_of(height=2.6)
+    theirs = rows[0]["listing_updates_per_second"]
+    if theirs is not None:
+        axes.barh("listing in PyTorch", theirs, color=common.EAGER)
+    for row in rows:
+        label = f"ours, {row['way'].replace('_', ' ')}"
+        axes.barh(label, row["ours_updates_per_second"], color=common.OURS)
+    axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.set_xlabel("updates a second")
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, write, print."""
+    out, effort, console = common.options(__doc__, arguments)
+    if not common.has_torch():
+        console.print('PyTorch is not installed: its columns stay empty. pip install ".[bench]"')
+    with console.status("updates on samples"):
+        result = measure(effort)
+    columns = {
+        "ours": "meaning",
+        "updates / s": "ours_updates_per_second",
+        "listing": "listing_updates_per_second",
+        "ratio": "ratio",
+    }
+    table = common.table_of(result["rows"], columns, "One update on samples")
+    common.publish(result, draw(result["rows"]), table, out, console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Updates a second of training, against PyTorch and against the environments alone.
+
+On a GPU also how training scales with seeds side by side. A contestant that is not run leaves null:
+
+- both PyTorch versions where it is not installed;
+- the eager one where one of its arrays takes more than ``EAGER_BYTES``;
+- the compiled one, which compiles for minutes, but for two experts and 64 or 1024 environments an
+  expert, and in ``--quick``.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from ape_jax.config import Hypers, TrainConfig
+from benchmarks import common
+from benchmarks.ceiling import Stepping, steps_an_update
+
+HEADS = ("tabular", "mlp")
+SIZES = [(2, block) for block in (64, 256, 1024, 4096, 16384)]
+SIZES += [(experts, block) for experts in (8, 32) for block in (64, 1024)]
+COMPILED_SIZES = [(2, 64), (2, 1024)]
+STEPS_PER_GRAPH = 25
+"""Of the compiled version on a CPU. Twice as many steps compile three times as long; they were about
+a sixth faster with 64 environments an expert."""
+EAGER_BYTES = 2e8
+"""An update holds about five arrays as large as the largest."""
+COLUMNS = {
+    "head": "head",
+    "E": "num_experts",
+    "B": "envs_per_expert",
+    "ours": "ours_updates_per_second",
+    "eager": "torch_eager_updates_per_second",
+    "compiled": "torch_compiled_updates_per_second",
+    "ours / eager": "ratio_eager",
+    "ours / compiled": "ratio_compiled",
+    "steps": "steps_per_second",
+    "ceiling": "ceiling_steps_per_second",
+}
+SEEDS = [(2**power, block) for block in (64, 256) for power in range(0, 11, 2)]
+"""Seeds and environments an expert of the scaling on a GPU."""
+
+
+def measure(
+    config: TrainConfig, effort: common.Effort, with_eager: bool, with_compiled: bool
+) -> dict:
+    """One row: ours, PyTorch and the ceiling, timed by turns."""
+    ours, stepping = common.Ours(config), Stepping(config)
+    contestants = {"ours": ours.work, "ceiling": stepping.work}
+    compile_seconds = None
+    if with_eager or with_compiled:
+        in_torch, compile_seconds = torch_contestants(config, with_eager, with_compiled)
+        contestants |= in_torch
+    found = common.rates(contestants, effort)
+    updates = found["ours"].median * ours.chunk
+    eager, eager_threads = better(found, "eager")
+    compiled, compiled_threads = better(found, "compiled")
+    return {
+        "head": config.head,
+        "num_experts": config.num_experts,
+        "envs_per_expert": config.envs_per_expert,
+        "ours_updates_per_second": updates,
+        "torch_eager_updates_per_second": eager and eager.median,
+        "torch_compiled_updates_per_second": compiled and compiled.median,
+        "ratio_eager": eager and updates / eager.median,
+        "ratio_compiled": compiled and updates / compiled.median,
+        "steps_per_second": updates * steps_an_update(config),
+        "ceiling_steps_per_second": found["ceiling"].median * stepping.steps,
+        "ours_compile_seconds": ours.compile_seconds,
+        "torch_compile_seconds": compile_seconds,
+        "torch_eager_threads": eager_threads,
+        "torch_compiled_threads": compiled_threads,
+        "ours_spread": [x * ours.chunk for x in found["ours"].as_json()],
+        "torch_eager_spread": eager and eager.as_json(),
+        "torch_compiled_spread": compiled and compiled.as_json(),
+    }
+
+
+def eager_fits(config: TrainConfig) -> bool:
+    """Whether what all heads hold of all the observer's steps stays within ``EAGER_BYTES``."""
+    width = config.hidden_sizes[0] if config.head == "mlp" else 5
+    observer_steps = steps_an_update(config) // 2
+    return 4 * config.num_experts * observer_steps * width <= EAGER_BYTES
+
+
+def better(
+    found: dict[str, common.Rate], version: str
+) -> tuple[common.Rate, int] | tuple[None, None]:
+    """The version's rate with the number of threads that suits it best, and that number."""
+    mine = [(rate, int(x.split()[1])) for x, rate in found.items() if x.startswith(version)]
+    return max(mine, key=lambda pair: pair[0].median) if mine else (None, None)
+
+
+def torch_contestants(
+    config: TrainConfig, with_eager: bool, with_compiled: bool
+) -> tuple[dict[str, common.Contestant], float | None]:
+    """PyTorch with one thread and with all; and the seconds that compiling took with one."""
+    import torch
+
+    from benchmarks.torch_ape import compiled, eager
+
+    where = "cuda" if common.on_gpu() else "cpu"
+    if where == "cuda":
+        torch.set_float32_matmul_precision("high")
+    # Compiling is timed, so that nothing may come from earlier runs.
+    torch.compiler.reset()
+    torch.compiler.config.force_disable_caches = True
+    compiled.STEPS_PER_GRAPH = 100 if where == "cuda" else STEPS_PER_GRAPH
+
+    def work(trainer, threads: int, count: int) -> None:
+        torch.set_num_threads(threads)
+        for _ in range(count):
+            trainer.update()
+        if where == "cuda":
+            torch.cuda.synchronize()
+
+    contestants: dict[str, common.Contestant] = {}
+    compile_seconds = None
+    for threads in [1] if where == "cuda" else sorted({1, os.cpu_count() or 1}):
+        if with_eager:
+            trainer = eager.Trainer(config, Hypers(), where)
+            contestants[f"eager {threads}"] = functools.partial(work, trainer, threads)
+        if with_compiled:
+            trainer = compiled.Trainer(config, Hypers(), where)
+            started = time.perf_counter()
+            # On a GPU the first updates also record what the later ones replay.
+            work(trainer, threads, compiled.WARM_UPS + 1 if where == "cuda" else 1)
+            compile_seconds = compile_seconds or time.perf_counter() - started
+            contestants[f"compiled {threads}"] = functools.partial(work, trainer, threads)
+    return contestants, compile_seconds
+
+
+def scaling(sizes: Sequence[tuple[int, int]], effort: common.Effort, track: Callable) -> list[dict]:
+    """Training vmapped over seeds, in steps a second over all of them; tabular heads."""
+    rows = []
+    for count, block in track(sizes, "seeds"):
+        config = TrainConfig(envs_per_expert=block)
+        ours = common.Ours(config, seeds=count)
+        rate = common.rates({"ours": ours.work}, effort)["ours"]
+        steps = ours.chunk * count * steps_an_update(config)
+        rows.append(
+            {
+                "seeds": count,
+                "envs_per_expert": block,
+                "steps_per_second": rate.median * steps,
+                "spread": [x * steps for x in rate.as_json()],
+            }
+        )
+    return rows
+
+
+def draw(rows: list[dict], seeds: Sequence[dict] = ()):
+    """Environment steps a second by environments, two experts; one panel a head, and the seeds'."""
+    heads = [head for head in HEADS if any(row["head"] == head for row in rows)]
+    figure, panels = common.axes_of(len(heads) + bool(seeds))
+    for panel, head in zip(panels, heads, strict=False):
+        mine = [row for row in rows if row["head"] == head and row["num_experts"] == 2]
+        lines = {
+            "environments alone": ("ceiling_steps_per_second", common.CEILING, "--"),
+            "ape_jax": ("ours_updates_per_second", common.OURS, "-"),
+            "PyTorch, compiled": ("torch_compiled_updates_per_second", common.COMPILED, "-"),
+            "PyTorch, eager": ("torch_eager_updates_per_second", common.EAGER, "-"),
+        }
+        for label, (name, colour, style) in lines.items():
+            shown = [row for row in mine if row[name] is not None]
+            blocks = [row["envs_per_expert"] for row in shown]
+            rates = [in_steps(row, name) for row in shown]
+            if shown:
+                panel.loglog(blocks, rates, style, color=colour, marker="o", label=label)
+        panel.set_xlabel("environments an expert")
+        panel.set_title(f"{head} heads, two experts")
+        panel.legend()
+    panels[0].set_ylabel("environment steps a second")
+    for block in sorted({row["envs_per_expert"] for row in seeds}):
+        mine = [row for row in seeds if row["envs_per_expert"] == block]
+        steps = [row["steps_per_second"] for row in mine]
+        label = f"{block} environments an expert"
+        panels[-1].loglog([row["seeds"] for row in mine], steps, "o-", label=label)
+        panels[-1].set_xlabel("seeds side by side")
+        panels[-1].legend()
+    return figure
+
+
+def in_steps(row: dict, name: str) -> float:
+    """Environment steps a second of what a column gives in updates or in steps."""
+    an_update = row["steps_per_second"] / row["ours_updates_per_second"]
+    return row[name] * an_update if "updates" in name else row[name]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, write, print."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Leaves PyTorch its memory.
+    out, effort, console = common.options(__doc__, arguments)
+    full = effort == common.FULL
+    if not common.has_torch():
+        console.print('PyTorch is not installed: its columns stay empty. pip install ".[bench]"')
+    grid = [(head, *size) for head in HEADS for size in (SIZES if full else SIZES[:1])]
+    rows = []
+    for head, experts, block in common.track(grid, "throughput", console):
+        config = TrainConfig(head=head, num_experts=experts, envs_per_expert=block)
+        with_compiled = full and (experts, block) in COMPILED_SIZES and common.has_torch()
+        with_eager = common.has_torch() and eager_fits(config)
+        rows.append(measure(config, effort, with_eager, with_compiled))
+    result = {"device": common.device(), "quick": not full, "rows": rows}
+    if common.on_gpu():
+        track = functools.partial(common.track, console=console)
+        result["seeds"] = scaling(SEEDS if full else SEEDS[:2], effort, track)
+    table = common.table_of(rows, COLUMNS, "Updates and environment steps a second")
+    common.publish(result, draw(rows, result.get("seeds", ())), table, out, console)
+
+
+if __name__ == "__main__":
+    main()

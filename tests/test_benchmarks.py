@@ -1,0 +1,239 @@
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ape_jax import learner, rollout
+from ape_jax.config import TrainConfig
+from benchmarks import ceiling, common, listing, memory, seeds, startup, throughput
+
+EFFORT = common.Effort(repeats=2, seconds=1e-3, budget=1.0)
+TINY = TrainConfig(envs_per_expert=2, num_updates=100)
+
+
+@pytest.fixture(autouse=True)
+def no_torch(monkeypatch):
+    """As where PyTorch is not installed."""
+    monkeypatch.setattr(common, "has_torch", lambda: False)
+
+
+def track(items, _):
+    return items
+
+
+def published(result, figure, table, folder):
+    """What a benchmark writes, read back; the picture is there too."""
+    out = folder / "made" / "result.json"
+    common.publish(result, figure, table, out, Console(quiet=True))
+    assert out.with_suffix(".png").stat().st_size > 5_000
+    found = json.loads(out.read_text(), parse_constant=pytest.fail)
+    assert "jax" in found["device"]
+    return found
+
+
+def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
+    """Given the same starts and random numbers; the limit cuts some episodes."""
+    params = small_grid.default_params
+    keys = jax.random.split(jax.random.key(0), 60)
+    actors = jnp.arange(60) % 3
+    probs = jax.nn.softmax(jax.random.normal(jax.random.key(1), (3, 9, 5)))
+    tables = jnp.cumsum(probs, axis=-1)
+
+    @jax.jit
+    def both(keys):
+        episodes = rollout.episodes(
+            keys, lambda observations: tables[actors, observations], small_grid, params, 8
+        )
+        split = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+        start = jax.vmap(small_grid.reset_env, (0, None))(split[:, 0], params)
+        uniforms = jax.vmap(lambda key: rollout._uniforms(key, 8), out_axes=1)(split[:, 1])
+        alone = ceiling.returns(tables, actors, start, uniforms, small_grid, params)
+        return episodes.reward.sum(0), alone
+
+    expected, got = jax.device_get(both(keys))
+    assert -8 in expected
+    assert len(np.unique(expected)) > 4
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_tables_of_the_ceiling_end_with_the_mixture():
+    task = learner.make_task(TINY)
+
+    @jax.jit
+    def tables_of(key):
+        heads = task.networks.init(key).heads
+        return ceiling.tables_of(task.networks, heads, jnp.full(2, -jnp.log(2)))
+
+    tables = tables_of(jax.random.key(0))
+    assert tables.shape == (3, 100, 5)
+    np.testing.assert_allclose(tables[2], tables[:2].mean(0), atol=1e-6)
+
+
+def test_contestants_take_turns_and_leave_when_their_budget_is_spent(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(common.time, "perf_counter", lambda: next(clock))
+    calls = []
+    contestants = {name: lambda count, name=name: calls.append((name, count)) for name in "ab"}
+    effort = common.Effort(repeats=5, seconds=4.0, budget=3.0)
+    found = common.rates(contestants, effort)
+    # Warmed up, then counted: a second a piece, so that four make a round of four seconds.
+    assert calls[:4] == [("a", 1), ("a", 1), ("b", 1), ("b", 1)]
+    assert calls[4:] == [("a", 4), ("b", 4)] * 3
+    assert found["a"] == common.Rate(4.0, 4.0, 4.0)
+
+
+class Idle:
+    """In place of training, which other tests compile."""
+
+    chunk = 3
+    compile_seconds = 1.0
+
+    def __init__(self, config, seeds=None):
+        pass
+
+    def work(self, count):
+        pass
+
+
+def test_throughput_leaves_null_what_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "Ours", Idle)
+    row = throughput.measure(TINY, EFFORT, with_eager=False, with_compiled=False)
+    result = {"device": common.device(), "rows": [row]}
+    table = common.table_of(result["rows"], throughput.COLUMNS, "")
+    (row,) = published(result, throughput.draw(result["rows"]), table, tmp_path)["rows"]
+    assert (row["head"], row["num_experts"], row["envs_per_expert"]) == ("tabular", 2, 2)
+    for name in ("torch_eager", "torch_compiled"):
+        assert row[f"{name}_updates_per_second"] is None
+    assert row["ratio_eager"] is row["ratio_compiled"] is None
+    assert row["steps_per_second"] == pytest.approx(
+        row["ours_updates_per_second"] * 2 * 2 * 2 * 100
+    )
+    assert row["ceiling_steps_per_second"] > 0
+
+
+def test_of_two_numbers_of_threads_the_faster_counts():
+    found = {
+        "ours": common.Rate(9.0, 9.0, 9.0),
+        "eager 1": common.Rate(2.0, 1.0, 3.0),
+        "eager 2": common.Rate(1.0, 1.0, 4.0),
+    }
+    assert throughput.better(found, "eager") == (found["eager 1"], 1)
+    assert throughput.better(found, "compiled") == (None, None)
+
+
+def test_eager_is_left_out_where_it_takes_too_much_memory():
+    def fits(head, experts, block):
+        config = TrainConfig(head=head, num_experts=experts, envs_per_expert=block)
+        return throughput.eager_fits(config)
+
+    assert fits("tabular", 2, 16384)
+    assert fits("mlp", 32, 64)
+    assert not fits("mlp", 32, 1024)
+
+
+def test_scaling_counts_the_steps_of_all_seeds(monkeypatch):
+    monkeypatch.setattr(common, "Ours", Idle)
+    monkeypatch.setattr(common, "rates", lambda *_: {"ours": common.Rate(2.0, 1.0, 4.0)})
+    (row,) = throughput.scaling([(4, 64)], EFFORT, track)
+    assert throughput.draw([], [row]).axes[0].get_xlabel() == "seeds side by side"
+    assert row["steps_per_second"] == 2 * 3 * 4 * (2 * 2 * 64 * 100)
+    assert row["spread"] == [row["steps_per_second"] / 2, row["steps_per_second"] * 2]
+
+
+def test_ceiling_reports_every_part(tmp_path):
+    row = ceiling.measure(TINY, EFFORT)
+    table = common.table_of([row], ceiling.COLUMNS, "")
+    result = {"device": common.device(), "rows": [row]}
+    (row,) = published(result, ceiling.draw([row]), table, tmp_path)["rows"]
+    assert row["share_of_ceiling"] == pytest.approx(
+        row["steps_per_second"] / row["ceiling_steps_per_second"]
+    )
+    for part in ceiling.PARTS:
+        assert row[f"{part.replace(' ', '_')}_milliseconds"] > 0
+
+
+def test_seeds_are_compared_with_processes(tmp_path, monkeypatch):
+    def processes(count, seeds, num_updates):
+        assert num_updates == 100
+        seconds = {(1, seeds): 2.0 + seeds}.get((count, seeds), 6.0)
+        return seconds, [{"updates_per_second": 10.0}] * count
+
+    monkeypatch.setattr(seeds, "processes", processes)
+    monkeypatch.setattr(seeds.os, "cpu_count", lambda: 2)
+    result = seeds.measure((2,), TINY, EFFORT, 2)
+    columns = {"seeds": "seeds", "updates / s": "updates_per_second"}
+    table = common.table_of(result["rows"], columns, "")
+    result = published(result, seeds.draw(result), table, tmp_path)
+    assert [row["seeds"] for row in result["rows"]] == [2]
+    ten = result["ten_seeds"]
+    assert ten["ratio_one_after_another"] == 10 * 3 / 12
+    assert ten["ratio_side_by_side"] == 10 / 2 * 6 / 12
+    assert ten["side_by_side_updates_per_second"] == 20
+    assert "times 10" in ten["estimate"]
+
+
+@pytest.mark.slow
+def test_one_training_says_what_compiling_took():
+    found = seeds.train(2, TINY)
+    assert found["first_chunk_seconds"] > 0
+    assert found["updates_per_second"] > 0
+
+
+def test_listing_without_torch(tmp_path):
+    result = listing.measure(EFFORT)
+    columns = {"ours": "meaning", "ratio": "ratio"}
+    table = common.table_of(result["rows"], columns, "")
+    rows = published(result, listing.draw(result["rows"]), table, tmp_path)["rows"]
+    assert [row["way"] for row in rows] == list(listing.WAYS)
+    for row in rows:
+        assert row["ours_updates_per_second"] > 0
+        assert row["listing_updates_per_second"] is row["ratio"] is None
+
+
+def test_startup_splits_medians(tmp_path, monkeypatch):
+    def start(cache):
+        assert cache.is_dir()
+        kept = cache / "program"
+        total = 5.0 if kept.exists() else 9.0
+        kept.touch()
+        parts = {f"{part}_seconds": 1.0 for part in startup.PARTS}
+        return parts | {"first_update_seconds": total, "process_seconds": total}
+
+    monkeypatch.setattr(startup, "start", start)
+    result = startup.measure(3)
+    table = common.table_of(result["rows"], {"cache": "cache"}, "")
+    cold, warm = published(result, startup.draw(result["rows"]), table, tmp_path)["rows"]
+    assert (cold["cache"], warm["cache"]) == ("cold", "warm")
+    assert (cold["first_update_seconds"], warm["first_update_seconds"]) == (9.0, 5.0)
+
+
+@pytest.mark.slow
+def test_the_command_starts_and_says_where_its_seconds_go(tmp_path):
+    found = startup.start(tmp_path)
+    parts = sum(found[f"{part}_seconds"] for part in startup.PARTS)
+    assert found["compile_seconds"] > 0
+    assert parts < found["first_update_seconds"] < found["process_seconds"]
+
+
+@pytest.mark.slow
+def test_the_peak_of_a_chunk_is_measured():
+    found = memory.run(64, 100)
+    assert found is None or 0 < found < 1e8
+
+
+def test_memory_grows_with_a_chunk_by_its_metrics_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "CHUNK", 2)
+    monkeypatch.setattr(memory, "measured", lambda *_: None)
+    result = memory.measure((2,), (10,), (2, 400), track)
+    table = common.table_of(result["rows"], {"B": "envs_per_expert"}, "")
+    result = published(result, memory.draw(result), table, tmp_path)
+    assert result["rows"][0]["temp_bytes_per_step"] > 0
+    short, long = result["chunks"]
+    metrics = long["metrics_bytes"] - short["metrics_bytes"]
+    assert metrics == 398 * 32
+    for name in ("temp_bytes", "output_bytes"):
+        assert abs(long[name] - short[name]) < metrics + 1024
