@@ -22,8 +22,8 @@ SIZES = [(2, block) for block in (64, 256, 1024, 4096, 16384)]
 SIZES += [(experts, block) for experts in (8, 32) for block in (64, 1024)]
 COMPILED_SIZES = [(2, 64), (2, 1024)]
 STEPS_PER_GRAPH = 25
-"""Of the compiled version on a CPU. Twice as many steps compile three times as long; they were about
-a sixth faster with 64 environments an expert."""
+"""Of the compiled version on a CPU. Twice as many steps compile three times as long, and were
+about a sixth faster with 64 environments an expert."""
 EAGER_BYTES = 2e8
 """An update holds about five arrays as large as the largest."""
 COLUMNS = {
