@@ -1,6 +1,7 @@
 """The command line: settings from arguments, and exit codes; ``commands`` do the work."""
 
 import logging
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -64,7 +65,8 @@ def _keep_compiled_programs() -> None:
         # By machine: home folders are shared, instruction sets are not.
         folder = platformdirs.user_cache_path("ape_jax") / "compiled" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def _parse(arguments: list[str]) -> tuple[str, Any]:

@@ -303,6 +303,11 @@ def episode_keys(key: PRNGKey, config: TrainConfig, axis_name: str | None) -> Ke
     """Keys of this place's episodes, each derived from the episode's number among all."""
     places = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     place = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    if config.envs_per_expert % places:
+        raise SettingError(
+            f"envs_per_expert must be divisible by {places}, the size of axis {axis_name!r}; "
+            f"got {config.envs_per_expert}"
+        )
     block = config.envs_per_expert // places
     numbers = jnp.arange(config.num_experts)[:, None] * config.envs_per_expert
     numbers = numbers + place * block + jnp.arange(block)[None]

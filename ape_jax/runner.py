@@ -53,7 +53,7 @@ def seed_keys(first_seed: int, num_seeds: int, purpose: int = TRAIN) -> Key[Arra
 
 
 class Runner:
-    """Runs a task for several seeds at once, over devices. Compiled programs are kept."""
+    """Runs a task for several seeds at once, over devices."""
 
     def __init__(
         self, task: Task, sweep: bool = False, devices: Sequence[jax.Device] | None = None
@@ -63,14 +63,18 @@ class Runner:
         Args:
           task: what is trained.
           sweep: whether every seed has its own hyperparameters, arrays [K], or all share theirs.
-          devices: over which seeds and environments are spread; all that jax sees if None.
+          devices: over which seeds and environments are spread; if None as many of all as divide
+            them evenly.
         """
         self.task = task
         self.sweep = sweep
-        self.devices = jax.devices() if devices is None else devices
+        self.devices = devices
 
     def create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
-        """Fresh states [K, …]."""
+        """Fresh states [K, …], on one device."""
+        return _here(self._create(keys, hypers))
+
+    def _create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
         return _create(self.task.networks, keys, hypers, self._mesh(keys), self.sweep)
 
     def run(self, keys: Key[Array, " K"], hypers: Hypers) -> Iterator[Chunk]:
@@ -87,19 +91,17 @@ class Runner:
             len(keys),
             config.num_experts,
             config.envs_per_expert,
-            len(self.devices),
-            self.devices[0].device_kind,
+            mesh.size,
+            mesh.devices.flat[0].device_kind,
         )
-        state = self.create(keys, hypers)
+        state = self._create(keys, hypers)
         num_updates = config.num_updates
         for num_done in range(0, num_updates, CHUNK):
             count = min(CHUNK, num_updates - num_done)
             state, metrics = jax.block_until_ready(
                 _advance(self.task, state, hypers, count, mesh, self.sweep)
             )
-            # Every device holds everything; what follows a run needs one.
-            here = jax.tree.map(lambda x: x.addressable_data(0), (state, metrics))
-            yield Chunk(num_done + count, num_updates, *here)
+            yield Chunk(num_done + count, num_updates, *_here((state, metrics)))
 
     def _mesh(self, keys: Key[Array, " K"]) -> Mesh:
         return make_mesh(len(keys), self.task.config.envs_per_expert, self.devices)
@@ -127,6 +129,11 @@ def _advance(task, state, hypers, num_updates, mesh, sweep) -> tuple[TrainState,
         check_vma=False,  # Environments begin their loops with constants, alike everywhere.
     )
     return _on_every_device(spread(state, hypers), mesh)
+
+
+def _here(tree):
+    """One device's copy of what every device holds."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def _on_every_device(tree, mesh: Mesh):

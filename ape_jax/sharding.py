@@ -1,5 +1,6 @@
 """Devices: how seeds and environments are spread over them, on one machine or several."""
 
+import contextlib
 import math
 import socket
 import time
@@ -22,12 +23,23 @@ HEARTBEAT_SECONDS = 10
 """Silence after which a process counts as dead."""
 
 
-def make_mesh(num_seeds: int, envs_per_expert: int, devices: Sequence[jax.Device]) -> Mesh:
+def make_mesh(
+    num_seeds: int, envs_per_expert: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """Spread seeds over as many devices as divide them evenly, and environments over the rest.
 
+    Args:
+      num_seeds: K.
+      envs_per_expert: B of the whole run.
+      devices: all of these are used; as many of this process's as can be if None.
+
     Raises:
-      SettingError: environments that do not divide evenly.
+      SettingError: environments that do not divide evenly over the devices asked for.
     """
+    if devices is None:
+        devices = jax.devices()
+        while envs_per_expert % (len(devices) // math.gcd(num_seeds, len(devices))):
+            devices = devices[:-1]
     for_seeds = math.gcd(num_seeds, len(devices))
     for_envs = len(devices) // for_seeds
     if envs_per_expert % for_envs:
@@ -49,8 +61,10 @@ class Cluster(NamedTuple):
     process_id: int | None = None
 
 
-def start(num_devices: int | None = None, cluster: Cluster | None = None) -> list[jax.Device]:
-    """The devices to train on, of this process or of all that take part.
+def start(
+    num_devices: int | None = None, cluster: Cluster | None = None
+) -> list[jax.Device] | None:
+    """The devices to train on, of all processes that take part; None leaves the choice.
 
     To be called before anything else is computed: a CPU is divided into devices, and processes are
     joined, only while JAX is at rest. Arrays made earlier do not outlive it.
@@ -76,7 +90,7 @@ def start(num_devices: int | None = None, cluster: Cluster | None = None) -> lis
         _connect(cluster)
     local = jax.local_devices()
     if num_devices is None:
-        return jax.devices()
+        return None if cluster is None else jax.devices()
     if num_devices > len(local):
         raise SettingError(
             f"devices must be at most {len(local)}, the {local[0].device_kind} devices that are "
@@ -90,7 +104,8 @@ def start(num_devices: int | None = None, cluster: Cluster | None = None) -> lis
 
 def leave() -> None:
     """Part from the other processes: what follows computes alone, without arrays made before."""
-    jax.distributed.shutdown()
+    with contextlib.suppress(RuntimeError):  # They may be gone; what was computed is here.
+        jax.distributed.shutdown()
     backend.clear_backends()
 
 
@@ -116,6 +131,7 @@ def _connect(cluster: Cluster) -> None:
             *cluster,
             initialization_timeout=CONNECT_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=CONNECT_SECONDS,
         )
     except ValueError as error:
         raise SettingError(

@@ -6,6 +6,7 @@ Axes, in every annotation and docstring:
     B  parallel environment             S  state of a finite MDP
     T  time in a rollout                K  seed or setting, the outermost ``vmap``
     N  sample: a trajectory, or one step of pooled demonstrations
+    G  block of trajectories of one policy
 """
 
 from collections.abc import Callable
@@ -21,9 +22,6 @@ Params = Any
 
 LogProbsFn = Callable[[Shaped[Array, "..."]], Float[Array, " A"]]
 """A policy: one observation to its log π(·|observation)."""
-
-CumulativeProbsFn = Callable[[Shaped[Array, "..."]], Float[Array, " A"]]
-"""A policy as a rollout samples it: one observation to P(action ≤ a)."""
 
 LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
 """The observer's model of the experts: one observation to log w_c."""
@@ -64,7 +62,7 @@ class MemoryPolicy(Protocol):
 
 
 class Transition(NamedTuple):
-    """One environment step, or a batch of them with leading axes such as ``[E, B, T]``."""
+    """One environment step, or a batch of them with leading axes such as ``[T, E, B]``."""
 
     observation: Shaped[Array, "*batch"]
     """What the actor saw before it acted."""

@@ -109,7 +109,7 @@ def against_processes(num_updates: int, repeats: int) -> dict:
         "vmapped_updates_per_second": rate(together),
         "one_run_updates_per_second": rate(alone),
         "side_by_side_updates_per_second": rate(waves),
-        "spread_vmapped_seconds": [min(together)[0], max(x for x, _ in together)],
+        "spread_vmapped_seconds": [min(x for x, _ in together), max(x for x, _ in together)],
         "spread_one_run_seconds": [min(x for x, _ in alone), max(x for x, _ in alone)],
     }
 

@@ -190,7 +190,6 @@ def in_steps(row: dict, name: str) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write, print."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # Leaves PyTorch its memory.
     out, effort, console = common.options(__doc__, arguments)
     full = effort == common.FULL
     if not common.has_torch():

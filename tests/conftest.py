@@ -6,7 +6,9 @@ from pathlib import Path
 
 import jaxtyping
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiled once for all workers, for the commands that tests start, and for the next run of tests.
+# A folder to delete should a worker ever be killed while it writes there.
 _compiled = Path(__file__).parents[1] / ".pytest_cache" / "compiled"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_compiled))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -10,6 +10,7 @@ import pytest
 def test_second_start_finds_what_the_first_compiled(tmp_path, monkeypatch):
     """In the user's cache folder, or where JAX's own setting says; and nowhere if that says so."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def train(number):

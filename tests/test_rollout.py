@@ -96,6 +96,11 @@ def test_each_head_acts_in_its_block_and_the_observer_in_its_own(finite, small_t
     np.testing.assert_array_equal(observer.action, 4)
 
 
+def test_generators_whose_keys_repeat_words_give_numbers_that_do_not():
+    numbers = rollout._uniforms(jax.random.key(0, impl="rbg"), 64)
+    assert len(np.unique(np.asarray(numbers))) == 64
+
+
 def test_uniform_numbers_are_uniform_independent_and_those_of_their_key():
     """Each lane, each position and both words of a key: mean, variance, lag and range."""
     keys = jax.random.split(jax.random.key(5), 4096)

@@ -151,7 +151,11 @@ def test_eight_devices_and_two_processes_of_two_train_the_same_run(tmp_path):
         )
         for number in (1, 0)
     ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     assert (tmp_path / "processes" / "metrics.jsonl").read_text().count("\n") == 40
     _, _, expected = checkpoint.load_run(tmp_path / "one")
     for name in ("eight", "processes"):
@@ -168,7 +172,14 @@ def test_any_environment_trains_on_a_divided_cpu():
         from ape_jax.config import Hypers, TrainConfig
         from ape_jax.learner import make_task
         from ape_jax.runner import Runner, seed_keys
-        import json
+        import jax, json
+        task = make_task(TrainConfig(num_updates=2, envs_per_expert=4))
+        runner, keys = Runner(task, sweep=True), seed_keys(0, 2)
+        betas = Hypers(beta=jax.numpy.array([0.1, 0.3]))
+        every = jax.tree.map(lambda x: jax.numpy.broadcast_to(x, (2,)), betas)
+        *_, last = runner.run(keys, every)
+        multiplied = jax.jit(lambda state, x: state.params.heads["params"]["table"] * x)
+        multiplied(runner.create(keys, every), last.metrics.pe_return[0, 0])
         returns = {}
         for env in ("FrozenLake-misc", "FourRooms-misc", "CartPole-v1"):
             task = make_task(TrainConfig(env=env, head="mlp", num_updates=2, envs_per_expert=4))

@@ -86,16 +86,16 @@ def _flag_and_value(arguments: Sequence[str], name: str) -> list[str]:
 def run(options: TrainOptions, console: Console) -> int:
     """Train, evaluate, save."""
     config = RunConfig(options.settings, options.hypers, options.seeds, options.first_seed)
+    if not options.process_id and (options.out / "config.yaml").exists() and not options.overwrite:
+        raise SettingError(
+            f"out must not hold a run already; {options.out} does. Choose another, "
+            "or add --overwrite"
+        )
     devices = _start(options)
     sharding.make_mesh(config.seeds, config.train.envs_per_expert, devices)
     task = make_task(config.train)
     if jax.process_index() > 0:
         return _take_part(Runner(task, devices=devices), config)
-    if (options.out / "config.yaml").exists() and not options.overwrite:
-        raise SettingError(
-            f"out must not hold a run already; {options.out} does. Choose another, "
-            "or add --overwrite"
-        )
     out = prepare(options.out)
 
     started = time.monotonic()
@@ -132,7 +132,7 @@ def run(options: TrainOptions, console: Console) -> int:
     return 0 if last.num_done == config.train.num_updates else INTERRUPTED
 
 
-def _start(options: TrainOptions) -> list[jax.Device]:
+def _start(options: TrainOptions) -> list[jax.Device] | None:
     place = sharding.Cluster(options.coordinator, options.num_processes, options.process_id)
     if not options.distributed and place != sharding.Cluster():
         raise SettingError(

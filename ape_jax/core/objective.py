@@ -32,7 +32,8 @@ class Evaluated(NamedTuple):
     variances: Float[Array, " T"]
     """Of the returns that an entry stands for; zero where it is one step."""
     weights: Float[Array, " T"]
-    """How often the entry counts: one up to the trajectory's end, zero after it."""
+    """How often the entry counts: a step once up to the end and not after it, a pair as often as it
+    comes."""
 
 
 class Loss(NamedTuple):

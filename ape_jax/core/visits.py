@@ -19,7 +19,8 @@ class Visits(NamedTuple):
     variances: Float[Array, "..."]
     """Of the returns about that mean; zero for a step."""
     weights: Float[Array, "..."]
-    """How often the entry counts: one up to a trajectory's end, zero after it."""
+    """How often the entry counts: a step once up to the end and not after it, a pair as often as it
+    comes in a trajectory."""
 
 
 def every_step(episodes: Transition, discount: Float[Array, ""] | float) -> Visits:
@@ -50,7 +51,8 @@ def every_pair(visits: Visits, num_states: int, num_actions: int) -> Visits:
 
     Returns:
       Visits [S * A, G, 1]: of every pair mean and variance of the return, and as weight its visits
-      in a trajectory. Counts are exact up to 2^24 visits of a pair.
+      in a trajectory. Sums are float32: counts are exact up to 2^24 visits of a pair, totals of
+      returns round from there on.
     """
     _, num_blocks, num_trajectories = visits.action.shape
     num_pairs = num_states * num_actions

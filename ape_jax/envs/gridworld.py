@@ -88,7 +88,7 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
 
     def reset_env(self, key: jax.Array, params: EnvParams) -> tuple[jax.Array, EnvState]:
         """Start in a cell drawn uniformly from those that are not the goal."""
-        # One draw; jax.random.randint makes four, to be exactly uniform for ranges beyond 2^23.
+        # One draw where jax.random.randint makes four; shares are off by less than cells / 2^23.
         start = (jax.random.uniform(key) * len(self._starts)).astype(jnp.int32)
         cell = jnp.asarray(self._starts)[jnp.minimum(start, len(self._starts) - 1)]
         state = EnvState(time=jnp.int32(0), row=cell // self.size, column=cell % self.size)
