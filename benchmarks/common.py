@@ -42,7 +42,7 @@ class Effort:
     """After this many seconds a contestant leaves, once it has been timed twice."""
 
 
-FULL = Effort(repeats=5, seconds=0.5, budget=15.0)
+FULL = Effort(repeats=5, seconds=0.5, budget=8.0)
 QUICK = Effort(repeats=2, seconds=0.1, budget=5.0)
 
 

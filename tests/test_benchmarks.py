@@ -131,8 +131,8 @@ def test_eager_is_left_out_where_it_takes_too_much_memory():
         return throughput.eager_fits(config)
 
     assert fits("tabular", 2, 16384)
-    assert fits("mlp", 32, 64)
-    assert not fits("mlp", 32, 1024)
+    assert fits("mlp", 2, 1024)
+    assert not fits("mlp", 2, 16384)
 
 
 def test_scaling_counts_the_steps_of_all_seeds(monkeypatch):
@@ -222,7 +222,7 @@ def test_the_command_starts_and_says_where_its_seconds_go(tmp_path):
 @pytest.mark.slow
 def test_the_peak_of_a_chunk_is_measured():
     found = memory.run(64, 100)
-    assert found is None or 0 < found < 1e8
+    assert found is None or 0 <= found < 1e8  # Nothing where memory freed earlier is used again.
 
 
 def test_memory_grows_with_a_chunk_by_its_metrics_alone(tmp_path, monkeypatch):

@@ -227,9 +227,9 @@ def test_one_head_without_observer_is_plain_policy_gradient():
     policy = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     expected = np.zeros_like(logits)
     for b in range(16):
-        length = int(np.asarray(experts.live[0, b]).sum())
+        length = int(np.asarray(experts.live[:, 0, b]).sum())
         for t in range(length):
-            state, action = int(experts.observation[0, b, t]), int(experts.action[0, b, t])
+            state, action = int(experts.observation[t, 0, b]), int(experts.action[t, 0, b])
             score = np.eye(5)[action] - policy[state]
             return_ = -sum(0.9**k for k in range(length - t))
             expected[state] -= score * (return_ - values[state]) / 16

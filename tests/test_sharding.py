@@ -156,7 +156,7 @@ def test_eight_devices_and_two_processes_of_two_train_the_same_run(tmp_path):
     finally:
         for process in processes:
             process.kill()
-    assert (tmp_path / "processes" / "metrics.jsonl").read_text().count("\n") == 40
+    assert (tmp_path / "processes" / "metrics.jsonl").read_text().count("\n") == 20
     _, _, expected = checkpoint.load_run(tmp_path / "one")
     for name in ("eight", "processes"):
         _, _, params = checkpoint.load_run(tmp_path / name)
