@@ -192,10 +192,15 @@ def track(items: Iterable, description: str, console: Console) -> Iterable:
         yield from progress.track(items, description=description)
 
 
-def publish(result: dict, figure: Figure, table: Table, out: Path, console: Console) -> None:
-    """Write the JSON and the figure beside it, and print the table."""
+def write(result: dict, out: Path) -> None:
+    """Write the JSON; long benchmarks do so with every row, so that none is lost."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def publish(result: dict, figure: Figure, table: Table, out: Path, console: Console) -> None:
+    """Write the JSON and the figure beside it, and print the table."""
+    write(result, out)
     picture = out.with_suffix(".png")
     figure.savefig(picture, dpi=150)
     console.print(table)

@@ -20,9 +20,9 @@ from benchmarks.ceiling import Stepping, steps_an_update
 HEADS = ("tabular", "mlp")
 SIZES = [(2, 64), (2, 1024), (2, 16384), (8, 64), (32, 64)]
 COMPILED_SIZES = [(2, 64), (2, 1024)]
-STEPS_PER_GRAPH = 25
-"""Of the compiled version on a CPU. Twice as many steps compile three times as long, and were
-about a sixth faster with 64 environments an expert."""
+STEPS_PER_GRAPH = 10
+"""Of the compiled version on a CPU. Longer graphs compile for minutes; 50 steps were about half as
+fast again with 64 environments an expert, and no faster with 1024."""
 EAGER_BYTES = 2e8
 """An update holds about five arrays as large as the largest."""
 COLUMNS = {
@@ -193,13 +193,14 @@ def main(arguments: list[str] | None = None) -> None:
     full = effort == common.FULL
     if not common.has_torch():
         console.print('PyTorch is not installed: its columns stay empty. pip install ".[bench]"')
-    grid = [(head, *size) for head in HEADS for size in (SIZES if full else SIZES[:1])]
-    rows = []
+    grid = [(head, *size) for size in (SIZES if full else SIZES[:1]) for head in HEADS]
+    rows: list[dict] = []
     for head, experts, block in common.track(grid, "throughput", console):
         config = TrainConfig(head=head, num_experts=experts, envs_per_expert=block)
         with_compiled = full and (experts, block) in COMPILED_SIZES and common.has_torch()
         with_eager = common.has_torch() and eager_fits(config)
         rows.append(measure(config, effort, with_eager, with_compiled))
+        common.write({"device": common.device(), "quick": not full, "rows": rows}, out)
     result = {"device": common.device(), "quick": not full, "rows": rows}
     if common.on_gpu():
         track = functools.partial(common.track, console=console)

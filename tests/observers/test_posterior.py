@@ -28,7 +28,7 @@ def test_posterior_weighs_experts_by_where_they_go(small_task, small_mdp, heads)
 def test_learned_posterior_converges_to_the_exact_one(small_task, small_mdp, heads):
     """The road of environments without a finite MDP, on one that has one."""
     blind = dataclasses.replace(small_task, mdp=None)
-    observer = Posterior(blind, heads, num_updates=600)
+    observer = Posterior(blind, heads)
     clone = jax.jit(observer.fit)(jax.random.key(0), None)
     policies = jnp.exp(small_task.networks.tabulate_experts(heads))
     exact = jnp.exp(tabular.observer_weights(small_mdp, policies, "posterior"))
