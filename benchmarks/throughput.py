@@ -4,7 +4,7 @@ On a GPU also how training scales with seeds side by side. A contestant that is 
 
 - both PyTorch versions where it is not installed;
 - the eager one where one of its arrays takes more than ``EAGER_BYTES``;
-- the compiled one, which compiles for minutes, but for two experts and 64 or 1024 environments an
+- the compiled one, which compiles for long, but for two experts and 64 or 1024 environments an
   expert, and in ``--quick``.
 """
 
@@ -21,8 +21,8 @@ HEADS = ("tabular", "mlp")
 SIZES = [(2, 64), (2, 1024), (2, 16384), (8, 64), (32, 64)]
 COMPILED_SIZES = [(2, 64), (2, 1024)]
 STEPS_PER_GRAPH = 10
-"""Of the compiled version on a CPU. Longer graphs compile for minutes; 50 steps were about half as
-fast again with 64 environments an expert, and no faster with 1024."""
+"""Of the compiled version on a CPU. Longer graphs compile for minutes: 50 steps were about half as
+fast again with 64 environments an expert; 25 were no faster with 1024."""
 EAGER_BYTES = 2e8
 """An update holds about five arrays as large as the largest."""
 COLUMNS = {
