@@ -39,8 +39,8 @@ class TrainOptions:
     overwrite: bool = False
     """Replace the run that --out already holds."""
     devices: int | None = None
-    """Devices of each process to spread seeds and environments over; if not given, as many as divide
-    them evenly. A CPU is one device, or as many as asked for. Sums round differently."""
+    """Devices of each process to spread seeds and environments over; if not given, as many as
+    divide them evenly. A CPU is one device, or as many as asked for. Sums round differently."""
     distributed: bool = False
     """One of several processes, on as many machines as you like, that train together. Process 0
     writes the run; the others must be started with the same settings."""
