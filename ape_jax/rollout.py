@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gymnax.environments.environment import Environment, EnvParams
 from jaxtyping import Array, Float, Int, Key, Shaped
 
-from ape_jax.core import categorical
+from ape_jax.core import categorical, random
 from ape_jax.networks import Networks
 from ape_jax.types import (
     LogProbsFn,
@@ -16,9 +16,6 @@ from ape_jax.types import (
     PRNGKey,
     Transition,
 )
-
-UNROLL = 2
-"""Steps compiled as one."""
 
 
 def episodes(
@@ -70,10 +67,9 @@ def episodes_with_memory(
 
 def _episodes(keys, act, memory, env, env_params, num_steps) -> Transition:
     # Without the barrier the split is fused into, and repeated for, every number drawn from it.
-    split = jax.lax.optimization_barrier(jax.vmap(lambda key: jax.random.split(key, 3))(keys))
-    start = jax.vmap(env.reset_env, in_axes=(0, None))(split[:, 0], env_params)
-    uniforms = jax.vmap(lambda key: _uniforms(key, num_steps), out_axes=1)(split[:, 1])
-    move_keys = jax.vmap(lambda key: jax.random.split(key, num_steps), out_axes=1)(split[:, 2])
+    start_keys, action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 3))
+    start = jax.vmap(env.reset_env, in_axes=(0, None))(start_keys, env_params)
+    draws = random.uniforms(action_keys, num_steps), random.split(move_keys, num_steps)
 
     def step(carry, draws):
         (observations, states, live), memory, last_actions = carry
@@ -107,20 +103,8 @@ def _episodes(keys, act, memory, env, env_params, num_steps) -> Transition:
         memory,
         jnp.full(num_episodes, -1, jnp.int32),
     )
-    _, transitions = jax.lax.scan(step, carry, (uniforms, move_keys), unroll=UNROLL)
+    _, transitions = jax.lax.scan(step, carry, draws)
     return transitions
-
-
-def _uniforms(key: PRNGKey, num: int) -> Float[Array, " num"]:
-    """Numbers from [0, 1), for half of what ``jax.random.uniform`` takes to draw them.
-
-    A threefry key is made of two random words, each good for a multiple of 2^-24;
-    ``jax.random.bits`` keeps one. Keys of other generators repeat words.
-    """
-    if jax.random.key_impl(key) != "threefry2x32":
-        return jax.random.uniform(key, (num,))
-    words = jax.random.key_data(jax.random.split(key, -(-num // 2)))
-    return (words.reshape(-1)[:num] >> 8).astype(jnp.float32) * 2.0**-24
 
 
 def ensemble_episodes(

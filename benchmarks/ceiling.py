@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ape_jax import learner, rollout
+from ape_jax import learner
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.core import categorical
+from ape_jax.core import categorical, random
 from benchmarks import common
 
 PARTS = ("rollout", "random numbers", "loss and gradient", "optimiser")
@@ -19,6 +19,7 @@ COLUMNS = {
     "steps / s": "steps_per_second",
     "ceiling": "ceiling_steps_per_second",
     "share": "share_of_ceiling",
+    "share, with random numbers": "share_with_random_numbers",
     "update ms": "update_milliseconds",
     **{part: f"{part.replace(' ', '_')}_milliseconds" for part in PARTS},
 }
@@ -57,7 +58,7 @@ def returns(
         return ((observations, states), live & ~terminated, total), None
 
     carry = (start, jnp.ones(actors.shape, bool), jnp.zeros(actors.shape))
-    (_, _, total), _ = jax.lax.scan(step, carry, uniforms, unroll=rollout.UNROLL)
+    (_, _, total), _ = jax.lax.scan(step, carry, uniforms)
     return total
 
 
@@ -128,10 +129,9 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
     @jax.jit
     def draw(keys):
         both = jnp.concatenate([learner.episode_keys(x, config, None).reshape(-1) for x in keys])
-        split = jax.lax.optimization_barrier(jax.vmap(lambda x: jax.random.split(x, 3))(both))
-        start = jax.vmap(task.env.reset_env, (0, None))(split[:, 0], task.env_params)
-        numbers = jax.vmap(lambda x: rollout._uniforms(x, task.num_steps), out_axes=1)(split[:, 1])
-        return start, numbers
+        start_keys, action_keys, _ = jax.lax.optimization_barrier(random.split(both, 3))
+        start = jax.vmap(task.env.reset_env, (0, None))(start_keys, task.env_params)
+        return start, random.uniforms(action_keys, task.num_steps)
 
     @jax.jit
     def raw_bits(key):
@@ -165,6 +165,7 @@ def measure(config: TrainConfig, effort: common.Effort) -> dict:
     steps = steps_an_update(config)
     steps_per_second = found["ours"].median * ours.chunk * steps
     ceiling = found["ceiling"].median * stepping.steps
+    drawing = steps / ceiling + 1 / found["random numbers"].median
     return {
         "head": config.head,
         "num_experts": config.num_experts,
@@ -172,6 +173,7 @@ def measure(config: TrainConfig, effort: common.Effort) -> dict:
         "steps_per_second": steps_per_second,
         "ceiling_steps_per_second": ceiling,
         "share_of_ceiling": steps_per_second / ceiling,
+        "share_with_random_numbers": steps_per_second / steps * drawing,
         "random_numbers_per_second": found["raw bits"].median * steps,
         "update_milliseconds": 1e3 / (found["ours"].median * ours.chunk),
         "stepping_milliseconds": 1e3 * steps / ceiling,

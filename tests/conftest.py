@@ -22,6 +22,7 @@ _hook = jaxtyping.install_import_hook(
         "ape_jax.core.categorical",
         "ape_jax.core.mixture",
         "ape_jax.core.objective",
+        "ape_jax.core.random",
         "ape_jax.core.returns",
         "ape_jax.core.tabular",
         "ape_jax.demonstrations",

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from ape_jax import learner, rollout
 from ape_jax.config import TrainConfig
+from ape_jax.core import random
 from benchmarks import ceiling, common, listing, memory, seeds, startup, throughput
 
 EFFORT = common.Effort(repeats=2, seconds=1e-3, budget=1.0)
@@ -48,9 +49,9 @@ def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
         episodes = rollout.episodes(
             keys, lambda observations: tables[actors, observations], small_grid, params, 8
         )
-        split = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
-        start = jax.vmap(small_grid.reset_env, (0, None))(split[:, 0], params)
-        uniforms = jax.vmap(lambda key: rollout._uniforms(key, 8), out_axes=1)(split[:, 1])
+        start_keys, action_keys, _ = random.split(keys, 3)
+        start = jax.vmap(small_grid.reset_env, (0, None))(start_keys, params)
+        uniforms = random.uniforms(action_keys, 8)
         alone = ceiling.returns(tables, actors, start, uniforms, small_grid, params)
         return episodes.reward.sum(0), alone
 

@@ -96,29 +96,6 @@ def test_each_head_acts_in_its_block_and_the_observer_in_its_own(finite, small_t
     np.testing.assert_array_equal(observer.action, 4)
 
 
-def test_generators_whose_keys_repeat_words_give_numbers_that_do_not():
-    numbers = rollout._uniforms(jax.random.key(0, impl="rbg"), 64)
-    assert len(np.unique(np.asarray(numbers))) == 64
-
-
-def test_uniform_numbers_are_uniform_independent_and_those_of_their_key():
-    """Each lane, each position and both words of a key: mean, variance, lag and range."""
-    keys = jax.random.split(jax.random.key(5), 4096)
-    numbers = np.asarray(jax.vmap(lambda key: rollout._uniforms(key, 101))(keys), np.float64)
-    assert numbers.shape == (4096, 101)
-    assert numbers.min() >= 0.0
-    assert numbers.max() < 1.0
-    error = np.sqrt(1 / 12 / 4096)
-    assert np.abs(numbers.mean(axis=0) - 0.5).max() < 4.5 * error
-    assert np.abs(numbers.mean() - 0.5) < 4 * error / np.sqrt(101)
-    shares = np.bincount((numbers * 64).astype(int).ravel(), minlength=64) / numbers.size
-    assert np.abs(shares * 64 - 1).max() < 4.5 * 8 / np.sqrt(numbers.size)
-    centred = (numbers - 0.5) * np.sqrt(12)
-    for lag in (1, 2, 3):
-        assert abs((centred[:, lag:] * centred[:, :-lag]).mean()) < 4 / np.sqrt(numbers.size)
-    np.testing.assert_array_equal(numbers[7], rollout._uniforms(keys[7], 101))
-
-
 def test_stream_draws_an_expert_for_each_episode_and_keeps_it(small_grid):
     """Expert 0 stays put for ever and expert 1 walks, so a switch inside an episode would show."""
     stay_or_walk = jnp.stack([jnp.cumsum(jax.nn.one_hot(4, 5)), UNIFORM])

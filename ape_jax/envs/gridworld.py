@@ -16,6 +16,15 @@ MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)], np.int32)
 """(row, column) step of each action."""
 
 
+def _move(action: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The action's row of ``MOVES``, by comparisons: many of them vectorise, look-ups do not."""
+    row_step = column_step = jnp.int32(0)
+    for index, (rows, columns) in enumerate(MOVES):
+        chosen = (action == index).astype(jnp.int32)
+        row_step, column_step = row_step + rows * chosen, column_step + columns * chosen
+    return row_step, column_step
+
+
 @struct.dataclass
 class EnvState(environment.EnvState):
     """Cell of the agent and steps since the episode began."""
@@ -102,7 +111,7 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
         params: EnvParams,
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict[Any, Any]]:
         """Move; −1 for the step. Deterministic: the key is not used."""
-        row_step, column_step = jnp.asarray(MOVES)[jnp.asarray(action)]
+        row_step, column_step = _move(jnp.asarray(action))
         state = EnvState(
             time=state.time + 1,
             row=jnp.clip(state.row + row_step, 0, self.size - 1),
