@@ -1,9 +1,11 @@
-"""Parameters on disk, by Orbax, and runs read back."""
+"""Parameters on disk, by Orbax, and runs read back.
+
+Orbax is imported where it is used: that takes half a second, which a training need not wait for.
+"""
 
 from pathlib import Path
 
 import jax
-import orbax.checkpoint.experimental.v1 as ocp
 
 from ape_jax.config import RunConfig
 from ape_jax.learner import Task, make_task
@@ -14,6 +16,8 @@ from ape_jax.types import SettingError
 
 def save_params(run: Path, params: EnsembleParams) -> None:
     """Save the final parameters [K, …] of a run."""
+    import orbax.checkpoint.experimental.v1 as ocp
+
     ocp.save(_final(run), params, overwrite=True)
 
 
@@ -29,6 +33,8 @@ def load_run(run: Path | str) -> tuple[RunConfig, Task, EnsembleParams]:
     Raises:
       SettingError: the directory holds no finished run.
     """
+    import orbax.checkpoint.experimental.v1 as ocp
+
     run = Path(run)
     for part in (run / "config.yaml", _final(run)):
         if not part.exists():

@@ -112,7 +112,7 @@ def steps_an_update(config: TrainConfig) -> int:
 def parts(config: TrainConfig) -> dict[str, common.Contestant]:
     """Pieces of an update, each jitted alone; the rollout includes its random numbers.
 
-    ``raw bits`` is the generator at its best: as many numbers as there are steps, from one key.
+    ``raw bits`` is JAX's generator at its best: as many numbers as there are steps, from one key.
     """
     task, hypers = learner.make_task(config), Hypers()
     networks = task.networks

@@ -134,6 +134,7 @@ def draw(rows: list[dict]):
         label = f"ours, {row['way'].replace('_', ' ')}"
         axes.barh(label, row["ours_updates_per_second"], color=common.OURS)
     axes.set_xscale("log")
+    axes.set_xlim(left=10)
     axes.invert_yaxis()
     axes.set_xlabel("updates a second")
     return figure

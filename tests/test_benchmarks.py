@@ -158,9 +158,9 @@ def test_ceiling_reports_every_part(tmp_path):
 
 
 def test_seeds_are_compared_with_processes(tmp_path, monkeypatch):
-    def processes(count, seeds, num_updates):
+    def processes(count, seeds, num_updates, num_devices=1):
         assert num_updates == 100
-        seconds = {(1, seeds): 2.0 + seeds}.get((count, seeds), 6.0)
+        seconds = 2.0 + seeds / num_devices if count == 1 else 6.0
         return seconds, [{"updates_per_second": 10.0}] * count
 
     monkeypatch.setattr(seeds, "processes", processes)
@@ -173,6 +173,7 @@ def test_seeds_are_compared_with_processes(tmp_path, monkeypatch):
     ten = result["ten_seeds"]
     assert ten["ratio_one_after_another"] == 10 * 3 / 12
     assert ten["ratio_side_by_side"] == 10 / 2 * 6 / 12
+    assert ten["ratio_over_cores"] == 12 / 7
     assert ten["side_by_side_updates_per_second"] == 20
     assert "times 10" in ten["estimate"]
 
