@@ -3,8 +3,9 @@
 from ape_jax import core, envs, observers
 from ape_jax.batch import Batch, ape_update
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
-from ape_jax.learner import Metrics, TrainState, create_state, make_task, make_train, update
+from ape_jax.learner import create_state, make_train, update
 from ape_jax.networks import Networks, make_networks
+from ape_jax.training import Metrics, TrainState, make_task
 from ape_jax.types import SettingError
 
 __version__ = "0.1.0"

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ape_jax.learner import Task
 from ape_jax.networks import Networks, make_networks
 from ape_jax.observers import (
     BehaviourCloning,
@@ -18,6 +17,7 @@ from ape_jax.observers import (
     TabularCloning,
     TabularLatent,
 )
+from ape_jax.training import Task
 from ape_jax.types import Params, SettingError
 
 

@@ -11,11 +11,11 @@ from ape_jax import evaluation
 from ape_jax.attackers import ATTACKERS, Effort, Setting, limited
 from ape_jax.core import categorical, tabular
 from ape_jax.demonstrations import Demonstrations
-from ape_jax.learner import Task
 from ape_jax.observers import Modes
 from ape_jax.observers.latent import episode_log_probs
 from ape_jax.observers.posterior import exact_posterior
 from ape_jax.observers.recurrent import episodes_of
+from ape_jax.training import Task
 from ape_jax.types import MemoryPolicy, Params, PRNGKey
 
 DEPLOYMENTS = ("sampled", "tempered", "greedy", "best")

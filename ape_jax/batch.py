@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from ape_jax.config import Hypers
 from ape_jax.core import categorical, mixture, objective
-from ape_jax.learner import TrainState, apply_gradients, total_loss
 from ape_jax.networks import EnsembleParams, Networks
+from ape_jax.pg import total_loss
+from ape_jax.training import TrainState, apply_gradients
 from ape_jax.types import SettingError
 
 

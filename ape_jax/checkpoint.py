@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 
 from ape_jax.config import RunConfig
-from ape_jax.learner import Task, make_task
 from ape_jax.networks import EnsembleParams
 from ape_jax.runner import seed_keys
+from ape_jax.training import Task, make_task
 from ape_jax.types import SettingError
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from ape_jax import __version__
-from ape_jax.commands import audit, demos, reproduce, sweep, train
+from ape_jax.commands import audit, demos, reproduce, suite, sweep, train
 from ape_jax.commands.output import INTERRUPTED
 from ape_jax.config import recipe
 from ape_jax.types import SettingError
@@ -27,6 +27,7 @@ _COMMANDS: dict[str, tuple[Any, type]] = {
     "audit": (audit, audit.AuditOptions),
     "demos": (demos, demos.DemosOptions),
     "sweep": (sweep, sweep.SweepOptions),
+    "suite": (suite, suite.SuiteOptions),
 }
 """Each command's module, which has ``run(options, console) -> exit code``, and its options."""
 

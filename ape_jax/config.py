@@ -4,15 +4,25 @@ import dataclasses
 import difflib
 import math
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 import numpy as np
+import tyro
 from flax import struct
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ape_jax.types import ActivationName, CriticForm, HeadName, ObserverName, SettingError
+from ape_jax.types import (
+    ActivationName,
+    AlgorithmName,
+    CriticForm,
+    HeadName,
+    HoldName,
+    ObserverName,
+    SettingError,
+    SpreadName,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,26 +31,50 @@ class TrainConfig:
 
     env: str = "GridWorld-ape"
     """Any registered gymnax environment."""
+    env_param: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """name=value: a parameter of the environment that differs from its default; may be repeated."""
+    algorithm: AlgorithmName = "pg"
+    """The paper's policy gradient over whole episodes, or clipped surrogates over segments."""
     num_experts: int = 2
     """Expert heads in the ensemble (E)."""
     envs_per_expert: int = 64
-    """Parallel episodes of each expert an update (B); the observer runs E x B."""
+    """Parallel environments of each expert (B); the observer runs E x B."""
     num_updates: int = 3000
     """Updates of one training run."""
     head: HeadName = "tabular"
-    """Expert heads: a table of logits for a finite observation space, or an MLP."""
+    """Expert heads: a table of logits for a finite observation space, an MLP, a convolution with an
+    MLP on it for images; of continuous actions an MLP with a Gaussian."""
     hidden_sizes: tuple[int, ...] = (64,)
-    """Widths of an MLP head's hidden layers."""
+    """Widths of a head's hidden layers."""
     activation: ActivationName = "tanh"
-    """Nonlinearity of an MLP head. Centred tanh trains; relu is the original listing's."""
+    """Nonlinearity of a head. Centred tanh trains; relu is the original listing's."""
+    spread: SpreadName = "constant"
+    """Standard deviations of a Gaussian head: one for all states, or a function of the state."""
+    shared_trunk: bool = False
+    """Heads share all layers but the last."""
     observer: ObserverName = "uniform"
     """The observer trained against: the paper's uniform mixture, the exact posterior p(c|s) of a
-    finite MDP, or one learned along by a classifier, in any environment."""
+    finite MDP, or one learned along by a classifier, in any environment; none trains experts
+    alone."""
     critic: CriticForm = "separate"
     """Baselines: one critic a term, or the paper's Eq. 4 as printed, which shares one."""
+    hold: HoldName = "multipliers"
+    """What keeps every expert at min_return: a multiplier each (paper, Eq. 2), or with ppo a gate
+    that closes the observer's gradient to an expert below it."""
+    segment_length: int = 128
+    """Steps of every environment between two updates of ppo (T)."""
+    num_epochs: int = 4
+    """Passes of ppo over a segment."""
+    num_minibatches: int = 4
+    """Parts of a segment, each good for one step of the optimiser; they divide it evenly."""
+    normalize_observations: bool = False
+    """With ppo, observations minus their running mean over their running standard deviation."""
+    normalize_rewards: bool = False
+    """With ppo, rewards over the running standard deviation of discounted returns."""
 
     def __post_init__(self):
-        for name in ("num_experts", "envs_per_expert", "num_updates"):
+        counts = ("num_experts", "envs_per_expert", "num_updates")
+        for name in (*counts, "segment_length", "num_epochs", "num_minibatches"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise SettingError(f"{name} must be at least 1 and whole; got {value!r}")
@@ -49,12 +83,46 @@ class TrainConfig:
             raise SettingError(
                 f"hidden_sizes must be a tuple of widths of at least 1; got {sizes!r}"
             )
-        for field in ("head", "activation", "observer", "critic"):
+        names = ("algorithm", "head", "activation", "spread", "observer", "critic", "hold")
+        for field in names:
             choices = get_args(type(self).__annotations__[field])
             if getattr(self, field) not in choices:
                 raise SettingError(
                     f"{field} must be one of {', '.join(choices)}; got {getattr(self, field)!r}"
                 )
+        if self.algorithm == "ppo":
+            self._check_ppo()
+        else:
+            self._check_pg()
+
+    def _check_ppo(self):
+        steps = self.segment_length * self.envs_per_expert
+        if steps % self.num_minibatches:
+            raise SettingError(
+                f"num_minibatches must divide segment_length x envs_per_expert, here "
+                f"{self.segment_length} x {self.envs_per_expert} = {steps}; "
+                f"got {self.num_minibatches}"
+            )
+        if self.critic == "shared":
+            raise SettingError("critic must be separate with algorithm=ppo; got 'shared'")
+        if self.shared_trunk and self.head == "tabular":
+            raise SettingError("shared_trunk needs a head with layers; got head='tabular'")
+
+    def _check_pg(self):
+        rules: dict[str, tuple[str, ...]] = {
+            "head": ("tabular", "mlp", "conv"),
+            "observer": ("uniform", "posterior", "learned"),
+            "hold": ("multipliers",),
+        }
+        for name, allowed in rules.items():
+            if getattr(self, name) not in allowed:
+                raise SettingError(
+                    f"{name} must be {' or '.join(allowed)} with algorithm=pg; got "
+                    f"{getattr(self, name)!r}. Add --algorithm ppo"
+                )
+        for name in ("shared_trunk", "normalize_observations", "normalize_rewards"):
+            if getattr(self, name):
+                raise SettingError(f"{name} goes with algorithm=ppo; got algorithm='pg'")
 
 
 @struct.dataclass
@@ -76,8 +144,11 @@ class Hypers:
     """Discount of rewards a step; the exact quantities of a finite MDP are undiscounted."""
     temperature: float = 1.0
     """The observer trained against deploys its mixture at this temperature; near 0 is greedy."""
+    first_temperature: float | None = None
+    """With ppo the temperature at the first update, from where it falls linearly; None keeps it."""
     entropy_bonus: float = 0.0
-    """Weight of the experts' entropy, in return per nat."""
+    """Weight of the experts' entropy, in return per nat; with ppo in standard deviations of the
+    advantage per nat."""
     classifier_learning_rate: float = 0.05
     """Adam step of the classifier behind observer=learned."""
     min_return: float | None = None
@@ -87,6 +158,15 @@ class Hypers:
     """Growth of a multiplier's logarithm, per update and unit of return below min_return."""
     max_multiplier: float = 1000.0
     """Bound of every multiplier: the smaller, the sooner a kept constraint makes way again."""
+    gate_scale: float = 1.0
+    """Return above min_return at which a gate is wide open."""
+    trace_decay: float = 0.95
+    """λ of generalised advantages, with ppo."""
+    clip_ratio: float = 0.2
+    """How far a probability may move from its old one before ppo's surrogate is flat."""
+    value_clip: float | None = None
+    """How far a critic of ppo may move from its old value before its loss is flat; None does not
+    limit it."""
 
     def __post_init__(self):
         rules = {
@@ -102,6 +182,11 @@ class Hypers:
             "min_return": (lambda x: -math.inf < x < math.inf, "a finite number"),
             "multiplier_rate": (_positive, "> 0 and finite"),
             "max_multiplier": (lambda x: 1 <= x < math.inf, ">= 1 and finite"),
+            "first_temperature": (_positive, "> 0 and finite"),
+            "gate_scale": (_positive, "> 0 and finite"),
+            "trace_decay": (lambda x: 0 <= x <= 1, "between 0 and 1"),
+            "clip_ratio": (lambda x: 0 < x < 1, "between 0 and 1"),
+            "value_clip": (_positive, "> 0 and finite"),
         }
         for name, (holds, rule) in rules.items():
             value = getattr(self, name)
@@ -167,7 +252,8 @@ class RunConfig:
         """One level of names, the same as the flags; plain values only."""
         own = {"seeds": self.seeds, "first_seed": self.first_seed}
         train = dataclasses.asdict(self.train)
-        train["hidden_sizes"] = list(self.train.hidden_sizes)
+        for name in ("hidden_sizes", "env_param"):
+            train[name] = list(train[name])
         return {**train, **dataclasses.asdict(self.hypers), **own}
 
     def save(self, path: Path) -> None:

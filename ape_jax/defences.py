@@ -13,9 +13,9 @@ from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.core.tabular import FiniteMDP
-from ape_jax.learner import make_task
 from ape_jax.networks import Networks
 from ape_jax.runner import Runner
+from ape_jax.training import make_task
 from ape_jax.types import ObserverName, Params, PRNGKey, SettingError
 
 LABELS = {

@@ -10,11 +10,12 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ape_jax import rollout
 from ape_jax.core import categorical
-from ape_jax.learner import Task
+from ape_jax.training import Task
 from ape_jax.types import Params, PRNGKey
 
-ManyCumulativeProbsFn = Callable[[Shaped[Array, "..."]], Float[Array, "E A"]]
-"""Several policies as a rollout samples them: one observation to P(action ≤ a) of each."""
+ActFn = Callable[[Shaped[Array, "..."], Int[Array, ""], Float[Array, " U"]], Shaped[Array, "..."]]
+"""Several policies as a rollout samples them: observation, number of the policy, uniform numbers
+to its action."""
 
 
 class Demonstrations(NamedTuple):
@@ -49,35 +50,48 @@ def collect(
     Returns:
       What observers may see, and the expert that acted in each step, which stays hidden from them.
     """
-    return pool(key, task, cumulative_probs(task, heads), num_steps)
+    return pool(key, task, sampler(task, heads), num_steps)
 
 
-def cumulative_probs(task: Task, heads: Params) -> ManyCumulativeProbsFn:
-    """Every expert's P(action ≤ a), as rollouts sample it."""
+def sampler(task: Task, heads: Params) -> ActFn:
+    """Experts that sample their actions, [E, …] heads by number."""
     networks = task.networks
-    return networks.tabulate(
+    if networks.num_states is None:
+
+        def act(observation, expert, uniforms):
+            head = jax.tree.map(lambda x: x[expert], heads)
+            return networks.legal(networks.policy(head, observation).sample(uniforms))
+
+        return act
+    cumulative = networks.tabulate(
         lambda observation: jax.vmap(categorical.cumulative_probs)(
             networks.expert_log_probs(heads, observation)
         )
     )
+    return lambda observation, expert, uniforms: categorical.sample(
+        cumulative(observation)[expert], uniforms[0]
+    )
 
 
 def pool(
-    key: PRNGKey, task: Task, policies: ManyCumulativeProbsFn, num_steps: int
+    key: PRNGKey, task: Task, act: ActFn, num_steps: int
 ) -> tuple[Demonstrations, Int[Array, " N"]]:
-    """Episodes of policies [E], one drawn for each episode, from parallel streams end to end.
+    """Episodes of E policies, one drawn for each episode, from parallel streams end to end.
 
     Args:
       key: drives everything.
       task: environment.
-      policies: an observation to P(action ≤ a) of every policy [E, A].
+      act: how each of them acts.
       num_steps: N, exactly.
     """
     streams = num_streams(num_steps, task.num_steps)
     length = -(-num_steps // streams)
 
     def one(key):
-        return rollout.stream(key, policies, task.env, task.env_params, length)
+        return rollout.stream(
+            *(key, act, task.networks.num_experts, task.env, task.env_params, length),
+            task.networks.num_uniforms,
+        )
 
     steps, actor = jax.vmap(one)(jax.random.split(key, streams))
     ends = steps.terminated | steps.truncated

@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, Key
 
 from ape_jax import rollout
 from ape_jax.core import categorical, mixture, tabular
-from ape_jax.learner import Task
+from ape_jax.core.distributions import Gaussian, GaussianMixture
 from ape_jax.observers.mixture import MixturePolicy
-from ape_jax.types import LogProbsFn, MemoryPolicy, Params, PRNGKey, Transition
+from ape_jax.training import Task
+from ape_jax.types import MemoryPolicy, Params, PRNGKey
 
 NUM_EPISODES = 1024
 """Fresh episodes behind each sampled return."""
@@ -37,7 +38,14 @@ def tempered(policy: Any, temperature: Float[Array, ""] | float) -> Any:
     """The same policy, with memory or without, deployed at a temperature."""
     if isinstance(policy, MemoryPolicy):
         return TemperedMemory(policy, temperature)
-    return lambda observation: mixture.temper(policy(observation), temperature)
+
+    def deployed(observation):
+        acts = policy(observation)
+        if isinstance(acts, Gaussian | GaussianMixture):
+            return acts.temper(temperature)
+        return mixture.temper(acts, temperature)
+
+    return deployed
 
 
 def greedy(policy: Any) -> Any:
@@ -61,60 +69,81 @@ class TemperedMemory(NamedTuple):
         return memory, mixture.temper(log_probs, self.temperature)
 
 
-def policy_table(policy: LogProbsFn, num_states: int) -> Float[Array, "S A"]:
+def policy_table(policy: Any, num_states: int) -> Float[Array, "S A"]:
     """Probabilities of a policy over a finite observation space."""
     return jnp.exp(jax.vmap(policy)(jnp.arange(num_states)))
 
 
 def expected_return(
-    task: Task, policy: LogProbsFn | MemoryPolicy, key: PRNGKey
+    task: Task, policy: Any, key: PRNGKey, num_episodes: int = NUM_EPISODES
 ) -> Float[Array, ""]:
     """Return of a policy in the task's environment.
 
     Args:
       task: environment and networks.
-      policy: an observation to log-probabilities; or one with memory, which is always sampled.
+      policy: an observation to log-probabilities, or to a distribution of continuous actions; or
+        one with memory, which is always sampled.
       key: for sampled evaluation; a key of its own, never a training key.
+      num_episodes: of it.
     """
     world = (task.env, task.env_params, task.num_steps)
     if isinstance(policy, MemoryPolicy):
-        return _mean_return(lambda keys: rollout.episodes_with_memory(keys, policy, *world), key)
+
+        def remembering(keys):
+            return jnp.sum(rollout.episodes_with_memory(keys, policy, *world).reward, axis=0)
+
+        return _mean_return(remembering, key, num_episodes)
     if task.mdp is not None:
         return tabular.policy_return(task.mdp, policy_table(policy, task.mdp.num_states))
-    cumulative = task.networks.tabulate(lambda o: categorical.cumulative_probs(policy(o)))
-    return _mean_return(lambda keys: rollout.episodes(keys, jax.vmap(cumulative), *world), key)
+    networks = task.networks
+    if networks.action_bounds is None:
+        cumulative = networks.tabulate(lambda o: categorical.cumulative_probs(policy(o)))
+
+        def act(observation, uniforms):
+            return categorical.sample(cumulative(observation), uniforms[0])
+    else:
+
+        def act(observation, uniforms):
+            return networks.legal(policy(observation).sample(uniforms))
+
+    def acting(keys):
+        return rollout.episode_returns(keys, jax.vmap(act), *world, networks.num_uniforms)
+
+    return _mean_return(acting, key, num_episodes)
 
 
 def _mean_return(
-    episodes: Callable[[Key[Array, " N"]], Transition], key: PRNGKey
+    returns: Callable[[Key[Array, " N"]], Float[Array, " N"]], key: PRNGKey, num_episodes: int
 ) -> Float[Array, ""]:
-    def batch(keys):
-        return jnp.mean(jnp.sum(episodes(keys).reward, axis=0))
-
-    keys = jax.random.split(key, (NUM_EPISODES // 256, 256))
-    return jnp.mean(jax.lax.map(batch, keys))
+    keys = jax.random.split(key, (-(-num_episodes // 256), min(num_episodes, 256)))
+    return jnp.mean(jax.lax.map(lambda keys: jnp.mean(returns(keys)), keys))
 
 
-def ensemble_returns(task: Task, heads: Params, key: PRNGKey) -> EnsembleReturns:
+def ensemble_returns(
+    task: Task, heads: Params, key: PRNGKey, num_episodes: int = NUM_EPISODES
+) -> EnsembleReturns:
     """Returns of each expert, each greedy expert and the uniform mixture.
 
     Args:
       task: environment and networks.
       heads: parameters of the expert heads [E, …].
       key: for sampled evaluation.
+      num_episodes: of it, of each policy.
     """
+    networks = task.networks
     key_experts, key_greedy, key_mixture = jax.random.split(key, 3)
 
     def expert(head, key, deployed):
-        policy = deployed(lambda observation: task.networks.log_probs(head, observation))
-        return expected_return(task, policy, key)
+        policy = networks.policy if networks.action_bounds else networks.log_probs
+        acting = deployed(lambda observation: policy(head, observation))
+        return expected_return(task, acting, key, num_episodes)
 
     def each(key, deployed):
-        keys = jax.random.split(key, task.networks.num_experts)
+        keys = jax.random.split(key, networks.num_experts)
         return jax.vmap(lambda head, key: expert(head, key, deployed))(heads, keys)
 
     return EnsembleReturns(
         experts=each(key_experts, lambda policy: policy),
         greedy_experts=each(key_greedy, greedy),
-        mixture=expected_return(task, MixturePolicy(heads, task.networks), key_mixture),
+        mixture=expected_return(task, MixturePolicy(heads, networks), key_mixture, num_episodes),
     )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from scipy.stats import bootstrap
 
-from ape_jax.learner import Metrics
+from ape_jax.training import Metrics
 
 
 def over_seeds(values) -> dict:

@@ -7,10 +7,12 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gymnax.environments import spaces
 from jaxtyping import Array, Float, Int, Shaped
 
 from ape_jax.config import TrainConfig
+from ape_jax.core.distributions import Categorical, Distribution, Gaussian
 from ape_jax.types import Params, PRNGKey, SettingError
 
 _ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
@@ -31,6 +33,18 @@ class Table(nn.Module):
         return self.param("table", nn.initializers.normal(self.scale), shape)[state]
 
 
+class Normalize(nn.Module):
+    """Observations in standard units of what was seen so far: see :func:`with_statistics`."""
+
+    @nn.compact
+    def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, "..."]:
+        """Minus the mean, over the standard deviation, between −10 and 10."""
+        means = self.variable("statistics", "mean", jnp.zeros, observation.shape)
+        scales = self.variable("statistics", "scale", jnp.ones, observation.shape)
+        mean, scale = jax.lax.stop_gradient((means.value, scales.value))
+        return jnp.clip((observation - mean) * scale, -10.0, 10.0)
+
+
 class MLP(nn.Module):
     """Hidden layers over a finite or a continuous observation space.
 
@@ -46,6 +60,8 @@ class MLP(nn.Module):
     """Size of a finite observation space; None for a continuous one."""
     scale: float
     """Of the orthogonal output layer at the start."""
+    normalize: bool = False
+    """Continuous observations, by their statistics."""
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
@@ -54,7 +70,8 @@ class MLP(nn.Module):
         first, *rest = self.hidden_sizes
         biases = self.num_states is None
         if self.num_states is None:
-            hidden = nn.Dense(first)(jnp.ravel(observation).astype(jnp.float32))
+            inputs = jnp.ravel(observation).astype(jnp.float32)
+            hidden = nn.Dense(first)(Normalize()(inputs) if self.normalize else inputs)
         else:
             embedding = nn.Embed(self.num_states, first, embedding_init=nn.initializers.normal(1.0))
             hidden = embedding(observation)
@@ -63,6 +80,50 @@ class MLP(nn.Module):
             hidden = activation(nn.Dense(width, use_bias=biases)(hidden))
         initializer = nn.initializers.orthogonal(self.scale)
         return nn.Dense(self.num_outputs, use_bias=biases, kernel_init=initializer)(hidden)
+
+
+class Conv(nn.Module):
+    """One convolution of 3 x 3 over an image [H, W, C], and an MLP on what it finds."""
+
+    num_outputs: int
+    hidden_sizes: tuple[int, ...]
+    activation: str
+    scale: float
+    """Of the orthogonal output layer at the start."""
+    num_channels: int = 16
+
+    @nn.compact
+    def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
+        """Outputs at one image."""
+        image = observation.astype(jnp.float32)
+        height, width = image.shape[0] - 2, image.shape[1] - 2
+        # As a product of matrices it stays one where every expert has a kernel of its own; XLA
+        # makes of a convolution one by groups, which is slow.
+        patches = [image[i : i + height, j : j + width] for i in range(3) for j in range(3)]
+        found = nn.Dense(self.num_channels, name="kernel")(jnp.concatenate(patches, axis=-1))
+        found = _ACTIVATIONS[self.activation](found)
+        top = MLP(self.num_outputs, self.hidden_sizes, self.activation, None, self.scale)
+        return top(found)
+
+
+class GaussianHead(nn.Module):
+    """Mean and log standard deviation of an action, in halves of the range of actions."""
+
+    size: int
+    """D."""
+    body: nn.Module
+    """Gives the means, or with ``spread_of_state`` means and log standard deviations."""
+    spread_of_state: bool
+
+    @nn.compact
+    def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
+        """Means [D], then log standard deviations [D]."""
+        outputs = jnp.asarray(self.body(observation))
+        if not self.spread_of_state:
+            log_std = self.param("log_std", nn.initializers.zeros, (self.size,))
+            outputs = jnp.concatenate([outputs, log_std])
+        means, log_stds = jnp.split(outputs, 2)
+        return jnp.concatenate([means, jnp.clip(log_stds - 0.5, -5.0, 1.0)])
 
 
 class EnsembleParams(NamedTuple):
@@ -78,6 +139,25 @@ class EnsembleParams(NamedTuple):
     """Of q(c|s); None where the observer's weights are not learned."""
 
 
+def with_statistics(params: Params, mean: Float[Array, " F"], scale: Float[Array, " F"]) -> Params:
+    """The same parameters with these statistics of observations in every network that normalises.
+
+    Args:
+      params: of one network or several.
+      mean: of observations, raveled.
+      scale: one over their standard deviation.
+    """
+
+    def replace(path, leaf):
+        names = [getattr(entry, "key", None) for entry in path]
+        if "statistics" not in names:
+            return leaf
+        value = mean if names[-1] == "mean" else scale
+        return jnp.broadcast_to(value.reshape(*[1] * (leaf.ndim - value.ndim), -1), leaf.shape)
+
+    return jax.tree_util.tree_map_with_path(replace, params)
+
+
 @dataclasses.dataclass(frozen=True)
 class Networks:
     """The static half of an ensemble: what its parameters mean. Hashable."""
@@ -86,12 +166,22 @@ class Networks:
     critic: nn.Module
     num_experts: int
     num_actions: int
+    """Discrete actions, or dimensions of a continuous one."""
     observation_shape: tuple[int, ...]
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
     shared_critic: bool
     classifier: nn.Module | None = None
     """q(c|s), where the observer's weights are learned."""
+    action_bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Lowest and highest continuous action [D]; None where actions are discrete."""
+    last_layer: str | None = None
+    """Name of the only layer that heads do not share; None where they share none."""
+
+    @property
+    def num_uniforms(self) -> int:
+        """Numbers that an action, of an expert or of a clone, is drawn from."""
+        return 1 if self.action_bounds is None else self.num_actions + 1
 
     def init(self, key: PRNGKey) -> EnsembleParams:
         """Draw parameters, each head and critic from its own key."""
@@ -99,8 +189,9 @@ class Networks:
         dtype = jnp.float32 if self.num_states is None else jnp.int32
         observation = jnp.zeros(self.observation_shape, dtype)
         stacked = jax.vmap(nn.Module.init, in_axes=(None, 0, None))
+        heads = stacked(self.head, jax.random.split(key_heads, self.num_experts), observation)
         return EnsembleParams(
-            heads=stacked(self.head, jax.random.split(key_heads, self.num_experts), observation),
+            heads=self._map_trunk(lambda x: jnp.broadcast_to(x[:1], x.shape), heads),
             expert_critics=stacked(
                 self.critic, jax.random.split(key_critics, self.num_experts), observation
             ),
@@ -115,6 +206,45 @@ class Networks:
     def log_probs(self, head: Params, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
         """One head's log π_c(·|observation)."""
         return jax.nn.log_softmax(jnp.asarray(self.head.apply(head, observation)))
+
+    def policy(self, head: Params, observation: Shaped[Array, "..."]) -> Distribution:
+        """One head's π_c(·|observation)."""
+        if self.action_bounds is None:
+            return Categorical(self.log_probs(head, observation))
+        low, high = jnp.asarray(self.action_bounds)
+        means, log_stds = jnp.split(jnp.asarray(self.head.apply(head, observation)), 2)
+        half = 0.5 * (high - low)
+        return Gaussian(0.5 * (low + high) + half * means, jnp.log(half) + log_stds)
+
+    def legal(self, actions: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """What the environment is given of actions: those of a Gaussian within their bounds."""
+        if self.action_bounds is None:
+            return actions
+        low, high = jnp.asarray(self.action_bounds)
+        return jnp.clip(actions, *(x.reshape(*[1] * (actions.ndim - 1), -1) for x in (low, high)))
+
+    def policies(self, heads: Params, observation: Shaped[Array, "..."]) -> Distribution:
+        """Every head's π_c(·|observation), stacked [E]; a shared trunk is applied once."""
+        axes = self._map_trunk(lambda _: None, jax.tree.map(lambda _: 0, heads))
+        heads = self._map_trunk(lambda x: x[0], heads)
+        return jax.vmap(self.policy, in_axes=(axes, None))(heads, observation)
+
+    def tie(self, gradients: Params) -> Params:
+        """Gradients of heads [E, …] with those of every layer that is shared added up."""
+        return self._map_trunk(
+            lambda x: jnp.broadcast_to(jnp.sum(x, axis=0, keepdims=True), x.shape), gradients
+        )
+
+    def _map_trunk(self, function: Callable, heads: Params) -> Params:
+        """Apply to the leaves of heads that are shared, which each head has a copy of."""
+        if self.last_layer is None:
+            return heads
+
+        def apply(path, leaf):
+            names = {entry.key for entry in path}
+            return leaf if names & {self.last_layer, "log_std"} else function(leaf)
+
+        return jax.tree_util.tree_map_with_path(apply, heads)
 
     def expert_log_probs(
         self, heads: Params, observation: Shaped[Array, "..."]
@@ -167,37 +297,92 @@ def make_networks(
     Raises:
       SettingError: spaces that the head cannot take.
     """
-    if not isinstance(action_space, spaces.Discrete):
-        raise SettingError(
-            f"head={config.head!r} needs a discrete action space; env={config.env!r} has "
-            f"{action_space}. Choose an environment with discrete actions"
-        )
-    if not isinstance(observation_space, spaces.Discrete | spaces.Box):
-        raise SettingError(
-            f"head={config.head!r} needs a Discrete or Box observation space; env={config.env!r} "
-            f"has {observation_space}"
-        )
+    _check_spaces(config, observation_space, action_space)
     finite = isinstance(observation_space, spaces.Discrete)
     num_states = int(observation_space.n) if finite else None
-    if config.head == "tabular" and num_states is None:
-        raise SettingError(
-            f"head='tabular' needs a finite observation space; env={config.env!r} has "
-            f"a continuous one of shape {observation_space.shape}. Use head='mlp'"
-        )
+    continuous = config.head == "gaussian"
+    # Whole returns tell heads apart by how they start; clipped steps would have to undo it first.
+    scale = 0.01 if config.algorithm == "ppo" and config.head != "tabular" else 1.0
 
     def body(num_outputs: int, scale: float) -> nn.Module:
         if config.head == "tabular" and num_states is not None:
             return Table(num_states, num_outputs, scale)
-        return MLP(num_outputs, config.hidden_sizes, config.activation, num_states, scale)
+        shape = (num_outputs, config.hidden_sizes, config.activation)
+        if config.head == "conv":
+            return Conv(*shape, scale)
+        return MLP(*shape, num_states, scale, config.normalize_observations)
 
-    num_actions = int(action_space.n)
+    bounds = None
+    if continuous:
+        size = action_space.shape[0]
+        of_state = config.spread == "state"
+        head: nn.Module = GaussianHead(size, body((1 + of_state) * size, scale), of_state)
+        bounds = _bounds(action_space)
+    else:
+        size = int(action_space.n)
+        head = body(size, scale)
+    last_layer = f"Dense_{len(config.hidden_sizes) - finite}" if config.shared_trunk else None
     return Networks(
-        head=body(num_actions, scale=1.0),
+        head=head,
         critic=body(1, scale=0.0),
         num_experts=config.num_experts,
-        num_actions=num_actions,
+        num_actions=size,
         observation_shape=tuple(observation_space.shape),
         num_states=num_states,
         shared_critic=config.critic == "shared",
         classifier=body(config.num_experts, scale=0.0) if config.observer == "learned" else None,
+        action_bounds=bounds,
+        last_layer=last_layer,
     )
+
+
+def _check_spaces(
+    config: TrainConfig, observation_space: spaces.Space, action_space: spaces.Space
+) -> None:
+    """Whether heads can take observations and give actions; raises ``SettingError``."""
+    which = f"env={config.env!r}"
+    discrete = isinstance(action_space, spaces.Discrete)
+    vector = isinstance(action_space, spaces.Box) and len(action_space.shape) == 1
+    if not discrete and not vector:
+        raise SettingError(
+            f"env must have discrete actions or vectors of continuous ones; {which} has "
+            f"{action_space}"
+        )
+    if discrete and config.head == "gaussian":
+        raise SettingError(f"head='gaussian' needs continuous actions; {which} has discrete ones")
+    if not discrete and config.head != "gaussian":
+        raise SettingError(
+            f"head={config.head!r} needs a discrete action space; {which} has continuous actions "
+            f"of shape {action_space.shape}. Use head='gaussian' with algorithm='ppo'"
+        )
+    if not isinstance(observation_space, spaces.Discrete | spaces.Box):
+        raise SettingError(
+            f"head={config.head!r} needs a Discrete or Box observation space; {which} "
+            f"has {observation_space}"
+        )
+    shape = tuple(observation_space.shape)
+    finite = isinstance(observation_space, spaces.Discrete)
+    if config.head == "tabular" and not finite:
+        raise SettingError(
+            f"head='tabular' needs a finite observation space; {which} has "
+            f"a continuous one of shape {shape}. Use head='{'conv' if len(shape) == 3 else 'mlp'}'"
+        )
+    if (config.head == "conv") != (len(shape) == 3):
+        fitting = "conv" if len(shape) == 3 else "mlp" if discrete else "gaussian"
+        raise SettingError(
+            f"head={config.head!r} does not fit observations of shape {shape}, which {which} has. "
+            f"Use head={fitting!r}"
+        )
+    if config.normalize_observations and (finite or config.head == "conv"):
+        raise SettingError(
+            f"normalize_observations needs observations that are vectors; {which} has "
+            f"{'states' if finite else 'images'}"
+        )
+
+
+def _bounds(space: spaces.Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Lowest and highest action [D]; −1 and 1 where there is no bound."""
+    low, high = np.broadcast_to(space.low, space.shape), np.broadcast_to(space.high, space.shape)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    return tuple(map(float, low)), tuple(map(float, high))

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from ape_jax.core.tabular import FiniteMDP, state_values
 from ape_jax.envs.gridworld import MOVES, GridWorld
-from ape_jax.learner import Metrics
+from ape_jax.training import Metrics
 
 EXPERT_COLOUR, OBSERVER_COLOUR = "#1f5fa8", "#c8442d"
 

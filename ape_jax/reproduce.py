@@ -16,11 +16,12 @@ from ape_jax import demonstrations, evaluation, plotting, tables
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.envs import GridWorld
-from ape_jax.learner import Metrics, Task, TrainState, make_task, update
+from ape_jax.learner import update
 from ape_jax.metrics import over_seeds, write_json
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, TabularCloning
 from ape_jax.runner import EVALUATE, Chunk, Runner, seed_keys
+from ape_jax.training import Metrics, Task, TrainState, make_task
 from ape_jax.types import Params, PRNGKey
 
 LABELS = {

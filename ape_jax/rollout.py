@@ -1,6 +1,7 @@
 """The one place that steps environments."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -162,38 +163,193 @@ def ensemble_episodes(
     return experts, jax.tree.map(lambda x: x[:, num_expert_episodes:], both)
 
 
-def stream(
-    key: PRNGKey,
-    cumulative_probs: Callable[[Shaped[Array, "..."]], Float[Array, "E A"]],
+class Streams(NamedTuple):
+    """Environments between two segments of their endless streams of episodes."""
+
+    observation: Shaped[Array, "N ..."]
+    state: Any
+    """The environments' own, [N, …]."""
+    episode_return: Float[Array, " N"]
+    """Of the episode so far."""
+    discounted_return: Float[Array, " N"]
+    """Σ γ^k r_{t−k} of the episode so far: its spread is the scale of rewards."""
+
+
+def begin(keys: Key[Array, " N"], env: Environment, env_params: EnvParams) -> Streams:
+    """Fresh episodes, one a key."""
+    observation, state = jax.vmap(env.reset_env, in_axes=(0, None))(keys, env_params)
+    nothing = jnp.zeros(keys.shape[0])
+    return Streams(observation, state, nothing, nothing)
+
+
+class Segment(NamedTuple):
+    """What a segment brings besides its transitions, [T, N]."""
+
+    episode_return: Float[Array, "T N"]
+    """Of the episode up to this step: undiscounted."""
+    discounted_return: Float[Array, "T N"]
+    log_prob: Float[Array, "T N"]
+    """Of the action, under the policy that took it."""
+
+
+def segment(
+    keys: Key[Array, " N"],
+    streams: Streams,
+    act: Callable,
     env: Environment,
     env_params: EnvParams,
     num_steps: int,
+    num_uniforms: int,
+    discount: Float[Array, ""] | float,
+    legal: Callable,
+) -> tuple[Streams, Transition, Segment]:
+    """Go on with streams of episodes, with autoreset.
+
+    Args:
+      keys: drive actions, transitions and resets of each stream.
+      streams: where they stand.
+      act: observations [N, …] and uniform numbers [N, U] to actions [N, …] and their
+        log-probabilities.
+      env: any gymnax environment.
+      env_params: its parameters.
+      num_steps: T.
+      num_uniforms: U.
+      discount: γ of the discounted returns.
+      legal: an action to the one that the environment is given.
+
+    Returns:
+      Where the streams then stand, transitions [T, N], all of them live, and their returns.
+    """
+    action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 2))
+    uniforms = random.uniforms(action_keys, num_steps * num_uniforms)
+    uniforms = uniforms.reshape(num_steps, num_uniforms, -1).swapaxes(1, 2)
+    moves = random.split(move_keys, 2 * num_steps)
+
+    def step(streams, draws):
+        uniforms, step_keys, reset_keys = draws
+        observation, state, episode_return, discounted_return = streams
+        actions, log_probs = act(observation, uniforms)
+        moved = jax.vmap(env.step_env, in_axes=(0, 0, 0, None))
+        next_observation, next_state, reward, terminated, _ = moved(
+            step_keys, state, legal(actions), env_params
+        )
+        truncated = jax.vmap(env.is_truncated, in_axes=(0, None))(next_state, env_params)
+        reward = jnp.asarray(reward, jnp.float32)
+        ended = terminated | truncated
+        transition = Transition(
+            observation=observation,
+            action=actions,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated & ~terminated,
+            live=jnp.ones_like(ended),
+            next_observation=next_observation,
+        )
+        episode_return = episode_return + reward
+        discounted_return = discount * discounted_return + reward
+        returns = Segment(episode_return, discounted_return, log_probs)
+        fresh = jax.vmap(env.reset_env, in_axes=(0, None))(reset_keys, env_params)
+        observation, state = jax.tree.map(
+            lambda new, old: jnp.where(ended.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+            fresh,
+            (next_observation, next_state),
+        )
+        going_on = 1.0 - ended.astype(jnp.float32)
+        streams = Streams(
+            observation, state, episode_return * going_on, discounted_return * going_on
+        )
+        return streams, (transition, returns)
+
+    streams, (transitions, returns) = jax.lax.scan(
+        step, streams, (uniforms, moves[:num_steps], moves[num_steps:])
+    )
+    return streams, transitions, returns
+
+
+def episode_returns(
+    keys: Key[Array, " N"],
+    act: Callable,
+    env: Environment,
+    env_params: EnvParams,
+    num_steps: int,
+    num_uniforms: int,
+) -> Float[Array, " N"]:
+    """Undiscounted returns of one episode a key, in a loop that ends with the last of them.
+
+    Args:
+      keys: each drives start, actions and transitions of its episode.
+      act: observations [N, …] and uniform numbers [N, U] to actions [N, …].
+      env: any gymnax environment.
+      env_params: its parameters.
+      num_steps: T; an episode that is longer is cut there.
+      num_uniforms: U.
+    """
+    start_keys, action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 3))
+    start = jax.vmap(env.reset_env, in_axes=(0, None))(start_keys, env_params)
+    uniforms = random.uniforms(action_keys, num_steps * num_uniforms)
+    uniforms = uniforms.reshape(num_steps, num_uniforms, -1).swapaxes(1, 2)
+    moves = random.split(move_keys, num_steps)
+
+    def going_on(carry):
+        time, _, live, _ = carry
+        return (time < num_steps) & jnp.any(live)
+
+    def step(carry):
+        time, (observation, state), live, returns = carry
+        actions = act(observation, uniforms[time])
+        observation, moved, reward, terminated, _ = jax.vmap(env.step_env, in_axes=(0, 0, 0, None))(
+            moves[time], state, actions, env_params
+        )
+        truncated = jax.vmap(env.is_truncated, in_axes=(0, None))(moved, env_params)
+        # The end is held, so that no environment is stepped from where it has no meaning.
+        state = jax.tree.map(
+            lambda new, old: jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+            moved,
+            state,
+        )
+        returns = returns + jnp.where(live, reward, 0.0)
+        return time + 1, (observation, state), live & ~terminated & ~truncated, returns
+
+    num_episodes = keys.shape[0]
+    carry = (0, start, jnp.ones(num_episodes, bool), jnp.zeros(num_episodes))
+    return jax.lax.while_loop(going_on, step, carry)[-1]
+
+
+def stream(
+    key: PRNGKey,
+    act: Callable,
+    num_experts: int,
+    env: Environment,
+    env_params: EnvParams,
+    num_steps: int,
+    num_uniforms: int = 1,
 ) -> tuple[Transition, Int[Array, " T"]]:
     """Episode after episode of an ensemble, with autoreset; an expert is drawn for each episode.
 
     Args:
       key: drives starts, draws of the expert, actions and transitions.
-      cumulative_probs: an observation to P(action ≤ a) of every expert.
+      act: an observation, the number of the expert and uniform numbers [U] to its action.
+      num_experts: E.
       env: any gymnax environment.
       env_params: its parameters.
       num_steps: T.
+      num_uniforms: U.
 
     Returns:
       Transitions [T], all of them live, and the expert that acted in each step.
     """
     key_start, key_draws, key_moves = jax.random.split(key, 3)
     start = env.reset(key_start, env_params)
-    draws = jax.random.uniform(key_draws, (num_steps + 1, 2))
+    draws = jax.random.uniform(key_draws, (num_steps + 1, num_uniforms + 1))
     move_keys = jax.random.split(key_moves, num_steps)
-    num_experts = jax.eval_shape(cumulative_probs, start[0]).shape[0]
 
     def pick_expert(uniform):
         return jnp.minimum((uniform * num_experts).astype(jnp.int32), num_experts - 1)
 
     def step(carry, draws):
         observation, state, expert = carry
-        (uniform_action, uniform_expert), key_move = draws
-        action = categorical.sample(cumulative_probs(observation)[expert], uniform_action)
+        uniforms, key_move = draws
+        action = act(observation, expert, uniforms[:-1])
         next_observation, state, reward, terminated, truncated, info = env.step(
             key_move, state, action, env_params
         )
@@ -206,9 +362,9 @@ def stream(
             live=jnp.bool_(True),
             next_observation=info["final_observation"],
         )
-        next_expert = jnp.where(terminated | truncated, pick_expert(uniform_expert), expert)
+        next_expert = jnp.where(terminated | truncated, pick_expert(uniforms[-1]), expert)
         return (next_observation, state, next_expert), (transition, expert)
 
-    carry = (*start, pick_expert(draws[-1, 1]))
+    carry = (*start, pick_expert(draws[-1, -1]))
     _, steps = jax.lax.scan(step, carry, (draws[:-1], move_keys))
     return steps

@@ -20,8 +20,9 @@ from rich.progress import (
 )
 
 from ape_jax.config import Hypers
-from ape_jax.learner import Metrics, Task, TrainState, create_state, updates
+from ape_jax.learner import begin, updates
 from ape_jax.sharding import ENVIRONMENTS, SEEDS, make_mesh
+from ape_jax.training import Metrics, Task, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Runner:
         return _here(self._create(keys, hypers))
 
     def _create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
-        return _create(self.task.networks, keys, hypers, self._mesh(keys), self.sweep)
+        return _create(self.task, keys, hypers, self._mesh(keys), self.sweep)
 
     def run(self, keys: Key[Array, " K"], hypers: Hypers) -> Iterator[Chunk]:
         """Train to the end, chunk by chunk; the last chunk carries the final state.
@@ -104,12 +105,15 @@ class Runner:
             yield Chunk(num_done + count, num_updates, *_here((state, metrics)))
 
     def _mesh(self, keys: Key[Array, " K"]) -> Mesh:
-        return make_mesh(len(keys), self.task.config.envs_per_expert, self.devices)
+        config = self.task.config
+        # What ppo goes on from is not spread: it divides seeds alone.
+        num_envs = config.envs_per_expert if config.algorithm == "pg" else 1
+        return make_mesh(len(keys), num_envs, self.devices)
 
 
-@functools.partial(jax.jit, static_argnames=("networks", "mesh", "sweep"))
-def _create(networks, keys, hypers, mesh, sweep) -> TrainState:
-    states = jax.vmap(create_state, (0, None, 0 if sweep else None))(keys, networks, hypers)
+@functools.partial(jax.jit, static_argnames=("task", "mesh", "sweep"))
+def _create(task, keys, hypers, mesh, sweep) -> TrainState:
+    states = jax.vmap(begin, (0, None, 0 if sweep else None))(keys, task, hypers)
     return _on_every_device(states, mesh)
 
 

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Key
 from ape_jax import evaluation, exact
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.defences import GREEDY_TEMPERATURE, as_tables, greedy_weights
-from ape_jax.learner import Task, make_task
 from ape_jax.metrics import interval
 from ape_jax.observers import Mixture, Posterior
 from ape_jax.runner import EVALUATE, Chunk, Runner, seed_keys
+from ape_jax.training import Task, make_task
 from ape_jax.types import Params, PRNGKey
 
 OBSERVERS = ("uniform", "greedy")

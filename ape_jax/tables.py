@@ -87,3 +87,46 @@ def markdown_table(
     """For a file; the first columns hold text, the others numbers."""
     rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
+
+
+SUITE_HEADER = [
+    *("environment", "β = 0", "PE", "worst expert", "greedy experts"),
+    *("BC sampled", "BC greedy", "posterior sampled", "mean action"),
+    *("one expert: itself, greedy, BC greedy", "steps/s"),
+]
+
+
+def suite_lines(rows: Sequence[dict]) -> list[list[str]]:
+    """Lines under ``SUITE_HEADER``, of the rows of ``suite.json``."""
+    lines = []
+    for row in rows:
+        clones, single = row["clones"], row["single_expert_control"]
+        control = (
+            single["pe_return"],
+            single["greedy_experts"],
+            single["clones"]["behaviour_cloning_greedy"],
+        )
+        lines.append(
+            [
+                f"{row['env']} (E = {row['num_experts']})",
+                *(with_interval(row[name]) for name in ("beta0_return", "pe_return")),
+                *(with_interval(row[name]) for name in ("worst_expert", "greedy_experts")),
+                *(
+                    with_interval(clones[name]) if name in clones else ""
+                    for name in (
+                        *("behaviour_cloning_sampled", "behaviour_cloning_greedy"),
+                        *("posterior_sampled", "mean_action"),
+                    )
+                ),
+                ", ".join(f"{summary['mean']:.4g}" for summary in control),
+                f"{row['steps_per_second']:,.0f}",
+            ]
+        )
+    return lines
+
+
+def with_interval(summary: dict) -> str:
+    """As in ``-12.9 [-13.5, -12.1]``; the mean alone where there is one seed."""
+    if summary["low"] is None:
+        return f"{summary['mean']:.4g}"
+    return f"{summary['mean']:.4g} [{summary['low']:.4g}, {summary['high']:.4g}]"

@@ -29,13 +29,18 @@ LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
 ObserverWeights = Literal["uniform", "posterior"]
 """The observer's model of the expert given the state: w_c = 1/E, or p(c|s)."""
 
-ObserverName = Literal["uniform", "posterior", "learned"]
-"""The weights trained against: the same two, or a classifier q(c|s) that is trained along."""
+ObserverName = Literal["uniform", "posterior", "learned", "none"]
+"""The weights trained against: the same two, a classifier q(c|s) that is trained along, or no
+observer at all."""
+
+AlgorithmName = Literal["pg", "ppo"]
+HoldName = Literal["multipliers", "gate"]
+SpreadName = Literal["constant", "state"]
 
 CriticForm = Literal["separate", "shared"]
 """V_c and V_o learned apart, or one V_c regressed on both returns (paper, Eq. 4 as printed)."""
 
-HeadName = Literal["tabular", "mlp"]
+HeadName = Literal["tabular", "mlp", "conv", "gaussian"]
 ActivationName = Literal["tanh", "relu"]
 
 

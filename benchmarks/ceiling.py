@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ape_jax import learner
+from ape_jax import learner, pg, training
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import categorical, random
 from benchmarks import common
@@ -78,7 +78,7 @@ class Stepping:
 
     def __init__(self, config: TrainConfig):
         """Draw policies, starts and random numbers."""
-        task = learner.make_task(config)
+        task = training.make_task(config)
         key_params, key_starts, key_uniforms = jax.random.split(jax.random.key(0), 3)
         heads = task.networks.init(key_params).heads
         num_experts, block = config.num_experts, config.envs_per_expert
@@ -105,7 +105,7 @@ class Stepping:
 
 def steps_an_update(config: TrainConfig) -> int:
     """Environment steps that one update simulates, of experts and observer."""
-    task = learner.make_task(config)
+    task = training.make_task(config)
     return 2 * config.num_experts * config.envs_per_expert * task.num_steps
 
 
@@ -114,21 +114,21 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
 
     ``raw bits`` is JAX's generator at its best: as many numbers as there are steps, from one key.
     """
-    task, hypers = learner.make_task(config), Hypers()
+    task, hypers = training.make_task(config), Hypers()
     networks = task.networks
     state = learner.create_state(jax.random.key(0), networks, hypers)
     keys = tuple(jax.random.split(jax.random.key(1)))
 
     def log_weights(params):
-        return learner.expert_log_weights(task, params)
+        return pg.expert_log_weights(task, params)
 
     @jax.jit
     def collect(params, keys):
-        return learner.collect(task, params, log_weights(params), hypers, keys)
+        return pg.collect(task, params, log_weights(params), hypers, keys)
 
     @jax.jit
     def draw(keys):
-        both = jnp.concatenate([learner.episode_keys(x, config, None).reshape(-1) for x in keys])
+        both = jnp.concatenate([pg.episode_keys(x, config, None).reshape(-1) for x in keys])
         start_keys, action_keys, _ = jax.lax.optimization_barrier(random.split(both, 3))
         start = jax.vmap(task.env.reset_env, (0, None))(start_keys, task.env_params)
         return start, random.uniforms(action_keys, task.num_steps)
@@ -140,11 +140,11 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
     @jax.jit
     def gradient(params, experts, observer):
         arguments = networks, log_weights(params), experts, observer, hypers
-        return jax.grad(learner.loss, has_aux=True)(params, *arguments)
+        return jax.grad(pg.loss, has_aux=True)(params, *arguments)
 
     @jax.jit
     def descend(state, gradients):
-        return learner.apply_gradients(state, gradients, hypers, config.num_updates)
+        return training.apply_gradients(state, gradients, hypers, config.num_updates)
 
     episodes = collect(state.params, keys)
     gradients, _ = gradient(state.params, *episodes)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from ape_jax import learner
+from ape_jax import learner, training
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.envs import GridWorld
 from benchmarks import common
@@ -26,7 +26,7 @@ STATUS = Path("/proc/self/status")
 
 def compile_chunk(block: int, horizon: int, chunk: int):
     """The compiled updates, and a state to start from."""
-    task = learner.make_task(TrainConfig(envs_per_expert=block), GridWorld(horizon=horizon))
+    task = training.make_task(TrainConfig(envs_per_expert=block), GridWorld(horizon=horizon))
     state = learner.create_state(jax.random.key(0), task.networks, Hypers())
     return common.compiled_chunk(learner.updates, task, state, Hypers(), chunk), state
 

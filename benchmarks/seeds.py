@@ -46,8 +46,8 @@ def train(seeds: int, config: TrainConfig, num_devices: int | None = None) -> di
     """
     from ape_jax import sharding
     from ape_jax.config import Hypers
-    from ape_jax.learner import make_task
     from ape_jax.runner import Runner, seed_keys
+    from ape_jax.training import make_task
 
     started = time.perf_counter()
     devices = sharding.start(num_devices)

@@ -29,8 +29,10 @@ _hook = jaxtyping.install_import_hook(
         "ape_jax.evaluation",
         "ape_jax.exact",
         "ape_jax.learner",
+        "ape_jax.pg",
         "ape_jax.networks",
         "ape_jax.rollout",
+        "ape_jax.training",
         "ape_jax.traps",
     ],
     "beartype.beartype",
@@ -45,7 +47,7 @@ import pytest  # noqa: E402
 from ape_jax.config import Hypers, TrainConfig  # noqa: E402
 from ape_jax.core.tabular import FiniteMDP  # noqa: E402
 from ape_jax.envs import GridWorld  # noqa: E402
-from ape_jax.learner import Task, make_task  # noqa: E402
+from ape_jax.training import Task, make_task  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")

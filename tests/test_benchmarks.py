@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ape_jax import learner, rollout
+from ape_jax import rollout, training
 from ape_jax.config import TrainConfig
 from ape_jax.core import random
 from benchmarks import ceiling, common, listing, memory, seeds, startup, throughput
@@ -62,7 +62,7 @@ def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
 
 
 def test_tables_of_the_ceiling_end_with_the_mixture():
-    task = learner.make_task(TINY)
+    task = training.make_task(TINY)
 
     @jax.jit
     def tables_of(key):

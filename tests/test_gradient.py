@@ -14,11 +14,11 @@ import numpy as np
 import optax
 import pytest
 
-from ape_jax import learner
+from ape_jax import pg
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import objective, tabular
 from ape_jax.envs import GridWorld
-from ape_jax.learner import make_task
+from ape_jax.training import make_task
 
 NUM_BATCHES = 1500
 GRID = GridWorld(size=3, goal=(0, 1), horizon=8)
@@ -39,7 +39,7 @@ def random_params(task):
 
 
 def loss_of_heads(params, task, *collected):
-    total, _ = learner.loss(params, task.networks, *collected)
+    total, _ = pg.loss(params, task.networks, *collected)
     return total
 
 
@@ -48,9 +48,9 @@ def sampled_gradients(task, params, hypers, loss=loss_of_heads, multipliers=None
     """Gradients of the heads [batches, E, S, A], one for each fresh batch of rollouts."""
 
     def one(key):
-        log_weights = learner.expert_log_weights(task, params)
+        log_weights = pg.expert_log_weights(task, params)
         keys = tuple(jax.random.split(key))
-        episodes = learner.collect(task, params, log_weights, hypers, keys)
+        episodes = pg.collect(task, params, log_weights, hypers, keys)
         more = () if multipliers is None else (multipliers,)
         grads = jax.grad(loss)(params, task, log_weights, *episodes, hypers, *more)
         return grads.heads["params"]["table"]
@@ -136,7 +136,7 @@ def test_mean_sampled_gradient_of_the_constrained_form_is_the_exact_one():
 
 def by_live_steps(params, task, log_weights, experts, observer, hypers):
     """Each term averaged over live steps instead of trajectories; scaled to fit the experts'."""
-    _, (expert, clone) = learner.loss(params, task.networks, log_weights, experts, observer, hypers)
+    _, (expert, clone) = pg.loss(params, task.networks, log_weights, experts, observer, hypers)
     lengths = [jnp.mean(jnp.sum(episodes.live, axis=0)) for episodes in (experts, observer)]
     return expert.policy + clone.policy * lengths[0] / lengths[1]
 
@@ -147,8 +147,8 @@ def forgetting_heads(params, task, log_weights, experts, observer, hypers):
     kept = jax.tree.map(lambda x: jnp.where(first, x, jax.lax.stop_gradient(x)), params.heads)
     forgetful = params._replace(heads=kept)
     batches = (task.networks, log_weights, experts, observer, hypers)
-    _, (expert, _) = learner.loss(params, *batches)
-    _, (_, clone) = learner.loss(forgetful, *batches)
+    _, (expert, _) = pg.loss(params, *batches)
+    _, (_, clone) = pg.loss(forgetful, *batches)
     return expert.policy + clone.policy
 
 
@@ -215,11 +215,11 @@ def test_one_head_without_observer_is_plain_policy_gradient():
     task = make_task(config, GRID)
     params, hypers = random_params(task), Hypers(beta=0.0, discount=0.9)
     params = params._replace(observer_critic=jax.tree.map(jnp.zeros_like, params.observer_critic))
-    log_weights = learner.expert_log_weights(task, params)
-    experts, observer = learner.collect(
+    log_weights = pg.expert_log_weights(task, params)
+    experts, observer = pg.collect(
         task, params, log_weights, hypers, tuple(jax.random.split(jax.random.key(5)))
     )
-    grads, _ = jax.grad(learner.loss, has_aux=True)(
+    grads, _ = jax.grad(pg.loss, has_aux=True)(
         params, task.networks, log_weights, experts, observer, hypers
     )
     logits = np.asarray(params.heads["params"]["table"][0], np.float64)
@@ -239,8 +239,8 @@ def test_one_head_without_observer_is_plain_policy_gradient():
 def test_temperature_one_is_the_plain_mixture():
     task = task_for()
     params = random_params(task)
-    log_weights = learner.expert_log_weights(task, params)
-    tempered = learner.observer_policy(task.networks, params, log_weights, 1.0)
+    log_weights = pg.expert_log_weights(task, params)
+    tempered = pg.observer_policy(task.networks, params, log_weights, 1.0)
     plain = jnp.mean(jnp.exp(task.networks.tabulate_experts(params.heads)), axis=0)
     np.testing.assert_allclose(jnp.exp(jax.vmap(tempered)(jnp.arange(9))), plain, rtol=1e-5)
 
@@ -250,7 +250,7 @@ def test_posterior_weights_of_the_learner_are_those_of_the_occupancies():
     params = random_params(task)
     policies = jnp.exp(task.networks.tabulate_experts(params.heads))
     occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.mdp, policies)
-    ours = jnp.exp(jax.vmap(learner.expert_log_weights(task, params))(jnp.arange(9)))
+    ours = jnp.exp(jax.vmap(pg.expert_log_weights(task, params))(jnp.arange(9)))
     live = np.asarray(~task.mdp.terminal)
     expected = np.asarray(occupancies / jnp.sum(occupancies, axis=0, keepdims=True)).T
     np.testing.assert_allclose(ours[live], expected[live], rtol=1e-4)

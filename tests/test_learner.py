@@ -8,10 +8,11 @@ import optax
 import pytest
 
 import ape_jax
-from ape_jax import learner
+from ape_jax import learner, pg, training
 from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.core import mixture, tabular
-from ape_jax.learner import make_task, make_train
+from ape_jax.learner import make_train
+from ape_jax.training import make_task
 from ape_jax.types import SettingError
 
 KEYS = [jax.random.key(seed) for seed in (3, 4)]
@@ -85,12 +86,12 @@ def test_equal_multipliers_give_the_penalised_gradient_up_to_its_size(small_task
     params = small_task.networks.init(KEYS[0])
     zeros = jax.tree.map(jnp.zeros_like, params)
     params = zeros._replace(heads=params.heads)  # Baselines of nothing: V_o is learned on its term.
-    log_weights = learner.expert_log_weights(small_task, params)
+    log_weights = pg.expert_log_weights(small_task, params)
     hypers = Hypers(beta=beta)
-    episodes = learner.collect(small_task, params, log_weights, hypers, tuple(KEYS))
+    episodes = pg.collect(small_task, params, log_weights, hypers, tuple(KEYS))
     arguments = (params, small_task.networks, log_weights, *episodes, hypers)
     penalised, constrained = (
-        jax.grad(learner.loss, has_aux=True)(*arguments, weights)[0].heads["params"]["table"]
+        jax.grad(pg.loss, has_aux=True)(*arguments, weights)[0].heads["params"]["table"]
         for weights in (None, multipliers)
     )
     np.testing.assert_allclose(constrained, penalised * 4 / 5, rtol=1e-4, atol=1e-5)
@@ -107,15 +108,15 @@ def test_loss_of_pairs_is_the_loss_of_every_step(critic, observer, small_grid):
     noise = jax.random.split(KEYS[1], len(leaves))
     leaves = [x + jax.random.normal(k, x.shape) for x, k in zip(leaves, noise, strict=True)]
     params = jax.tree.unflatten(treedef, leaves)
-    log_weights = learner.expert_log_weights(task, params)
-    experts, observed = learner.collect(task, params, log_weights, hypers, tuple(KEYS))
+    log_weights = pg.expert_log_weights(task, params)
+    experts, observed = pg.collect(task, params, log_weights, hypers, tuple(KEYS))
     step_by_step = dataclasses.replace(task.networks, num_states=None)
 
     def of(networks):
         def both_losses(params):
-            total, terms = learner.loss(params, networks, log_weights, experts, observed, hypers)
+            total, terms = pg.loss(params, networks, log_weights, experts, observed, hypers)
             if params.classifier is not None:
-                total += learner.classifier_loss(params.classifier, networks, experts)
+                total += pg.classifier_loss(params.classifier, networks, experts)
             return total, terms
 
         return jax.grad(both_losses, has_aux=True)(params)
@@ -142,10 +143,9 @@ def test_reward_of_the_observer_reaches_its_term_alone(small_task, small_grid, h
 
     task = make_task(small_task.config, small_grid, observer_reward=arrived)
     params = task.networks.init(KEYS[0])
-    log_weights = learner.expert_log_weights(task, params)
+    log_weights = pg.expert_log_weights(task, params)
     plain, ours = (
-        learner.collect(each, params, log_weights, hypers, tuple(KEYS))
-        for each in (small_task, task)
+        pg.collect(each, params, log_weights, hypers, tuple(KEYS)) for each in (small_task, task)
     )
     chex.assert_trees_all_equal(plain[0], ours[0])
     steps = plain[1]
@@ -190,7 +190,7 @@ def test_learned_weights_converge_to_the_posterior_of_experts_that_stand_still(h
     states = jnp.arange(task.mdp.num_states)[~task.mdp.terminal]
 
     def learned(params):
-        return jnp.exp(jax.vmap(learner.expert_log_weights(task, params))(states))[:, 0]
+        return jnp.exp(jax.vmap(pg.expert_log_weights(task, params))(states))[:, 0]
 
     np.testing.assert_allclose(learned(state.params), 0.5, rtol=1e-6)
     state, metrics = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, hypers, 1000)
@@ -209,9 +209,9 @@ def test_learned_weights_are_held_constant_in_the_observers_term(small_grid, hyp
     params = task.networks.init(KEYS[0])
 
     def loss(params):
-        log_weights = learner.expert_log_weights(task, params)
-        episodes = learner.collect(task, params, log_weights, hypers, tuple(KEYS))
-        return learner.loss(params, task.networks, log_weights, *episodes, hypers)[0]
+        log_weights = pg.expert_log_weights(task, params)
+        episodes = pg.collect(task, params, log_weights, hypers, tuple(KEYS))
+        return pg.loss(params, task.networks, log_weights, *episodes, hypers)[0]
 
     grads = jax.grad(loss)(params)
     assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(grads.classifier))
@@ -314,7 +314,7 @@ def test_learning_rate_falls_linearly_to_its_final_share(small_task):
     ones = jax.tree.map(jnp.ones_like, state.params)
     steps = []
     for _ in range(5):
-        moved = learner.apply_gradients(state, ones, hypers, num_updates=5)
+        moved = training.apply_gradients(state, ones, hypers, num_updates=5)
         change = jax.tree.map(
             lambda new, old: float((old - new).ravel()[0]), moved.params, state.params
         )
@@ -329,7 +329,7 @@ def test_gradient_of_the_heads_is_clipped_by_its_global_norm(small_task):
     hypers = Hypers(max_grad_norm=0.5)
     state = learner.create_state(KEYS[0], small_task.networks, hypers)
     ones = jax.tree.map(jnp.ones_like, state.params)
-    moved = learner.apply_gradients(state, ones, hypers)
+    moved = training.apply_gradients(state, ones, hypers)
     moments = optax.tree.get(moved.opt_state.inner_states["heads"], "mu").heads
     assert optax.tree.norm(moments) == pytest.approx(0.1 * 0.5, rel=1e-4)
 

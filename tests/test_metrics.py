@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ape_jax import metrics, tables
-from ape_jax.learner import Metrics
+from ape_jax.training import Metrics
 
 
 def test_over_seeds_gives_mean_and_sample_deviation():

@@ -6,8 +6,8 @@ import pytest
 from ape_jax import demonstrations, evaluation
 from ape_jax.config import TrainConfig
 from ape_jax.core import tabular
-from ape_jax.learner import make_task
 from ape_jax.observers import BehaviourCloning, Mixture, TabularCloning
+from ape_jax.training import make_task
 
 NUM_STEPS = 200_000
 

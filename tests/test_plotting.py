@@ -5,7 +5,7 @@ import pytest
 
 from ape_jax import plotting
 from ape_jax.core import tabular
-from ape_jax.learner import Metrics
+from ape_jax.training import Metrics
 
 
 def test_policy_figure_shows_values_and_returns(small_grid, small_mdp):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ape_jax import envs, rollout
-from ape_jax.core import tabular
+from ape_jax.core import categorical, tabular
 from ape_jax.envs import GridWorld
 
 UNIFORM = jnp.cumsum(jnp.full(5, 0.2))
@@ -101,7 +101,11 @@ def test_stream_draws_an_expert_for_each_episode_and_keeps_it(small_grid):
     stay_or_walk = jnp.stack([jnp.cumsum(jax.nn.one_hot(4, 5)), UNIFORM])
     steps, expert = jax.jit(
         lambda key: rollout.stream(
-            *(key, lambda _: stay_or_walk, small_grid, small_grid.default_params, 20_000)
+            *(
+                key,
+                lambda _, expert, uniforms: categorical.sample(stay_or_walk[expert], uniforms[0]),
+            ),
+            *(2, small_grid, small_grid.default_params, 20_000),
         )
     )(jax.random.key(3))
     expert, action = np.asarray(expert), np.asarray(steps.action)
@@ -135,7 +139,7 @@ def test_every_discrete_gymnax_environment_can_be_rolled_out(env_id):
     assert shapes.reward.shape == shapes.live.shape == (5, 1)
     assert shapes.observation.shape == (5, 1, *env.observation_space(params).shape)
     streamed, expert = jax.eval_shape(
-        lambda key: rollout.stream(key, lambda _: cumulative[None], env, params, 5),
+        lambda key: rollout.stream(key, lambda *_: jnp.int32(0), 1, env, params, 5),
         jax.random.key(0),
     )
     one = jax.tree.map(lambda x: (x.shape[0], *x.shape[2:]), shapes)
@@ -156,9 +160,10 @@ def test_next_observation_is_the_true_successor_also_at_an_end(walks, small_mdp)
 
 
 def test_stream_has_next_observations_from_before_the_reset(small_grid, small_mdp):
-    stream = jax.jit(rollout.stream, static_argnums=(1, 2, 4))
+    stream = jax.jit(rollout.stream, static_argnums=(1, 2, 3, 5))
     steps, _ = stream(
-        jax.random.key(3), lambda _: UNIFORM[None], small_grid, small_grid.default_params, 500
+        *(jax.random.key(3), lambda _, __, uniforms: categorical.sample(UNIFORM, uniforms[0])),
+        *(1, small_grid, small_grid.default_params, 500),
     )
     successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
     moved = successors[np.asarray(steps.observation), np.asarray(steps.action)]

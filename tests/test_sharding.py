@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import checkpoint, cli, learner, sharding
+from ape_jax import checkpoint, cli, learner, pg, sharding
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.learner import make_task
+from ape_jax.training import make_task
 from ape_jax.types import SettingError
 
 KEY = jax.random.key(3)
@@ -28,11 +28,11 @@ def spread(function, places):
 
 def test_every_place_runs_its_share_of_the_same_episodes(small_task, hypers):
     params = small_task.networks.init(KEY)
-    log_weights = learner.expert_log_weights(small_task, params)
+    log_weights = pg.expert_log_weights(small_task, params)
     keys = tuple(jax.random.split(KEY))
 
     def collect(axis_name):
-        return learner.collect(small_task, params, log_weights, hypers, keys, axis_name)
+        return pg.collect(small_task, params, log_weights, hypers, keys, axis_name)
 
     whole = jax.jit(lambda: collect(None))()
     parts = jax.jit(lambda: spread(lambda _: collect("places"), 4)(0))()
@@ -170,7 +170,7 @@ def test_any_environment_trains_on_a_divided_cpu():
         from ape_jax import sharding
         devices = sharding.start(2)
         from ape_jax.config import Hypers, TrainConfig
-        from ape_jax.learner import make_task
+        from ape_jax.training import make_task
         from ape_jax.runner import Runner, seed_keys
         import jax, json
         task = make_task(TrainConfig(num_updates=2, envs_per_expert=4))

@@ -7,8 +7,9 @@ import pytest
 
 from ape_jax import cli, sweep
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.learner import create_state, make_task, updates
+from ape_jax.learner import create_state, updates
 from ape_jax.runner import seed_keys
+from ape_jax.training import make_task
 
 SMALL = ["--seeds", "2", "--num-updates", "4", "--betas", "0.1,0.6"]
 

@@ -9,8 +9,8 @@ from ape_jax import demonstrations, evaluation, traps
 from ape_jax.config import TrainConfig
 from ape_jax.core import tabular
 from ape_jax.envs import GridWorld
-from ape_jax.learner import make_task
 from ape_jax.observers import TabularCloning
+from ape_jax.training import make_task
 from ape_jax.types import SettingError
 
 SMALL = traps.TrapConfig(num_restarts=3, num_updates=5, train_horizon=6)

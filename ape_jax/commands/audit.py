@@ -33,9 +33,9 @@ from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.defences import Defences, Ensemble
 from ape_jax.demonstrations import Demonstrations
-from ape_jax.learner import Task, make_task
 from ape_jax.metrics import interval, percentiles, write_json
 from ape_jax.runner import EVALUATE, progress_bar, seed_keys
+from ape_jax.training import Task, make_task
 from ape_jax.types import HeadName, SettingError
 
 ALL = "all"

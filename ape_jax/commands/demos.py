@@ -13,8 +13,8 @@ from rich.console import Console
 from ape_jax import checkpoint, demonstration_files, demonstrations, interop
 from ape_jax.commands.output import prepare, say
 from ape_jax.demonstrations import Demonstrations
-from ape_jax.learner import Task
 from ape_jax.runner import DEMONSTRATE, seed_keys
+from ape_jax.training import Task
 from ape_jax.types import Params, SettingError
 
 MAX_STEPS = 100_000_000

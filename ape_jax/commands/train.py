@@ -10,11 +10,11 @@ import jax
 import tyro
 from rich.console import Console
 
-from ape_jax import checkpoint, evaluation, metrics, sharding, tables
+from ape_jax import checkpoint, evaluation, metrics, presets, sharding, tables
 from ape_jax.commands.output import INTERRUPTED, prepare, say
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
-from ape_jax.learner import make_task
 from ape_jax.runner import EVALUATE, Chunk, Runner, describe_returns, progress_bar, seed_keys
+from ape_jax.training import make_task
 from ape_jax.types import SettingError
 
 
@@ -32,6 +32,8 @@ class TrainOptions:
     """Runs trained side by side, each with its own random numbers."""
     first_seed: int = 0
     """The seeds are numbered from here."""
+    preset: str | None = None
+    """Settings for one environment, in place of a recipe: see the list in docs/suite.md."""
     config: Path | None = None
     """YAML file of settings: the flags' names, with underscores. A run's config.yaml is one."""
     out: Path = Path("runs/train")
@@ -60,10 +62,18 @@ def defaults(arguments: Sequence[str]) -> TrainOptions:
         head: str | None = None
         min_return: float | None = None
         config: Path | None = None
+        preset: str | None = None
 
-    names = ("--head", "--min-return", "--config")
+    names = ("--head", "--min-return", "--config", "--preset")
     known = [part for name in names for part in _flag_and_value(arguments, name)]
     first = tyro.cli(First, prog="ape-jax train", args=known)
+    if first.preset is not None:
+        if first.config is not None:
+            raise SettingError(
+                f"preset and config each set everything; got {first.preset!r} and {first.config}. "
+                "Leave one out"
+            )
+        return TrainOptions(*presets.find(first.preset), preset=first.preset)
     if first.config is not None:
         loaded = RunConfig.load(first.config, first.head, first.min_return)
         return TrainOptions(

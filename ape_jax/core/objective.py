@@ -55,6 +55,48 @@ def policy_gradient_loss(
     return -_weighted_sum(log_probs * jax.lax.stop_gradient(advantages), weights)
 
 
+def clipped_surrogate(
+    log_probs: Float[Array, " N"],
+    old_log_probs: Float[Array, " N"],
+    advantages: Float[Array, " N"],
+    clip_ratio: Float[Array, ""] | float,
+) -> Float[Array, ""]:
+    """PPO's surrogate, negated, mean over steps (Schulman et al., arXiv 1707.06347, Eq. 7).
+
+    −min(ρ Â, clip(ρ, 1 − ε, 1 + ε) Â) with ρ = π(a|s) / π_old(a|s). In the observer's term Â is
+    minus its advantage.
+    """
+    ratios = jnp.exp(log_probs - old_log_probs)
+    clipped = jnp.clip(ratios, 1.0 - clip_ratio, 1.0 + clip_ratio)
+    return -jnp.mean(jnp.minimum(ratios * advantages, clipped * advantages))
+
+
+def clipped_value_loss(
+    values: Float[Array, " N"],
+    old_values: Float[Array, " N"],
+    targets: Float[Array, " N"],
+    value_clip: Float[Array, ""] | float | None,
+) -> Float[Array, ""]:
+    """½ (V − target)², mean over steps; the larger of it and that of V kept near its old value."""
+    errors = jnp.square(values - targets)
+    if value_clip is not None:
+        near = old_values + jnp.clip(values - old_values, -value_clip, value_clip)
+        errors = jnp.maximum(errors, jnp.square(near - targets))
+    return 0.5 * jnp.mean(errors)
+
+
+def gate(
+    expert_returns: Float[Array, " E"],
+    min_return: Float[Array, ""] | float,
+    scale: Float[Array, ""] | float,
+) -> Float[Array, " E"]:
+    """Share of the observer's gradient that each expert takes: clip((R_c − α) / scale, 0, 1).
+
+    An expert at α or below it, or of unknown return, is left to its own task.
+    """
+    return jnp.nan_to_num(jnp.clip((expert_returns - min_return) / scale, 0.0, 1.0))
+
+
 def value_loss(
     values: Float[Array, "T V"],
     targets: Float[Array, " T"],

@@ -6,7 +6,9 @@ written out, and fuse: on two cores that took a third of the time.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt32
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+from ape_jax.types import PRNGKey
 
 _THREEFRY = "threefry2x32"
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -33,6 +35,18 @@ def uniforms(keys: Key[Array, " N"], num: int) -> Float[Array, "num N"]:
         return jax.vmap(lambda key: jax.random.uniform(key, (num,)), out_axes=1)(keys)
     words = jnp.stack(_blocks(keys, -(-num // 2)), axis=1).reshape(-1, *keys.shape)[:num]
     return (words >> 8).astype(jnp.float32) * 2.0**-24
+
+
+def permutation(key: PRNGKey, size: int) -> Int[Array, " size"]:
+    """A random order of so many numbers from 0, from one sort of single words.
+
+    The upper bits of a word are random and the lower ones the number itself: on two cores, a tenth
+    of the time of ``jax.random.permutation``. Numbers whose random bits are alike keep their
+    order, which is of no matter to minibatches.
+    """
+    mask = jnp.uint32((1 << (size - 1).bit_length()) - 1)
+    words = jax.random.bits(key, (size,)) & ~mask
+    return (jnp.sort(words | jnp.arange(size, dtype=jnp.uint32)) & mask).astype(jnp.int32)
 
 
 def _blocks(

@@ -1,12 +1,15 @@
-"""Environments: the paper's gridworld, and one ``make`` for every gymnax id."""
+"""Environments: the paper's gridworld, one ``make`` for every gymnax id, and finite MDPs."""
 
 import difflib
 
 import gymnax
 from gymnax.environments.environment import Environment, EnvParams
+from gymnax.environments.misc.frozen_lake import FrozenLake
 
 from ape_jax.core.tabular import FiniteMDP
+from ape_jax.envs import frozen_lake
 from ape_jax.envs.gridworld import GridWorld
+from ape_jax.envs.overrides import Overrides, parse_overrides, replace
 from ape_jax.types import SettingError
 
 GRIDWORLD = "GridWorld-ape"
@@ -14,19 +17,20 @@ if GRIDWORLD not in gymnax.registered_envs:
     gymnax.register(GRIDWORLD, GridWorld)
 
 
-def make(env_id: str, **kwargs) -> tuple[Environment, EnvParams]:
+def make(env_id: str, overrides: Overrides = (), **kwargs) -> tuple[Environment, EnvParams]:
     """Make any registered gymnax environment, the gridworld (``GridWorld-ape``) among them.
 
     Args:
       env_id: a name from ``gymnax.registered_envs``; the user's own registrations count.
+      overrides: parameters to replace, such as ``(("max_steps_in_episode", 200),)``.
       **kwargs: passed to the environment's constructor.
 
     Returns:
-      The environment and its default parameters.
+      The environment and its parameters: its defaults, but for the overrides.
 
     Raises:
-      SettingError: no environment has that name (the message names the nearest), or its data
-        cannot be had.
+      SettingError: no environment has that name, or no parameter (the message names the nearest);
+        a value that the parameter cannot take; or data of the environment that cannot be had.
     """
     if env_id not in gymnax.registered_envs:
         lower = {name.lower(): name for name in gymnax.registered_envs}
@@ -37,15 +41,19 @@ def make(env_id: str, **kwargs) -> tuple[Environment, EnvParams]:
             f"{'Nearest' if near else 'Known'}: {', '.join(names)}"
         )
     try:
-        return gymnax.make(env_id, **kwargs)
+        env, params = gymnax.make(env_id, **kwargs)
     except OSError as error:  # Some download their data when they are made.
         raise SettingError(f"env {env_id!r} cannot be made here: {error}") from None
+    return env, replace(params, overrides, env_id) if overrides else params
 
 
 def finite_mdp(env: Environment, params: EnvParams) -> FiniteMDP | None:
     """The environment as a finite MDP, for exact evaluation; None where it does not offer one."""
     build = getattr(env, "finite_mdp", None)
-    return None if build is None else build(params)
+    if build is not None:
+        return build(params)
+    # Not isinstance: a subclass may move otherwise.
+    return frozen_lake.finite_mdp(env, params) if type(env) is FrozenLake else None
 
 
-__all__ = ["GRIDWORLD", "GridWorld", "finite_mdp", "make"]
+__all__ = ["GRIDWORLD", "GridWorld", "finite_mdp", "make", "parse_overrides"]

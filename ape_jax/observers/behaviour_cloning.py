@@ -10,7 +10,7 @@ from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.networks import Networks
 from ape_jax.observers import fitting
-from ape_jax.observers.policies import HeadPolicy, TablePolicy
+from ape_jax.observers.policies import GaussianPolicy, HeadPolicy, TablePolicy
 from ape_jax.types import Params, PRNGKey
 
 
@@ -50,7 +50,8 @@ class BehaviourCloning:
     """A network fitted by cross-entropy, stopped where held-out episodes are likeliest.
 
     Where observations are finite, the counts say all that the loss needs, so every update sees all
-    demonstrations; elsewhere an update sees a minibatch.
+    demonstrations; elsewhere an update sees a minibatch. Of continuous actions the clone is a
+    Gaussian: with a spread of the state, the one with the mean and variance of what was shown.
     """
 
     networks: Networks
@@ -61,7 +62,7 @@ class BehaviourCloning:
     learning_rate: float = 1e-2
     """Adam step at the start; it falls along a half cosine to zero."""
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy:
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy | GaussianPolicy:
         """Minimise −log π(action|observation)."""
         key_init, key_rows, key_updates = jax.random.split(key, 3)
         networks = self.networks
@@ -83,7 +84,9 @@ class BehaviourCloning:
 
             def rows(key, weights):
                 picked = fitting.draw(key, weights, self.batch_size)
-                actions = jax.nn.one_hot(demonstrations.action[picked], networks.num_actions)
+                actions = demonstrations.action[picked]
+                if networks.action_bounds is None:
+                    actions = jax.nn.one_hot(actions, networks.num_actions)
                 return demonstrations.observation[picked], actions
 
             def minibatch(key):
@@ -94,16 +97,26 @@ class BehaviourCloning:
             observations: Shaped[Array, "M ..."],
             weights: Float[Array, "M A"],
         ) -> Float[Array, ""]:
+            if networks.action_bounds is not None:
+                return -jnp.mean(
+                    jax.vmap(lambda o, a: networks.policy(params, o).log_prob(a))(
+                        observations, weights
+                    )
+                )
             log_probs = jax.vmap(networks.log_probs, (None, 0))(params, observations)
             return -jnp.sum(weights * log_probs) / jnp.maximum(jnp.sum(weights), 1e-9)
 
         testing = rows(key_rows, kept)
         params = fitting.descend(
             key_updates,
-            networks.head.init(key_init, demonstrations.observation[0]),
+            fitting.standardize(
+                networks.head.init(key_init, demonstrations.observation[0]), demonstrations
+            ),
             lambda params, key: cross_entropy(params, *minibatch(key)),
             lambda params: cross_entropy(params, *testing),
             self.num_updates,
             self.learning_rate,
         )
+        if networks.action_bounds is not None:
+            return GaussianPolicy(params, networks)
         return HeadPolicy(params, networks.head)

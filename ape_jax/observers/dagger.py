@@ -1,6 +1,7 @@
 """DAgger: cloning with an expert at hand, who says what it would do wherever the clone goes."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,8 @@ import jax.numpy as jnp
 from ape_jax import demonstrations as demos
 from ape_jax.core import categorical
 from ape_jax.demonstrations import Demonstrations
-from ape_jax.learner import Task
 from ape_jax.observers.behaviour_cloning import BehaviourCloning, TabularCloning
-from ape_jax.observers.policies import HeadPolicy, TablePolicy
+from ape_jax.training import Task
 from ape_jax.types import Params, PRNGKey
 
 
@@ -31,7 +31,7 @@ class Dagger:
     cloning: TabularCloning | BehaviourCloning
     num_rounds: int = 9
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy | HeadPolicy:
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> Any:
         """Clone, act, ask, and clone again."""
         size = max(len(demonstrations.action) // (self.num_rounds + 1), 1)
 
@@ -59,15 +59,13 @@ class Dagger:
         key_visit, key_answer = jax.random.split(key)
         networks = self.task.networks
         acting = networks.tabulate(
-            lambda observation: jnp.tile(
-                categorical.cumulative_probs(clone(observation)), (networks.num_experts, 1)
-            )
+            lambda observation: categorical.cumulative_probs(clone(observation))
         )
-        visited, expert = demos.pool(key_visit, self.task, acting, num_steps)
-        experts = demos.cumulative_probs(self.task, self.heads)
 
-        def answer(observation, expert, uniform):
-            return categorical.sample(experts(observation)[expert], uniform)
+        def act(observation, _, uniforms):
+            return categorical.sample(acting(observation), uniforms[0])
 
-        uniforms = jax.random.uniform(key_answer, (num_steps,))
+        visited, expert = demos.pool(key_visit, self.task, act, num_steps)
+        uniforms = jax.random.uniform(key_answer, (num_steps, 1))
+        answer = demos.sampler(self.task, self.heads)
         return visited._replace(action=jax.vmap(answer)(visited.observation, expert, uniforms))

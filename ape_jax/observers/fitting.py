@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ape_jax.demonstrations import Demonstrations
+from ape_jax.networks import with_statistics
 from ape_jax.types import Params, PRNGKey
 
 NUM_CHECKS = 20
@@ -33,6 +34,16 @@ def draw(key: PRNGKey, weights: Float[Array, " N"], count: int) -> Int[Array, " 
     uniforms = jax.random.uniform(key, (count,)) * cumulative[-1]
     rows = jnp.searchsorted(cumulative, uniforms, side="right")
     return jnp.minimum(rows, len(weights) - 1).astype(jnp.int32)
+
+
+def standardize(params: Params, demonstrations: Demonstrations) -> Params:
+    """Parameters of networks that normalise, with the statistics of demonstrated observations."""
+    flat = demonstrations.observation.reshape(len(demonstrations.observation), -1)
+    flat = flat.astype(jnp.float32)
+    # An entry that hardly varies stays as it is: its scale would be that of noise.
+    deviations = jnp.std(flat, axis=0)
+    scale = jnp.where(deviations > 1e-3, 1.0 / jnp.maximum(deviations, 1e-3), 1.0)
+    return with_statistics(params, jnp.mean(flat, axis=0), scale)
 
 
 def descend(
@@ -109,7 +120,7 @@ def fit_samples(
 
     return descend(
         key_updates,
-        init(key_init, demonstrations.observation[0]),
+        standardize(init(key_init, demonstrations.observation[0]), demonstrations),
         lambda params, key: batch_loss(params, key, shown),
         lambda params: batch_loss(params, key_kept, kept),
         num_updates,

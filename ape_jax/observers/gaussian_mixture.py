@@ -1,32 +1,18 @@
 """The clone of continuous actions that keeps their modes: a mixture density network."""
 
 import dataclasses
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Shaped
 
+from ape_jax.core import distributions
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.networks import MLP
 from ape_jax.observers import fitting
 from ape_jax.types import Params, PRNGKey
-
-
-class Gaussians(NamedTuple):
-    """A mixture of diagonal Gaussians over actions."""
-
-    log_weights: Float[Array, " M"]
-    means: Float[Array, "M D"]
-    log_stds: Float[Array, "M D"]
-
-    def log_density(self, action: Float[Array, " D"]) -> Float[Array, ""]:
-        """In nats: log Σ_m w_m N(action; μ_m, σ_m²)."""
-        errors = (action[None] - self.means) * jnp.exp(-self.log_stds)
-        terms = -0.5 * jnp.square(errors) - self.log_stds - 0.5 * jnp.log(2.0 * jnp.pi)
-        return jax.nn.logsumexp(self.log_weights + jnp.sum(terms, axis=-1))
 
 
 @struct.dataclass
@@ -38,27 +24,14 @@ class GaussianMixturePolicy:
     module: nn.Module = struct.field(pytree_node=False)
     num_components: int = struct.field(pytree_node=False)
 
-    def __call__(self, observation: Shaped[Array, "..."]) -> Gaussians:
+    def __call__(self, observation: Shaped[Array, "..."]) -> distributions.GaussianMixture:
         """The distribution of the action."""
         network, centres, log_stds = self.params
         outputs = jnp.asarray(self.module.apply(network, observation))
         logits, rest = outputs[: self.num_components], outputs[self.num_components :]
         means, more_log_stds = rest.reshape(2, *centres.shape)
         log_stds = jnp.clip(log_stds + more_log_stds, -5.0, 2.0)
-        return Gaussians(jax.nn.log_softmax(logits), centres + means, log_stds)
-
-    def sample(self, key: PRNGKey, observation: Shaped[Array, "..."]) -> Float[Array, " D"]:
-        """Deployed by sampling."""
-        gaussians = self(observation)
-        key_component, key_noise = jax.random.split(key)
-        component = jax.random.categorical(key_component, gaussians.log_weights)
-        noise = jax.random.normal(key_noise, gaussians.means[0].shape)
-        return gaussians.means[component] + noise * jnp.exp(gaussians.log_stds[component])
-
-    def greedy(self, observation: Shaped[Array, "..."]) -> Float[Array, " D"]:
-        """Deployed greedily: the centre of the component with the greatest weight."""
-        gaussians = self(observation)
-        return gaussians.means[jnp.argmax(gaussians.log_weights)]
+        return distributions.GaussianMixture(jax.nn.log_softmax(logits), centres + means, log_stds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +70,7 @@ class GaussianMixture:
 
         def loss(params, observation, action):
             policy = GaussianMixturePolicy(params, module, self.num_components)
-            return -policy(observation).log_density(action)
+            return -policy(observation).log_prob(action)
 
         params = fitting.fit_samples(
             key,

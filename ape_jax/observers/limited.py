@@ -6,7 +6,7 @@ import jax
 
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.observers.behaviour_cloning import BehaviourCloning
-from ape_jax.observers.policies import HeadPolicy
+from ape_jax.observers.policies import GaussianPolicy, HeadPolicy
 from ape_jax.types import PRNGKey
 
 
@@ -18,7 +18,7 @@ class Limited:
     num_steps: int
     """Demonstration steps that it gets to see; all, if there are fewer."""
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy:
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy | GaussianPolicy:
         """Clone what it gets to see."""
         seen = jax.tree.map(lambda x: x[: self.num_steps], demonstrations)
         return self.cloning.fit(key, seen)

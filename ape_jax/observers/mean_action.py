@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
+from ape_jax.core.distributions import Gaussian, point
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.networks import MLP
 from ape_jax.observers import fitting
@@ -18,11 +19,14 @@ class MeanActionPolicy:
     """One action for each observation."""
 
     params: Params
+    centre: Float[Array, " D"]
+    unit: Float[Array, " D"]
     module: nn.Module = struct.field(pytree_node=False)
 
-    def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " D"]:
-        """The action."""
-        return jnp.asarray(self.module.apply(self.params, observation))
+    def __call__(self, observation: Shaped[Array, "..."]) -> Gaussian:
+        """All mass on it."""
+        outputs = jnp.asarray(self.module.apply(self.params, observation))
+        return point(self.centre + self.unit * outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +42,15 @@ class MeanAction:
     learning_rate: float = 3e-3
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> MeanActionPolicy:
-        """Minimise ½‖action − f(observation)‖²."""
+        """Minimise ½‖action − f(observation)‖², each dimension in its standard deviations."""
         size = demonstrations.action.shape[-1]
-        module = MLP(size, self.hidden_sizes, "tanh", num_states=None, scale=0.01)
+        module = MLP(size, self.hidden_sizes, "tanh", None, scale=0.01, normalize=True)
+        centre = jnp.mean(demonstrations.action, axis=0)
+        unit = jnp.std(demonstrations.action, axis=0) + 1e-6
 
         def loss(params, observation, action):
-            return 0.5 * jnp.sum(jnp.square(module.apply(params, observation) - action))
+            error = jnp.asarray(module.apply(params, observation)) - (action - centre) / unit
+            return 0.5 * jnp.sum(jnp.square(error))
 
         params = fitting.fit_samples(
             key,
@@ -54,4 +61,4 @@ class MeanAction:
             self.batch_size,
             self.learning_rate,
         )
-        return MeanActionPolicy(params, module)
+        return MeanActionPolicy(params, centre, unit, module)

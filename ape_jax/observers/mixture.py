@@ -6,6 +6,7 @@ from flax import struct
 from jaxtyping import Array, Float, Shaped
 
 from ape_jax.core import mixture
+from ape_jax.core.distributions import Gaussian, GaussianMixture
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.networks import Networks
 from ape_jax.types import Params, PRNGKey
@@ -18,12 +19,21 @@ class MixturePolicy:
     heads: Params
     networks: Networks = struct.field(pytree_node=False)
 
-    def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
-        """Log-probabilities at one observation."""
+    def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " A"] | GaussianMixture:
+        """Log-probabilities at one observation, or the mixture of Gaussians."""
         log_weights = mixture.uniform_log_weights(self.networks.num_experts)
-        return mixture.mixture_log_probs(
-            self.networks.expert_log_probs(self.heads, observation), log_weights
-        )
+        return mixed(self.networks, self.heads, observation, log_weights)
+
+
+def mixed(
+    networks: Networks, heads: Params, observation: Shaped[Array, "..."], log_weights
+) -> Float[Array, " A"] | GaussianMixture:
+    """What all of heads [E, …] do at an observation, each by its weight."""
+    if networks.action_bounds is None:
+        return mixture.mixture_log_probs(networks.expert_log_probs(heads, observation), log_weights)
+    experts = networks.policies(heads, observation)
+    assert isinstance(experts, Gaussian)
+    return GaussianMixture(log_weights, experts.mean, experts.log_std)
 
 
 @dataclasses.dataclass(frozen=True)

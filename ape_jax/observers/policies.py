@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
+from ape_jax.core.distributions import Distribution
+from ape_jax.networks import Networks
 from ape_jax.types import Params
 
 
@@ -30,6 +32,18 @@ class HeadPolicy:
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
         """Log-probabilities at one observation."""
         return jax.nn.log_softmax(jnp.asarray(self.head.apply(self.params, observation)))
+
+
+@struct.dataclass
+class GaussianPolicy:
+    """A Gaussian head's distribution of continuous actions."""
+
+    params: Params
+    networks: Networks = struct.field(pytree_node=False)
+
+    def __call__(self, observation: Shaped[Array, "..."]) -> Distribution:
+        """What it is at one observation."""
+        return self.networks.policy(self.params, observation)
 
 
 @struct.dataclass

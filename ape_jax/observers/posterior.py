@@ -1,6 +1,7 @@
 """The ideal sampling cloner: the mixture weighed by who goes where, p(c|s)."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,10 +13,11 @@ from jaxtyping import Array, Float, Shaped
 from ape_jax import demonstrations as demos
 from ape_jax.core import mixture, tabular
 from ape_jax.demonstrations import Demonstrations
-from ape_jax.learner import Task
 from ape_jax.networks import MLP, Networks
 from ape_jax.observers import fitting
+from ape_jax.observers.mixture import mixed
 from ape_jax.observers.policies import TablePolicy
+from ape_jax.training import Task
 from ape_jax.types import Params, PRNGKey
 
 
@@ -32,10 +34,9 @@ class ClassifiedMixture:
         """The classifier's log q(c|observation)."""
         return jax.nn.log_softmax(jnp.asarray(self.module.apply(self.classifier, observation)))
 
-    def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
-        """Log-probabilities at one observation."""
-        log_probs = self.networks.expert_log_probs(self.heads, observation)
-        return mixture.mixture_log_probs(log_probs, self.log_weights(observation))
+    def __call__(self, observation: Shaped[Array, "..."]) -> Any:
+        """Log-probabilities at one observation, or the mixture of Gaussians."""
+        return mixed(self.networks, self.heads, observation, self.log_weights(observation))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,9 @@ class Posterior:
         steps, expert = demos.collect(key_steps, self.task, self.heads, self.num_steps)
         networks = self.task.networks
         module = MLP(
-            networks.num_experts, (self.hidden_size,), "tanh", networks.num_states, scale=0.0
+            *(networks.num_experts, (self.hidden_size,), "tanh", networks.num_states),
+            scale=0.0,
+            normalize=networks.num_states is None,
         )
         kept = fitting.held_out(steps)
         shown, kept = fitting.either(~kept), fitting.either(kept)
@@ -78,7 +81,7 @@ class Posterior:
 
         classifier = fitting.descend(
             key_updates,
-            module.init(key_init, steps.observation[0]),
+            fitting.standardize(module.init(key_init, steps.observation[0]), steps),
             lambda params, key: cross_entropy(params, key, shown),
             lambda params: cross_entropy(params, key_rows, kept),
             self.num_updates,

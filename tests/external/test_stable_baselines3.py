@@ -12,8 +12,8 @@ from ape_jax import demonstrations, evaluation, interop
 from ape_jax.config import TrainConfig
 from ape_jax.core import tabular
 from ape_jax.envs import GRIDWORLD
-from ape_jax.learner import make_task
 from ape_jax.observers import TabularCloning
+from ape_jax.training import make_task
 
 REASON = 'not installed: pip install ".[test,attack]"'
 torch = pytest.importorskip("torch", reason=f"torch is {REASON}")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import learner
+from ape_jax import learner, pg, training
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import mixture
 from ape_jax.envs import GridWorld
@@ -57,10 +57,10 @@ class Case:
     """Parameters and episodes of ape_jax."""
 
     config: TrainConfig
-    networks: learner.Networks
+    networks: pg.Networks
     params: EnsembleParams
-    experts: learner.Transition
-    observer: learner.Transition
+    experts: pg.Transition
+    observer: pg.Transition
 
 
 @pytest.fixture(scope="module", params=["tabular", "mlp"])
@@ -70,7 +70,7 @@ def case(request):
     config = TrainConfig(
         head=request.param, hidden_sizes=sizes, num_experts=NUM_EXPERTS, envs_per_expert=NUM_ENVS
     )
-    task = learner.make_task(dataclasses.replace(config, num_updates=4))
+    task = training.make_task(dataclasses.replace(config, num_updates=4))
     params = task.networks.init(jax.random.key(0))
     # Critics start at zero outputs, and parts of the loss would vanish.
     leaves, tree = jax.tree.flatten(params)
@@ -81,7 +81,7 @@ def case(request):
     @jax.jit
     def collect(params, key_experts, key_observer):
         keys = key_experts, key_observer
-        return learner.collect(task, params, uniform_log_weights, HYPERS, keys)
+        return pg.collect(task, params, uniform_log_weights, HYPERS, keys)
 
     episodes = collect(params, *jax.random.split(jax.random.key(2)))
     return Case(task.config, task.networks, params, *episodes)
@@ -154,7 +154,7 @@ def losses_of(version, trainer, case):
 
 @functools.partial(jax.jit, static_argnums=1)
 def loss_and_gradient(params, networks, experts, observer, hypers):
-    return jax.value_and_grad(learner.loss, has_aux=True)(
+    return jax.value_and_grad(pg.loss, has_aux=True)(
         params, networks, uniform_log_weights, experts, observer, hypers
     )
 
@@ -216,7 +216,7 @@ def test_optimiser_steps_agree(version, max_grad_norm, case):
         assert (norm > max_grad_norm) == (max_grad_norm == CLIPPING)
         start = weights(to_torch(state.params))
         before = [tensor.detach().clone() for tensor in weights(trainer.params)]
-        state = learner.apply_gradients(state, gradients, hypers, case.config.num_updates)
+        state = training.apply_gradients(state, gradients, hypers, case.config.num_updates)
         descend(version, trainer, case, to_torch(gradients))
         end = weights(to_torch(state.params))
         for index, tensor in enumerate(weights(trainer.params)):

@@ -1,0 +1,34 @@
+"""Mean and variance of everything seen so far, a batch at a time."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Moments(NamedTuple):
+    """Of numbers, or of each entry of vectors [F]."""
+
+    size: Float[Array, ""]
+    """How many."""
+    mean: Float[Array, "*F"]
+    variance: Float[Array, "*F"]
+
+    def scale(self) -> Float[Array, "*F"]:
+        """One over the standard deviation."""
+        return 1.0 / jnp.sqrt(self.variance + 1e-8)
+
+
+def standard(shape: tuple[int, ...]) -> Moments:
+    """Mean zero and variance one, with the weight of hardly anything."""
+    return Moments(jnp.float32(1e-4), jnp.zeros(shape), jnp.ones(shape))
+
+
+def merge(moments: Moments, batch: Float[Array, "N *F"]) -> Moments:
+    """The moments of what was seen and of a batch together (Chan et al., 1979)."""
+    size = moments.size + batch.shape[0]
+    apart = jnp.mean(batch, axis=0) - moments.mean
+    share = batch.shape[0] / size
+    variance = (1.0 - share) * moments.variance + share * jnp.var(batch, axis=0)
+    variance = variance + share * (1.0 - share) * jnp.square(apart)
+    return Moments(size, moments.mean + share * apart, variance)

@@ -1,0 +1,194 @@
+"""One environment of the suite: ensemble, controls, and the clones that observers make of them."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ape_jax import demonstrations, evaluation
+from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.core.distributions import Gaussian
+from ape_jax.metrics import interval
+from ape_jax.networks import make_networks
+from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
+from ape_jax.runner import EVALUATE, Runner, seed_keys
+from ape_jax.training import Task, make_task
+from ape_jax.types import Params, PRNGKey
+
+VARIANTS = ("ensemble", "beta0", "single")
+"""What is trained: the preset, the same without an observer, the same with one expert."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteEffort:
+    """How much is measured. Hashable."""
+
+    num_steps: int = 256_000
+    """Demonstration steps of each seed."""
+    fit_updates: int = 1000
+    """Of every clone that is a network."""
+    num_episodes: int = 256
+    """Behind each return where it is sampled."""
+
+
+class Measured(NamedTuple):
+    """Of one ensemble."""
+
+    experts: jax.Array
+    """[E], returns of the experts, sampling."""
+    greedy_experts: jax.Array
+    """[E], taking their most probable, or mean, actions."""
+    clones: dict[str, jax.Array]
+    """Returns of clones, by observer and deployment."""
+
+
+def variant(name: str, config: TrainConfig, hypers: Hypers) -> tuple[TrainConfig, Hypers]:
+    """The settings of an ensemble or of a control."""
+    if name == "beta0":
+        hypers = dataclasses.replace(hypers, beta=0.0, min_return=None)
+        if config.algorithm == "ppo":
+            config = dataclasses.replace(config, observer="none")
+    if name == "single":
+        config = dataclasses.replace(config, num_experts=1, observer="uniform")
+    return config, hypers
+
+
+def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Measured:
+    """Returns of one ensemble [E, …] and of its clones."""
+    key_own, key_shown, *keys = jax.random.split(key, 6)
+    own = evaluation.ensemble_returns(task, heads, key_own, effort.num_episodes)
+    shown, _ = demonstrations.collect(key_shown, task, heads, effort.num_steps)
+    clones = {}
+
+    def score(name: str, key: PRNGKey, policy: Any):
+        clones[name] = evaluation.expected_return(task, policy, key, effort.num_episodes)
+
+    networks = task.networks
+    if networks.num_states is not None:
+        clone: Any = TabularCloning(networks.num_states, networks.num_actions).fit(keys[0], shown)
+    else:
+        spread = dataclasses.replace(task.config, spread="state", shared_trunk=False)
+        own_kind = make_networks(
+            spread,
+            task.env.observation_space(task.env_params),
+            task.env.action_space(task.env_params),
+        )
+        clone = BehaviourCloning(own_kind, effort.fit_updates, 2048, 3e-3).fit(keys[0], shown)
+    score("behaviour_cloning_sampled", keys[1], clone)
+    score("behaviour_cloning_greedy", keys[1], evaluation.greedy(clone))
+    posterior = Posterior(task, heads).fit(keys[2], None)
+    score("posterior_sampled", keys[1], posterior)
+    if networks.action_bounds is not None:
+        regression = MeanAction(num_updates=effort.fit_updates).fit(keys[3], shown)
+        score("mean_action", keys[1], regression)
+    return Measured(own.experts, own.greedy_experts, clones)
+
+
+def random_policy(task: Task) -> Callable:
+    """Uniformly random discrete actions; continuous ones from N(0, 1) in halves of their range."""
+    networks = task.networks
+    if networks.action_bounds is None:
+        return lambda _: jnp.full(networks.num_actions, -jnp.log(networks.num_actions))
+    low, high = jnp.asarray(networks.action_bounds)
+    return lambda _: Gaussian(0.5 * (low + high), jnp.log(0.5 * (high - low)))
+
+
+def run(
+    name: str,
+    config: TrainConfig,
+    hypers: Hypers,
+    effort: SuiteEffort,
+    first_seed: int,
+    num_seeds: int,
+    report: Callable[[str], None],
+) -> dict:
+    """Train ensemble and controls of one preset, clone them all: one row of the table.
+
+    Args:
+      name: of the preset.
+      config: its static settings.
+      hypers: its numbers.
+      effort: how much is measured.
+      first_seed: seeds are numbered from here.
+      num_seeds: of every number; at least two for an interval.
+      report: told what goes on.
+
+    Returns:
+      The row, as ``suite.json`` holds it.
+    """
+    results, speed = {}, 0.0
+    for which in VARIANTS:
+        settings = variant(which, config, hypers)
+        task = make_task(settings[0])
+        chunk, first, started = None, 0, time.monotonic()
+        for chunk in Runner(task).run(seed_keys(first_seed, num_seeds), settings[1]):
+            report(f"{name}: {which} {chunk.num_done}/{chunk.num_updates}")
+            if first == 0 and chunk.num_done < chunk.num_updates:
+                first, started = chunk.num_done, time.monotonic()  # What came before compiled.
+        assert chunk is not None
+        if which == "ensemble":
+            steps = num_seeds * steps_of_update(task) * (chunk.num_updates - first)
+            speed = steps / (time.monotonic() - started)
+        one = jax.jit(measure, static_argnums=(0, 1))
+        measured = []
+        for seed, key in enumerate(seed_keys(first_seed, num_seeds, EVALUATE)):
+            report(f"{name}: {which}, clones of seed {seed + 1}/{num_seeds}")
+            heads = jax.tree.map(lambda x, seed=seed: x[seed], chunk.state.params.heads)
+            measured.append(jax.device_get(one(task, effort, heads, key)))
+        results[which] = jax.tree.map(lambda *x: np.stack(x), *measured)
+    random_return = evaluation.expected_return(
+        task, random_policy(task), jax.random.key(first_seed), effort.num_episodes
+    )
+    return row(name, config, hypers, results, float(random_return), speed)
+
+
+def steps_of_update(task: Task) -> int:
+    """Environment steps of one update, the experts' and the observer's."""
+    config = task.config
+    streams = config.num_experts * config.envs_per_expert
+    streams *= 1 if config.observer == "none" else 2
+    length = task.num_steps if config.algorithm == "pg" else config.segment_length
+    return streams * length
+
+
+def row(
+    name: str,
+    config: TrainConfig,
+    hypers: Hypers,
+    results: dict[str, Measured],
+    random_return: float,
+    speed: float,
+) -> dict:
+    """One row of ``suite.json``; intervals are over seeds."""
+    ensemble, beta0, single = (results[which] for which in VARIANTS)
+
+    def summary(measured: Measured) -> dict:
+        return {
+            "pe_return": interval(measured.experts.mean(axis=1)),
+            "worst_expert": interval(measured.experts.min(axis=1)),
+            "greedy_experts": interval(measured.greedy_experts.mean(axis=1)),
+            "worst_greedy_expert": interval(measured.greedy_experts.min(axis=1)),
+            "clones": {observer: interval(values) for observer, values in measured.clones.items()},
+        }
+
+    beta0_return = interval(beta0.experts.mean(axis=1))
+    scale = beta0_return["mean"] - random_return
+    share = (ensemble.experts.mean(axis=1) - random_return) / scale
+    return {
+        "preset": name,
+        "env": config.env,
+        "config": RunConfig(config, hypers).to_flat(),
+        "seeds": len(ensemble.experts),
+        "num_experts": config.num_experts,
+        **summary(ensemble),
+        "beta0_return": beta0_return,
+        "random_return": random_return,
+        "share_of_beta0": interval(share),
+        "beta0_control": summary(beta0),
+        "single_expert_control": summary(single),
+        "steps_per_second": speed,
+    }
