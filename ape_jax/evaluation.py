@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
 
 from ape_jax import rollout
 from ape_jax.core import categorical, mixture, tabular
@@ -147,3 +148,32 @@ def ensemble_returns(
         greedy_experts=each(key_greedy, greedy),
         mixture=expected_return(task, MixturePolicy(heads, networks), key_mixture, num_episodes),
     )
+
+
+def random_policy(task: Task) -> Callable:
+    """Uniformly random discrete actions; continuous ones from N(0, 1) in halves of their range."""
+    networks = task.networks
+    if networks.action_bounds is None:
+        return lambda _: jnp.full(networks.num_actions, -jnp.log(networks.num_actions))
+    low, high = jnp.asarray(networks.action_bounds)
+    return lambda _: Gaussian(0.5 * (low + high), jnp.log(0.5 * (high - low)))
+
+
+LEAST_SHARE = 0.5
+"""Of the best expert's return above a random policy's: who gets less is dead."""
+
+
+def dead_experts(
+    expert_returns: Float[np.ndarray, "K E"] | Float[Array, "K E"], random_return: float
+) -> Bool[np.ndarray, "K E"]:
+    """Experts that training sacrificed: less than half of the best one's return above random.
+
+    None is dead where nobody learned anything.
+
+    Args:
+      expert_returns: of every seed's ensemble.
+      random_return: of a uniformly random policy.
+    """
+    above = np.asarray(expert_returns, np.float64) - random_return
+    best = above.max(axis=-1, keepdims=True)
+    return (best > 0) & (above < LEAST_SHARE * best)

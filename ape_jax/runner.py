@@ -160,5 +160,6 @@ def progress_bar(console: Console) -> Progress:
 def describe_returns(metrics: Metrics) -> str:
     """The newest returns, averaged over seeds, for the progress bar."""
     pe_return = jnp.mean(metrics.pe_return[:, -1])
+    worst = jnp.mean(jnp.min(metrics.expert_returns[:, -1], axis=-1))
     observer_return = jnp.mean(metrics.observer_return[:, -1])
-    return f"PE {pe_return:.2f}  observer {observer_return:.2f}"
+    return f"PE {pe_return:.2f}  worst expert {worst:.2f}  observer {observer_return:.2f}"

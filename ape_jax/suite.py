@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ape_jax import demonstrations, evaluation
 from ape_jax.config import Hypers, RunConfig, TrainConfig
-from ape_jax.core.distributions import Gaussian
 from ape_jax.metrics import interval
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
@@ -88,15 +86,6 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
     return Measured(own.experts, own.greedy_experts, clones)
 
 
-def random_policy(task: Task) -> Callable:
-    """Uniformly random discrete actions; continuous ones from N(0, 1) in halves of their range."""
-    networks = task.networks
-    if networks.action_bounds is None:
-        return lambda _: jnp.full(networks.num_actions, -jnp.log(networks.num_actions))
-    low, high = jnp.asarray(networks.action_bounds)
-    return lambda _: Gaussian(0.5 * (low + high), jnp.log(0.5 * (high - low)))
-
-
 def run(
     name: str,
     config: TrainConfig,
@@ -141,7 +130,7 @@ def run(
             measured.append(jax.device_get(one(task, effort, heads, key)))
         results[which] = jax.tree.map(lambda *x: np.stack(x), *measured)
     random_return = evaluation.expected_return(
-        task, random_policy(task), jax.random.key(first_seed), effort.num_episodes
+        task, evaluation.random_policy(task), jax.random.key(first_seed), effort.num_episodes
     )
     return row(name, config, hypers, results, float(random_return), speed)
 
@@ -185,6 +174,7 @@ def row(
         "seeds": len(ensemble.experts),
         "num_experts": config.num_experts,
         **summary(ensemble),
+        "dead_experts": int(evaluation.dead_experts(ensemble.experts, random_return).sum()),
         "beta0_return": beta0_return,
         "random_return": random_return,
         "share_of_beta0": interval(share),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from gymnax.environments.environment import Environment, EnvParams
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ape_jax import envs
 from ape_jax.config import Hypers, TrainConfig
@@ -45,15 +45,15 @@ class Going:
 
     streams: Streams
     """Of every expert's environments, then of the observer's, [E * B + M, …]."""
-    expert_returns: Float[Array, " E"]
-    """Mean of about the last B episodes of each expert; nan before the first has ended."""
-    observer_return: Float[Array, ""]
+    expert_returns: jax.Array
+    """[E]; mean of about the last B episodes of each expert; nan before the first has ended."""
+    observer_return: jax.Array
     """Likewise."""
     observations: Moments | None
     """Of what experts saw; None where observations are not normalised."""
     rewards: Moments | None
     """Of discounted returns; None where rewards are not normalised."""
-    num_updates: Int[Array, ""]
+    num_updates: jax.Array
     """Done so far."""
 
 

@@ -168,6 +168,11 @@ def _subject(options: AuditOptions, report) -> Subject:
             raise SettingError("defences cannot be made beside a demonstration file; give a run")
         return _file(options.run, options.seeds or 5)
     config, task, params = checkpoint.load_run(options.run)
+    if task.networks.action_bounds is not None:
+        raise SettingError(
+            f"run must have discrete actions; those of {options.run} are continuous, which audit "
+            "cannot score. Use ape-jax suite, or observers.MeanAction and the like in Python"
+        )
     seeds = options.seeds or config.seeds
     if seeds > config.seeds:
         raise SettingError(

@@ -122,11 +122,18 @@ def run(options: TrainOptions, console: Console) -> int:
     evaluate = jax.jit(jax.vmap(evaluation.ensemble_returns, (None, 0, 0)), static_argnums=0)
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
     returns = evaluate(task, params.heads, keys)
+    key_random = jax.random.fold_in(keys[0], 1)
+    random_return = float(
+        evaluation.expected_return(task, evaluation.random_policy(task), key_random)
+    )
+    dead = evaluation.dead_experts(returns.experts, random_return)
     summary = {
         "pe_return": metrics.over_seeds(returns.pe),
         "expert_returns": metrics.over_seeds(returns.experts),
         "greedy_experts": metrics.over_seeds(returns.greedy_experts),
         "mixture": metrics.over_seeds(returns.mixture),
+        "random_return": random_return,
+        "dead_experts": dead.tolist(),
         "evaluation": (
             "exact" if task.mdp is not None else f"{evaluation.NUM_EPISODES} episodes a policy"
         ),
@@ -203,6 +210,13 @@ def _show_training(summary: dict, config: RunConfig, out: Path) -> None:
     console.print(tables.rich_table(title, ["who acts", "return of an episode"], lines))
     if config.hypers.min_return is not None:
         say(console, _describe_constraint(experts["values"], config.hypers.min_return))
+    for index, count in enumerate(map(sum, zip(*summary["dead_experts"], strict=True))):
+        if count:
+            say(
+                console,
+                f"expert {index + 1} died in {count} of {config.seeds} seed(s): it returns less "
+                "than half of what the best one does, counted from a random policy",
+            )
     say(console, f"evaluation: {summary['evaluation']}; run saved in {out}")
 
 

@@ -1,0 +1,71 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ape_jax.core import calibration, moments, objective, random
+
+
+def test_merged_moments_are_those_of_everything():
+    numbers = np.random.default_rng(0).normal(3.0, [1.0, 5.0], (300, 2)).astype(np.float32)
+    kept = moments.standard((2,))
+    for part in np.split(numbers, [7, 100]):
+        kept = moments.merge(kept, jnp.asarray(part))
+    np.testing.assert_allclose(kept.mean, numbers.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(kept.scale(), 1.0 / numbers.std(axis=0), rtol=1e-3)
+
+
+def test_calibration_error_is_the_distance_of_confidence_from_accuracy():
+    log_probs = jnp.log(jnp.tile(jnp.array([0.8, 0.2]), (10, 1)))
+    right_of_ten = lambda right: jnp.where(jnp.arange(10) < right, 0, 1)  # noqa: E731
+    error = calibration.expected_calibration_error
+    assert float(error(log_probs, right_of_ten(8))) == pytest.approx(0.0, abs=1e-6)
+    assert float(error(log_probs, right_of_ten(3))) == pytest.approx(0.5, abs=1e-6)
+
+
+def test_calibration_error_does_not_cancel_between_bins():
+    log_probs = jnp.log(jnp.array([[0.95, 0.05], [0.55, 0.45]]))
+    labels = jnp.array([1, 0])  # Sure and wrong, then unsure and right.
+    error = calibration.expected_calibration_error(log_probs, labels)
+    assert float(error) == pytest.approx((0.95 + 0.45) / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 4096])
+def test_a_permutation_has_every_number_once(size):
+    order = random.permutation(jax.random.key(1), size)
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+def test_a_permutation_puts_every_number_everywhere():
+    orders = jax.vmap(lambda key: random.permutation(key, 4))(
+        jax.random.split(jax.random.key(2), 8000)
+    )
+    shares = np.stack([(np.asarray(orders) == number).mean(axis=0) for number in range(4)])
+    np.testing.assert_allclose(shares, 0.25, atol=0.02)
+
+
+def test_a_gate_opens_above_the_least_return():
+    returns = jnp.array([-5.0, 1.0, 2.0, 9.0, jnp.nan])
+    np.testing.assert_allclose(objective.gate(returns, 1.0, 2.0), [0.0, 0.0, 0.5, 1.0, 0.0])
+
+
+def test_clipped_surrogate_is_the_formula_of_ppo():
+    random_ = np.random.default_rng(1)
+    old, advantages = random_.normal(size=(2, 50))
+    new = old + 0.3 * random_.normal(size=50)
+    ratios = np.exp(new - old)
+    expected = np.minimum(ratios * advantages, np.clip(ratios, 0.8, 1.2) * advantages).mean()
+    ours = objective.clipped_surrogate(*map(jnp.asarray, (new, old, advantages)), 0.2)
+    assert float(ours) == pytest.approx(-expected, rel=1e-5)
+
+
+def test_a_clipped_value_has_no_gradient_once_it_moved_far_enough():
+    def loss(value, clip):
+        return objective.clipped_value_loss(
+            jnp.array([value]), jnp.zeros(1), jnp.array([1.0]), clip
+        )
+
+    assert float(jax.grad(loss)(0.5, 0.2)) == 0.0
+    assert float(jax.grad(loss)(0.5, None)) == pytest.approx(-0.5)
+    assert float(jax.grad(loss)(0.1, 0.2)) == pytest.approx(-0.9)
+    assert float(loss(0.5, 0.2)) == pytest.approx(0.5 * 0.8**2)

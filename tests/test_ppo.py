@@ -1,0 +1,315 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from probes import Probe
+
+from ape_jax import evaluation, learner, ppo
+from ape_jax.config import Hypers, TrainConfig
+from ape_jax.networks import with_statistics
+from ape_jax.training import make_task
+from ape_jax.types import SettingError
+
+GAMMA = 0.9
+CONFIG = TrainConfig(
+    algorithm="ppo",
+    num_experts=1,
+    observer="none",
+    envs_per_expert=8,
+    segment_length=32,
+    num_updates=150,
+)
+HYPERS = Hypers(
+    beta=0.0,
+    learning_rate=0.05,
+    critic_learning_rate=0.05,
+    discount=GAMMA,
+    final_rate_share=0.0,
+    max_grad_norm=0.5,
+)
+
+
+def train(env, seeds=2, **changes):
+    """Final states and metrics, [seeds, …]."""
+    own = {field.name for field in dataclasses.fields(Hypers)}
+    hypers = dataclasses.replace(HYPERS, **{k: v for k, v in changes.items() if k in own})
+    static = {k: v for k, v in changes.items() if k not in own}
+    config = dataclasses.replace(CONFIG, **static)
+    run = jax.jit(jax.vmap(learner.make_train(config, env), (0, None)))
+    state, metrics = run(jax.random.split(jax.random.key(0), seeds), hypers)
+    return make_task(config, env), state, metrics
+
+
+def values_and_policies(task, state):
+    """Of the first expert, [seeds, S] and [seeds, S, A]."""
+    states = jnp.arange(2)
+
+    def of_seed(params):
+        first = jax.tree.map(lambda x: x[0], (params.heads, params.expert_critics))
+        log_probs = jax.vmap(task.networks.log_probs, (None, 0))(first[0], states)
+        return jax.vmap(task.networks.value, (None, 0))(first[1], states), jnp.exp(log_probs)
+
+    return jax.vmap(of_seed)(state.params)
+
+
+PROBES = {
+    # name: environment, V(0), V(1), best action in states 0 and 1 (None: it does not matter)
+    "one step": (Probe(lambda s, a: 1.0, length=1), 1.0, 1.0, None),
+    "two steps": (Probe(lambda s, a: 1.0, length=2, clock=True), GAMMA, 1.0, None),
+    "observation matters": (Probe(lambda s, a: 2.0 * s - 1.0, length=1), -1.0, 1.0, None),
+    "action matters": (Probe(lambda s, a: 2.0 * a - 1.0, length=1), 1.0, 1.0, (1, 1)),
+    "both matter": (Probe(lambda s, a: 1.0 * (a == s), length=1), 1.0, 1.0, (0, 1)),
+    "no end but the limit": (Probe(lambda s, a: 1.0, limit=5), 10.0, 10.0, None),
+    "end at the limit": (Probe(lambda s, a: 1.0, length=5, limit=5, clock=True), 1.0, None, None),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in PROBES if name != "end at the limit"])
+def test_values_and_policies_of_probes_are_exact(name):
+    env, *known, best = PROBES[name]
+    task, state, _ = train(env)
+    values, policies = values_and_policies(task, state)
+    np.testing.assert_allclose(values, np.tile(known, (2, 1)), atol=0.05)
+    if best is not None:
+        assert np.all(np.asarray(policies)[:, [0, 1], best] > 0.95)
+
+
+def test_an_end_in_the_same_step_as_the_limit_is_an_end():
+    """Rewarded in its fifth and last step, where the limit falls too: nothing is bootstrapped."""
+    env = PROBES["end at the limit"][0]
+    task, state, _ = train(env)
+    values, _ = values_and_policies(task, state)
+    # Steps 1 to 4 look alike: V(0) = γ^4, as nothing follows the end.
+    np.testing.assert_allclose(values[:, 0], GAMMA**4, atol=0.05)
+
+
+def test_a_gaussian_head_finds_the_best_action_of_each_state():
+    env = Probe(lambda s, a: -jnp.sum((a - 0.5 * s) ** 2), length=1, continuous=True)
+    task, state, metrics = train(
+        *(env,), head="gaussian", hidden_sizes=(16,), learning_rate=0.01, normalize_rewards=True
+    )
+    for sign in (-1.0, 1.0):
+        policy = jax.vmap(task.networks.policy, (0, None))(
+            jax.tree.map(lambda x: x[:, 0], state.params.heads), jnp.array([sign])
+        )
+        np.testing.assert_allclose(policy.mean, 0.5 * sign, atol=0.1)
+    assert np.all(np.asarray(metrics.entropy[:, -1]) < np.asarray(metrics.entropy[:, 0]) - 0.5)
+
+
+ACTION = PROBES["action matters"][0]
+OBSERVED = {"observer": "uniform", "num_updates": 100}
+
+
+@pytest.mark.parametrize(("beta", "taken"), [(0.3, 1), (3.0, 0)])
+def test_the_observers_term_is_descended(beta, taken):
+    """With one expert the observer is it: β decides which of the two terms wins."""
+    task, state, _ = train(ACTION, beta=beta, **OBSERVED)
+    _, policies = values_and_policies(task, state)
+    assert np.all(np.asarray(policies)[..., taken] > 0.9)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"hold": "gate", "beta": 3.0, "gate_scale": 0.2},
+        {"hold": "multipliers", "multiplier_rate": 0.1},
+    ],
+    ids=["gate", "multipliers"],
+)
+def test_an_expert_is_held_at_its_return(how):
+    """Both terms pull the other way; where they meet is the least return, not an end."""
+    _, state, metrics = train(ACTION, min_return=0.0, **OBSERVED, **how)
+    late = np.asarray(metrics.expert_returns[:, -30:, 0]).mean(axis=1)
+    np.testing.assert_allclose(late, 0.15, atol=0.3)
+    assert (state.multipliers is None) == (how["hold"] == "gate")
+
+
+@pytest.fixture(scope="module")
+def observed():
+    """A task with everything on, and a batch of it."""
+    config = dataclasses.replace(
+        CONFIG,
+        num_experts=3,
+        observer="learned",
+        num_minibatches=2,
+        num_epochs=2,
+        num_updates=3,
+        normalize_rewards=True,
+    )
+    return make_task(config, Probe(lambda s, a: 1.0 * (a == s), length=2))
+
+
+def test_vmap_of_train_is_a_loop_of_train(observed):
+    run = learner.make_train(observed.config, observed.env)
+    hypers = dataclasses.replace(HYPERS, beta=1.0, entropy_bonus=0.01, first_temperature=0.5)
+    keys = jax.random.split(jax.random.key(1), 2)
+    together = jax.jit(jax.vmap(run, (0, None)))(keys, hypers)
+    one = jax.jit(run)
+    alone = [one(key, hypers) for key in keys]
+    apart = jax.tree.map(lambda *x: jnp.stack(x), *alone)
+    for ours, theirs in zip(
+        jax.tree.leaves((together[0].params, together[1])),
+        jax.tree.leaves((apart[0].params, apart[1])),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
+
+
+def first_batch(task, hypers):
+    """The first segment of a run, and the state before it."""
+    state = learner.begin(jax.random.key(2), task, hypers)
+
+    def observer(heads, observation):
+        pooled = task.networks.policies(heads, observation).pool(jnp.log(jnp.ones(3) / 3))
+        return pooled.temper(hypers.temperature)
+
+    streams, steps, seen = ppo.collect(
+        jax.random.key(3), task, state.params, state.going.streams, observer, hypers
+    )
+    going = ppo.go_on(task, state.going, streams, steps, seen)
+    batch = ppo.prepare(
+        *(task, state.params, steps, seen, going, lambda _: jnp.log(jnp.ones(3) / 3), hypers)
+    )
+    return state, batch
+
+
+def test_before_the_first_step_every_ratio_is_one(observed):
+    """Then the loss is minus the mean advantage, which is zero for each term."""
+    hypers = dataclasses.replace(HYPERS, beta=2.0, temperature=0.5)
+    state, batch = first_batch(observed, hypers)
+    _, parts = ppo.minibatch_loss(
+        state.params, observed.networks, batch, hypers, hypers.temperature, jnp.ones(3)
+    )
+    assert float(parts.policy) == pytest.approx(0.0, abs=1e-4)
+    np.testing.assert_allclose(jnp.mean(batch.experts.advantage, axis=1), 0.0, atol=1e-5)
+    np.testing.assert_allclose(jnp.std(batch.experts.advantage, axis=1), 1.0, atol=1e-2)
+
+
+def test_a_gate_scales_the_observers_gradient_of_its_expert_alone(observed):
+    def head_gradient(beta, gates):
+        hypers = dataclasses.replace(HYPERS, beta=beta, temperature=0.5)
+        state, batch = first_batch(observed, dataclasses.replace(hypers, beta=1.0))
+        loss = lambda params: ppo.minibatch_loss(  # noqa: E731
+            params, observed.networks, batch, hypers, 0.5, jnp.array(gates)
+        )[0]
+        return jax.grad(loss)(state.params).heads
+
+    own = head_gradient(0.0, [1.0, 1.0, 1.0])
+    whole = head_gradient(2.0, [1.0, 1.0, 1.0])
+    gated = head_gradient(2.0, [0.0, 0.25, 1.0])
+    shares = jnp.array([0.0, 0.25, 1.0])
+    for a, b, c in zip(*map(jax.tree.leaves, (own, whole, gated)), strict=True):
+        share = shares.reshape(-1, *[1] * (a.ndim - 1))
+        np.testing.assert_allclose(c, a + share * (b - a), rtol=1e-4, atol=1e-6)
+        assert float(jnp.max(jnp.abs(b - a))) > 0
+
+
+def test_a_shared_trunk_is_one_and_gets_the_gradient_of_one(observed):
+    config = dataclasses.replace(
+        observed.config, head="mlp", shared_trunk=True, hidden_sizes=(8, 8)
+    )
+    task = make_task(config, observed.env)
+    networks = task.networks
+    state = learner.begin(jax.random.key(4), task, HYPERS)
+
+    def output(heads):
+        policies = jax.vmap(networks.policies, (None, 0))(heads, jnp.arange(2))
+        return jnp.sum(policies.log_probs * jnp.arange(12.0).reshape(2, 3, 2))
+
+    tied = networks.tie(jax.grad(output)(state.params.heads))
+
+    def of_one(trunk, last):
+        copies = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (3, *x.shape)), trunk)
+        return output({"params": {**copies, "Dense_1": last}})
+
+    layers = dict(state.params.heads["params"])
+    last = layers.pop("Dense_1")
+    trunk = jax.grad(of_one)(jax.tree.map(lambda x: x[0], layers), last)
+    for name, layer in trunk.items():
+        for ours, theirs in zip(*map(jax.tree.leaves, (tied["params"][name], layer)), strict=True):
+            np.testing.assert_allclose(ours, np.broadcast_to(theirs, ours.shape), rtol=1e-4)
+
+    end, _ = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, HYPERS, 2)
+    heads = end.params.heads["params"]
+    for name in layers:
+        for leaf in jax.tree.leaves(heads[name]):
+            np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+    kernel = np.asarray(heads["Dense_1"]["kernel"])
+    assert not np.allclose(kernel[0], kernel[1])
+
+
+def test_statistics_reach_every_network_and_keep_what_it_means():
+    env = Probe(lambda s, a: -jnp.sum((a - 0.5 * s) ** 2), length=1, continuous=True)
+    task, state, _ = train(
+        env, head="gaussian", hidden_sizes=(4,), num_updates=2, normalize_observations=True
+    )
+    del task
+    statistics = state.params.heads["statistics"]["body"]["Normalize_0"]
+    np.testing.assert_allclose(statistics["mean"], 0.0, atol=0.2)
+    np.testing.assert_allclose(statistics["scale"], 1.0, atol=0.1)
+    assert np.all(np.asarray(statistics["mean"]) != 0.0)
+    changed = with_statistics(state.params, jnp.array([3.0]), jnp.array([0.5]))
+    for network in (changed.heads, changed.expert_critics):
+        means = [
+            leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(network)
+            if path[-1].key == "mean"
+        ]
+        assert len(means) == 1
+        np.testing.assert_array_equal(means[0], 3.0)
+
+
+BAD = {
+    "num_minibatches must divide": {"num_minibatches": 3},
+    "critic must be separate": {"critic": "shared"},
+    "shared_trunk needs a head with layers": {"shared_trunk": True},
+    "head must be tabular or mlp or conv with algorithm=pg": {
+        "algorithm": "pg",
+        "observer": "uniform",
+        "head": "gaussian",
+    },
+    "observer must be uniform or posterior or learned with algorithm=pg": {"algorithm": "pg"},
+    "hold must be multipliers with algorithm=pg": {
+        "algorithm": "pg",
+        "observer": "uniform",
+        "hold": "gate",
+    },
+    "normalize_rewards goes with algorithm=ppo": {
+        "algorithm": "pg",
+        "observer": "uniform",
+        "normalize_rewards": True,
+    },
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_settings_that_do_not_go_together(message):
+    with pytest.raises(SettingError, match=message):
+        dataclasses.replace(CONFIG, **BAD[message])
+
+
+MISFITS = [
+    ("Breakout-MinAtar", "mlp", {}, "Use head='conv'"),
+    ("CartPole-v1", "conv", {}, "Use head='mlp'"),
+    ("Pendulum-v1", "mlp", {}, "Use head='gaussian'"),
+    ("CartPole-v1", "gaussian", {}, "needs continuous actions"),
+    ("CartPole-v1", "tabular", {}, "Use head='mlp'"),
+    ("Breakout-MinAtar", "conv", {"normalize_observations": True}, "images"),
+    ("FrozenLake-misc", "mlp", {"normalize_observations": True}, "states"),
+    ("CartPole-v1", "mlp", {"env_param": ("gravitas=9.8",)}, "gravity"),
+    ("CartPole-v1", "mlp", {"env_param": ("gravity",)}, "="),
+]
+
+
+@pytest.mark.parametrize(("env", "head", "changes", "message"), MISFITS)
+def test_environments_that_heads_do_not_fit(env, head, changes, message):
+    with pytest.raises(SettingError, match=message):
+        make_task(dataclasses.replace(CONFIG, env=env, head=head, **changes))
+
+
+def test_an_expert_far_behind_the_best_is_dead():
+    returns = np.array([[500.0, 9.0], [500.0, 300.0], [8.0, 9.0]])
+    dead = evaluation.dead_experts(returns, random_return=20.0)
+    np.testing.assert_array_equal(dead, [[False, True], [False, False], [False, False]])
