@@ -59,8 +59,10 @@ def sampler(task: Task, heads: Params) -> ActFn:
     if networks.num_states is None:
 
         def act(observation, expert, uniforms):
-            head = jax.tree.map(lambda x: x[expert], heads)
-            return networks.legal(networks.policy(head, observation).sample(uniforms))
+            # All heads' outputs and then one of them: parallel streams would copy a head for each.
+            policies = networks.policies(heads, observation)
+            policy = jax.tree.map(lambda x: x[expert], policies)
+            return networks.legal(policy.sample(uniforms))
 
         return act
     cumulative = networks.tabulate(
