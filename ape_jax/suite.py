@@ -110,9 +110,11 @@ def run(
       The row, as ``suite.json`` holds it.
     """
     results, speed = {}, 0.0
+    one = jax.jit(measure, static_argnums=(0, 1))
+    with_observer = make_task(config)
     for which in VARIANTS:
         settings = variant(which, config, hypers)
-        task = make_task(settings[0])
+        task = with_observer if which == "ensemble" else make_task(settings[0])
         chunk, first, started = None, 0, time.monotonic()
         for chunk in Runner(task).run(seed_keys(first_seed, num_seeds), settings[1]):
             report(f"{name}: {which} {chunk.num_done}/{chunk.num_updates}")
@@ -122,12 +124,13 @@ def run(
         if which == "ensemble":
             steps = num_seeds * steps_of_update(task) * (chunk.num_updates - first)
             speed = steps / (time.monotonic() - started)
-        one = jax.jit(measure, static_argnums=(0, 1))
+        # The heads are the same with an observer and without, so one program measures both.
+        judged = task if which == "single" else with_observer
         measured = []
         for seed, key in enumerate(seed_keys(first_seed, num_seeds, EVALUATE)):
             report(f"{name}: {which}, clones of seed {seed + 1}/{num_seeds}")
             heads = jax.tree.map(lambda x, seed=seed: x[seed], chunk.state.params.heads)
-            measured.append(jax.device_get(one(task, effort, heads, key)))
+            measured.append(jax.device_get(one(judged, effort, heads, key)))
         results[which] = jax.tree.map(lambda *x: np.stack(x), *measured)
     random_return = evaluation.expected_return(
         task, evaluation.random_policy(task), jax.random.key(first_seed), effort.num_episodes
