@@ -62,13 +62,15 @@ def write_json(path: Path, content: dict) -> None:
 def append_updates(path: Path, metrics: Metrics, first_update: int) -> None:
     """Append one line an update: every metric that the run has as a list over seeds.
 
+    What is not known yet, such as returns before the first episode has ended, is null.
+
     Args:
       path: the ``metrics.jsonl`` of a run.
       metrics: arrays [K, updates, …].
       first_update: number of the first of them, from 0.
     """
     columns = {
-        name: np.asarray(values).swapaxes(0, 1)
+        name: _known(np.asarray(values).swapaxes(0, 1))
         for name, values in metrics._asdict().items()
         if values is not None
     }
@@ -77,3 +79,10 @@ def append_updates(path: Path, metrics: Metrics, first_update: int) -> None:
         for index in range(num_updates):
             row = {name: values[index].tolist() for name, values in columns.items()}
             file.write(json.dumps({"update": first_update + index, **row}) + "\n")
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """None in the place of nan, which JSON does not have."""
+    known = values.astype(object)
+    known[np.isnan(values)] = None
+    return known

@@ -161,5 +161,6 @@ def describe_returns(metrics: Metrics) -> str:
     """The newest returns, averaged over seeds, for the progress bar."""
     pe_return = jnp.mean(metrics.pe_return[:, -1])
     worst = jnp.mean(jnp.min(metrics.expert_returns[:, -1], axis=-1))
+    text = f"PE {pe_return:.2f}  worst expert {worst:.2f}"
     observer_return = jnp.mean(metrics.observer_return[:, -1])
-    return f"PE {pe_return:.2f}  worst expert {worst:.2f}  observer {observer_return:.2f}"
+    return text if jnp.isnan(observer_return) else f"{text}  observer {observer_return:.2f}"

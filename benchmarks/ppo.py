@@ -2,12 +2,13 @@
 
 Whole runs, timed by turns, each from a seed of its own, whose last tenth gives the return at the
 end. Ensembles are those of the preset ``cartpole``, against one of its experts without observer.
+Beside the clock's seconds stand those of the processor, over all threads, on which other work on
+the machine bears less; of the host where a GPU computes.
 """
 
 import argparse
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ from benchmarks import common, plain_ppo
 
 ENV = "CartPole-v1"
 ENVS, STEPS = (4, 64), 500_000
-EXPERTS, UPDATES = (1, 2, 4, 8, 16), 20
+EXPERTS, UPDATES = (1, 2, 4, 8, 16), 4
+BUDGET = 40.0
+"""Seconds after which an ensemble leaves, once it has been timed twice."""
 CONFIG = TrainConfig(
     env=ENV,
     algorithm="ppo",
@@ -48,26 +51,29 @@ HYPERS = Hypers(
 )
 """Those of the yardstick, but for the critics' rate, which it shares with the policy."""
 AGAINST_PLAIN = {
-    "environments": "num_envs",
+    "B": "num_envs",
     "ours": "ours_steps_per_second",
     "plain": "plain_steps_per_second",
-    "ours / plain": "ratio",
-    "of the best": "ratio_best",
-    "compile s": "ours_compile_seconds",
-    "plain, compile s": "plain_compile_seconds",
+    "ratio": "ratio",
+    "best": "ratio_best",
+    "cpu": "ratio_cpu",
+    "compile": "ours_compile_seconds",
+    "plain compile": "plain_compile_seconds",
     "return": "ours_return",
-    "plain, return": "plain_return",
+    "plain return": "plain_return",
 }
+"""Steps a second, their ratio at the median, at the best and a second of the processor; seconds."""
 OF_ENSEMBLES = {
-    "experts": "num_experts",
+    "E": "num_experts",
     "observer": "observer",
     "trunk": "trunk",
-    "environments": "num_envs",
+    "envs": "num_envs",
     "steps / s": "steps_per_second",
     "update s": "update_seconds",
     "best": "best_update_seconds",
-    "x one expert": "times_one_expert",
-    "compile s": "compile_seconds",
+    "cpu": "cpu_update_seconds",
+    "x one": "times_one_expert",
+    "x one, cpu": "times_one_expert_cpu",
 }
 
 
@@ -117,14 +123,16 @@ def against_plain(num_envs: int, num_steps: int, repeats: int) -> dict:
     programs = {"ours": ours(num_envs, num_updates), "plain": plain(num_envs, num_updates)}
     keys = jax.block_until_ready(list(jax.random.split(jax.random.key(0), repeats)))
     speeds: dict[str, list[float]] = {name: [] for name in programs}
+    cpu_speeds: dict[str, list[float]] = {name: [] for name in programs}
     ends: dict[str, list[float]] = {name: [] for name in programs}
     for program in programs.values():
         program.run(keys[0])
     for key in keys:
         for name, program in programs.items():
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             episode_return = program.run(key)
             speeds[name].append(steps / (time.perf_counter() - started))
+            cpu_speeds[name].append(steps / (time.process_time() - cpu_started))
             ends[name].append(plain_ppo.final_return({"episode_return": episode_return}))
     row: dict = {"num_envs": num_envs, "num_updates": num_updates, "steps": steps}
     for name, program in programs.items():
@@ -132,14 +140,17 @@ def against_plain(num_envs: int, num_steps: int, repeats: int) -> dict:
             f"{name}_steps_per_second": median(speeds[name]),
             f"{name}_best_steps_per_second": max(speeds[name]),
             f"{name}_spread": [min(speeds[name]), max(speeds[name])],
+            f"{name}_steps_per_cpu_second": median(cpu_speeds[name]),
             f"{name}_compile_seconds": program.compile_seconds,
             f"{name}_return": mean(ends[name]),
             f"{name}_returns": ends[name],
         }
-    return row | {
-        "ratio": row["ours_steps_per_second"] / row["plain_steps_per_second"],
-        "ratio_best": row["ours_best_steps_per_second"] / row["plain_best_steps_per_second"],
+    speed_of = {
+        "ratio": "steps_per_second",
+        "ratio_best": "best_steps_per_second",
+        "ratio_cpu": "steps_per_cpu_second",
     }
+    return row | {ratio: row[f"ours_{x}"] / row[f"plain_{x}"] for ratio, x in speed_of.items()}
 
 
 class Ensemble:
@@ -151,16 +162,26 @@ class Ensemble:
         state = jax.jit(learner.begin, static_argnums=1)(jax.random.key(0), task, hypers)
         self.num_envs = ppo.num_streams(task)
         self.config = config
-        program, self.compile_seconds = compiled(
-            lambda state, hypers: learner.updates(task, state, hypers, config.num_updates),
-            *(state, hypers),
-        )
-        self._run = functools.partial(program, state, hypers)
+        self.cpu_seconds: list[float] = []
+        """An update, of every call of :meth:`work`."""
+        leaves, tree = jax.tree.flatten(state)
+
+        def run(leaves, hypers):
+            state, metrics = learner.updates(
+                task, tree.unflatten(leaves), hypers, config.num_updates
+            )
+            return jax.tree.leaves(state), metrics
+
+        program, self.compile_seconds = compiled(run, leaves, hypers)
+        self._run = functools.partial(program, leaves, hypers)
 
     def work(self, count: int) -> None:
         """So many programs, one after the other."""
+        started = time.process_time()
         for _ in range(count):
             jax.block_until_ready(self._run())
+        updates = count * self.config.num_updates
+        self.cpu_seconds.append((time.process_time() - started) / updates)
 
 
 def ensembles(
@@ -171,36 +192,39 @@ def ensembles(
     The first row is one expert without observer, in whose seconds an update the others are given.
     """
     preset = presets.find("cartpole")
-    first = dataclasses.replace(
+    alone = dataclasses.replace(
         preset.train, num_experts=1, observer="none", num_updates=num_updates
     )
-    settings = [first] + [
-        dataclasses.replace(first, observer="learned", num_experts=size, shared_trunk=trunk)
+    observed = [
+        dataclasses.replace(alone, observer="learned", num_experts=size, shared_trunk=trunk)
         for trunk in trunks
         for size in sizes
     ]
-    all_of_them = [Ensemble(config, preset.hypers) for config in settings]
-    found = common.rates({str(i): x.work for i, x in enumerate(all_of_them)}, effort)
-    one = num_updates * found["0"].median
-    rows = []
-    for rate, ensemble in zip(found.values(), all_of_them, strict=True):
-        config, updates = ensemble.config, num_updates * rate.median
-        steps = ensemble.num_envs * config.segment_length
-        rows.append(
-            {
-                "num_experts": config.num_experts,
-                "observer": config.observer,
-                "trunk": "shared" if config.shared_trunk else "own",
-                "num_envs": ensemble.num_envs,
-                "steps_per_second": updates * steps,
-                "best_steps_per_second": num_updates * rate.high * steps,
-                "update_seconds": 1 / updates,
-                "best_update_seconds": 1 / (num_updates * rate.high),
-                "times_one_expert": one / updates,
-                "compile_seconds": ensemble.compile_seconds,
-                "spread_update_seconds": [1 / (num_updates * x) for x in (rate.high, rate.low)],
-            }
-        )
+    compiled_ones = [Ensemble(config, preset.hypers) for config in [alone, *observed]]
+    found = common.rates({str(i): x.work for i, x in enumerate(compiled_ones)}, effort)
+    rows: list[dict] = []
+    for rate, ensemble in zip(found.values(), compiled_ones, strict=True):
+        config = ensemble.config
+        seconds, *spread = (1 / (num_updates * x) for x in (rate.median, rate.high, rate.low))
+        cpu_seconds = median(ensemble.cpu_seconds)
+        row = {
+            "num_experts": config.num_experts,
+            "observer": config.observer,
+            "trunk": "shared" if config.shared_trunk else "own",
+            "num_envs": ensemble.num_envs,
+            "steps_per_second": ensemble.num_envs * config.segment_length / seconds,
+            "best_steps_per_second": ensemble.num_envs * config.segment_length / spread[0],
+            "update_seconds": seconds,
+            "best_update_seconds": spread[0],
+            "cpu_update_seconds": cpu_seconds,
+            "spread_update_seconds": spread,
+            "compile_seconds": ensemble.compile_seconds,
+        }
+        first = rows[0] if rows else row
+        row["times_one_expert"] = seconds / first["update_seconds"]
+        row["times_one_expert_best"] = spread[0] / first["best_update_seconds"]
+        row["times_one_expert_cpu"] = cpu_seconds / first["cpu_update_seconds"]
+        rows.append(row)
     return rows
 
 
@@ -265,7 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
     effort = common.QUICK if given.quick else common.FULL
     repeats = given.repeats or effort.repeats
     steps = given.steps or (STEPS // 10 if given.quick else STEPS)
-    effort = dataclasses.replace(effort, repeats=repeats, budget=math.inf)
+    effort = dataclasses.replace(effort, repeats=repeats, budget=BUDGET)
     with console.status("PPO by turns, then ensembles"):
         result = measure(steps, repeats, effort, EXPERTS[:2] if given.quick else EXPERTS)
     console.print(common.table_of(result["ensembles"], OF_ENSEMBLES, "Ensembles, by turns"))

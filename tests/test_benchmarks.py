@@ -10,7 +10,7 @@ from rich.console import Console
 from ape_jax import rollout, training
 from ape_jax.config import TrainConfig
 from ape_jax.core import random
-from benchmarks import ceiling, common, listing, memory, seeds, startup, throughput
+from benchmarks import ceiling, common, listing, memory, ppo, seeds, startup, throughput
 
 EFFORT = common.Effort(repeats=2, seconds=1e-3, budget=1.0)
 TINY = TrainConfig(envs_per_expert=2, num_updates=100)
@@ -239,3 +239,71 @@ def test_memory_grows_with_a_chunk_by_its_metrics_alone(tmp_path, monkeypatch):
     assert metrics == 398 * 32
     for name in ("temp_bytes", "output_bytes"):
         assert abs(long[name] - short[name]) < metrics + 1024
+
+
+class IdleEnsemble:
+    """In place of one that a test would compile."""
+
+    compile_seconds = 1.0
+
+    def __init__(self, config, hypers):
+        assert config.algorithm == "ppo"
+        assert hypers.beta > 0
+        self.config, self.cpu_seconds = config, [0.25 * config.num_experts]
+        self.num_envs = config.num_experts * config.envs_per_expert
+
+    def work(self, count):
+        pass
+
+
+def test_ppo_counts_the_steps_of_whole_runs(tmp_path, monkeypatch):
+    def program(num_envs, num_updates):
+        assert num_updates == 20_000 // (num_envs * 128)
+        return ppo.Program(lambda key: jnp.append(jnp.zeros(num_updates), 7.0), 2.0)
+
+    monkeypatch.setattr(ppo, "ours", program)
+    monkeypatch.setattr(ppo, "plain", program)
+    monkeypatch.setattr(ppo, "Ensemble", IdleEnsemble)
+    monkeypatch.setattr(
+        common, "rates", lambda x, _: {k: common.Rate(2.0 / (1 + int(k)), 0.5, 4.0) for k in x}
+    )
+    result = ppo.measure(20_000, 3, EFFORT, sizes=(1, 2))
+    table = common.table_of(result["rows"], ppo.AGAINST_PLAIN, "")
+    assert common.table_of(result["ensembles"], ppo.OF_ENSEMBLES, "").row_count == 5
+    result = published(result, ppo.draw(result), table, tmp_path)
+    assert [(row["num_updates"], row["steps"]) for row in result["rows"]] == [
+        (39, 39 * 4 * 128),
+        (2, 2 * 64 * 128),
+    ]
+    for row in result["rows"]:
+        assert row["ratio"] == row["ours_steps_per_second"] / row["plain_steps_per_second"]
+        assert len(row["ours_returns"]) == 3
+        assert row["ours_return"] > 0
+    alone, *observed = result["ensembles"]
+    assert (alone["observer"], alone["update_seconds"]) == ("none", 1 / (2 * ppo.UPDATES))
+    settings = [(row["num_experts"], row["trunk"]) for row in observed]
+    assert settings == [(1, "own"), (2, "own"), (1, "shared"), (2, "shared")]
+    assert [row["times_one_expert"] for row in observed] == pytest.approx([2, 3, 4, 5])
+    assert [row["times_one_expert_cpu"] for row in observed] == [1, 2, 1, 2]
+    for row in observed:
+        steps = row["num_experts"] * 16 * 128
+        assert row["steps_per_second"] == pytest.approx(steps / row["update_seconds"])
+
+
+@pytest.mark.slow
+def test_ppo_and_the_plain_one_are_trained_and_timed():
+    row = ppo.against_plain(4, 2 * 4 * 128, 2)
+    assert row["num_updates"] == 2
+    for name in ("ours", "plain"):
+        assert row[f"{name}_compile_seconds"] > 0
+        # An untrained policy falls after about twenty steps; no return is missing.
+        assert len(row[f"{name}_returns"]) == 2
+        assert all(9 <= x < 60 for x in row[f"{name}_returns"])
+
+
+@pytest.mark.slow
+def test_an_ensemble_costs_more_than_one_expert():
+    alone, both = ppo.ensembles((2,), (True,), 1, EFFORT)
+    assert (alone["num_envs"], alone["times_one_expert"]) == (16, 1)
+    assert (both["num_envs"], both["trunk"]) == (64, "shared")
+    assert both["times_one_expert_cpu"] > 1

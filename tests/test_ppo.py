@@ -157,49 +157,58 @@ def test_vmap_of_train_is_a_loop_of_train(observed):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
 
 
-def first_batch(task, hypers):
-    """The first segment of a run, and the state before it."""
-    state = learner.begin(jax.random.key(2), task, hypers)
+COLD = dataclasses.replace(HYPERS, beta=2.0, temperature=0.5)
+
+
+@pytest.fixture(scope="module")
+def first(observed):
+    """The state before the first update of a run, and its batch."""
+    log_weights = jnp.log(jnp.ones(3) / 3)
 
     def observer(heads, observation):
-        pooled = task.networks.policies(heads, observation).pool(jnp.log(jnp.ones(3) / 3))
-        return pooled.temper(hypers.temperature)
+        return observed.networks.policies(heads, observation).pool(log_weights).temper(0.5)
 
-    streams, steps, seen = ppo.collect(
-        jax.random.key(3), task, state.params, state.going.streams, observer, hypers
-    )
-    going = ppo.go_on(task, state.going, streams, steps, seen)
-    batch = ppo.prepare(
-        *(task, state.params, steps, seen, going, lambda _: jnp.log(jnp.ones(3) / 3), hypers)
-    )
-    return state, batch
+    @jax.jit
+    def collected(key):
+        state = learner.begin(key, observed, COLD)
+        streams, steps, seen = ppo.collect(
+            key, observed, state.params, state.going.streams, observer, COLD
+        )
+        going = ppo.go_on(observed, state.going, streams, steps, seen)
+        batch = ppo.prepare(
+            *(observed, state.params, steps, seen, going, lambda _: log_weights, COLD)
+        )
+        return state, batch
+
+    return collected(jax.random.key(2))
 
 
-def test_before_the_first_step_every_ratio_is_one(observed):
+def test_before_the_first_step_every_ratio_is_one(observed, first):
     """Then the loss is minus the mean advantage, which is zero for each term."""
-    hypers = dataclasses.replace(HYPERS, beta=2.0, temperature=0.5)
-    state, batch = first_batch(observed, hypers)
+    state, batch = first
     _, parts = ppo.minibatch_loss(
-        state.params, observed.networks, batch, hypers, hypers.temperature, jnp.ones(3)
+        state.params, observed.networks, batch, COLD, COLD.temperature, jnp.ones(3)
     )
     assert float(parts.policy) == pytest.approx(0.0, abs=1e-4)
     np.testing.assert_allclose(jnp.mean(batch.experts.advantage, axis=1), 0.0, atol=1e-5)
     np.testing.assert_allclose(jnp.std(batch.experts.advantage, axis=1), 1.0, atol=1e-2)
 
 
-def test_a_gate_scales_the_observers_gradient_of_its_expert_alone(observed):
+def test_a_gate_scales_the_observers_gradient_of_its_expert_alone(observed, first):
+    state, batch = first
+
+    @jax.jit
     def head_gradient(beta, gates):
-        hypers = dataclasses.replace(HYPERS, beta=beta, temperature=0.5)
-        state, batch = first_batch(observed, dataclasses.replace(hypers, beta=1.0))
-        loss = lambda params: ppo.minibatch_loss(  # noqa: E731
-            params, observed.networks, batch, hypers, 0.5, jnp.array(gates)
-        )[0]
+        def loss(params):
+            hypers = dataclasses.replace(COLD, beta=beta)
+            return ppo.minibatch_loss(params, observed.networks, batch, hypers, 0.5, gates)[0]
+
         return jax.grad(loss)(state.params).heads
 
-    own = head_gradient(0.0, [1.0, 1.0, 1.0])
-    whole = head_gradient(2.0, [1.0, 1.0, 1.0])
-    gated = head_gradient(2.0, [0.0, 0.25, 1.0])
+    own = head_gradient(0.0, jnp.ones(3))
+    whole = head_gradient(2.0, jnp.ones(3))
     shares = jnp.array([0.0, 0.25, 1.0])
+    gated = head_gradient(2.0, shares)
     for a, b, c in zip(*map(jax.tree.leaves, (own, whole, gated)), strict=True):
         share = shares.reshape(-1, *[1] * (a.ndim - 1))
         np.testing.assert_allclose(c, a + share * (b - a), rtol=1e-4, atol=1e-6)
