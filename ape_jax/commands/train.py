@@ -33,8 +33,8 @@ class TrainOptions:
     first_seed: int = 0
     """The seeds are numbered from here."""
     preset: str | None = None
-    """Settings for one environment in place of a recipe, such as cartpole; an unknown name lists all
-    that there are."""
+    """Settings for one environment in place of a recipe, such as cartpole; an unknown name lists
+    all that there are."""
     config: Path | None = None
     """YAML file of settings: the flags' names, with underscores. A run's config.yaml is one."""
     out: Path = Path("runs/train")
