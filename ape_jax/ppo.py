@@ -21,8 +21,8 @@ from ape_jax.core.distributions import Distribution
 from ape_jax.networks import EnsembleParams, Networks, with_statistics
 from ape_jax.rollout import Segment, Streams
 from ape_jax.training import (
-    Going,
     Metrics,
+    PPOState,
     Task,
     TrainState,
     constrain,
@@ -72,7 +72,7 @@ def begin(key: PRNGKey, task: Task, hypers: Hypers, state: TrainState) -> TrainS
     keys = jax.random.split(key, num_streams(task))
     streams = rollout.begin(keys, task.env, task.env_params)
     size = streams.observation[0].size
-    going = Going(
+    carried = PPOState(
         streams=streams,
         expert_returns=jnp.full(networks.num_experts, jnp.nan),
         observer_return=jnp.float32(jnp.nan),
@@ -82,7 +82,7 @@ def begin(key: PRNGKey, task: Task, hypers: Hypers, state: TrainState) -> TrainS
     )
     return dataclasses.replace(
         state,
-        going=going,
+        ppo=carried,
         opt_state=optimizer(task, hypers).init(state.params),
         multipliers=None if config.hold == "gate" else state.multipliers,
     )
@@ -136,25 +136,27 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
       state: before the update, from :func:`begin` or another update.
       hypers: numbers of the update.
     """
-    assert state.going is not None
-    going, config = state.going, task.config
+    assert state.ppo is not None
+    carried, config = state.ppo, task.config
     key, key_collect, key_shuffle = jax.random.split(state.key, 3)
     log_weights = expert_log_weights(task, state.params)
-    temperature = temperature_at(going.num_updates, config.num_updates, hypers)
+    temperature = temperature_at(carried.num_updates, config.num_updates, hypers)
 
     def observer(heads, observation):
         pooled = task.networks.policies(heads, observation).pool(log_weights(observation))
         return pooled.temper(temperature)
 
-    streams, steps, seen = collect(key_collect, task, state.params, going.streams, observer, hypers)
-    going = go_on(task, going, streams, steps, seen)
-    batch = prepare(task, state.params, steps, seen, going, log_weights, hypers)
+    streams, steps, seen = collect(
+        key_collect, task, state.params, carried.streams, observer, hypers
+    )
+    carried = go_on(task, carried, streams, steps, seen)
+    batch = prepare(task, state.params, steps, seen, carried, log_weights, hypers)
     calibration_error = None
     if state.params.classifier is not None:
         calibration_error = calibration_of(task.networks, state.params.classifier, batch.experts)
     gates = jnp.ones(config.num_experts)
     if config.hold == "gate" and hypers.min_return is not None:
-        gates = objective.gate(going.expert_returns, hypers.min_return, hypers.gate_scale)
+        gates = objective.gate(carried.expert_returns, hypers.min_return, hypers.gate_scale)
 
     def loss(params, part):
         return minibatch_loss(
@@ -162,12 +164,12 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
         )
 
     params, opt_state, parts, grad_norm = descend(key_shuffle, task, state, batch, loss, hypers)
-    if going.observations is not None:
-        params = with_statistics(params, going.observations.mean, going.observations.scale())
+    if carried.observations is not None:
+        params = with_statistics(params, carried.observations.mean, carried.observations.scale())
     metrics = Metrics(
-        pe_return=jnp.mean(going.expert_returns),
-        expert_returns=going.expert_returns,
-        observer_return=going.observer_return,
+        pe_return=jnp.mean(carried.expert_returns),
+        expert_returns=carried.expert_returns,
+        observer_return=carried.observer_return,
         policy_loss=parts.policy,
         value_loss=parts.value,
         entropy=parts.entropy,
@@ -176,8 +178,8 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
         multipliers=state.multipliers,
         calibration_error=calibration_error,
     )
-    state = dataclasses.replace(state, params=params, opt_state=opt_state, key=key, going=going)
-    return constrain(state, going.expert_returns, hypers), metrics
+    state = dataclasses.replace(state, params=params, opt_state=opt_state, key=key, ppo=carried)
+    return constrain(state, carried.expert_returns, hypers), metrics
 
 
 def temperature_at(num_done, num_updates: int, hypers: Hypers) -> Float[Array, ""] | float:
@@ -235,7 +237,9 @@ def collect(
     )
 
 
-def go_on(task: Task, going: Going, streams: Streams, steps: Transition, seen: Segment) -> Going:
+def go_on(
+    task: Task, carried: PPOState, streams: Streams, steps: Transition, seen: Segment
+) -> PPOState:
     """Returns and running statistics after a segment."""
     config = task.config
     ended = steps.terminated | steps.truncated
@@ -253,21 +257,21 @@ def go_on(task: Task, going: Going, streams: Streams, steps: Transition, seen: S
         lambda x: x[:, :num_own].reshape(x.shape[0], config.num_experts, -1),
         (ended, seen.episode_return),
     )
-    observations, rewards = going.observations, going.rewards
+    observations, rewards = carried.observations, carried.rewards
     if observations is not None:
         flat = steps.observation[:, :num_own].reshape(-1, observations.mean.shape[0])
         observations = moments.merge(observations, flat.astype(jnp.float32))
     if rewards is not None:
         rewards = moments.merge(rewards, seen.discounted_return.reshape(-1))
-    return Going(
+    return PPOState(
         streams=streams,
-        expert_returns=jax.vmap(newest, (0, 1, 1))(going.expert_returns, *own),
+        expert_returns=jax.vmap(newest, (0, 1, 1))(carried.expert_returns, *own),
         observer_return=newest(
-            going.observer_return, ended[:, num_own:], seen.episode_return[:, num_own:]
+            carried.observer_return, ended[:, num_own:], seen.episode_return[:, num_own:]
         ),
         observations=observations,
         rewards=rewards,
-        num_updates=going.num_updates + 1,
+        num_updates=carried.num_updates + 1,
     )
 
 
@@ -276,14 +280,14 @@ def prepare(
     params: EnsembleParams,
     steps: Transition,
     seen: Segment,
-    going: Going,
+    carried: PPOState,
     log_weights: LogWeightsFn,
     hypers: Hypers,
 ) -> Batch:
     """Values, advantages and targets of a segment, flat over time and environments."""
     networks, num_experts = task.networks, task.config.num_experts
     num_own = num_experts * task.config.envs_per_expert
-    scale = 1.0 if going.rewards is None else going.rewards.scale()
+    scale = 1.0 if carried.rewards is None else carried.rewards.scale()
 
     def of_policy(critic, steps, log_prob, reward):
         value = jax.vmap(jax.vmap(networks.value, (None, 0)), (None, 0))

@@ -40,7 +40,7 @@ class Task:
 
 
 @struct.dataclass
-class Going:
+class PPOState:
     """What ppo goes on from besides its parameters."""
 
     streams: Streams
@@ -68,7 +68,7 @@ class TrainState:
     multipliers: jax.Array | None
     """λ_c [E] of the constrained form; None in the penalised form."""
     networks: Networks = struct.field(pytree_node=False)
-    going: Going | None = None
+    ppo: PPOState | None = None
     """Of ppo; the policy gradient starts every update from fresh episodes."""
 
 

@@ -172,9 +172,9 @@ def first(observed):
     def collected(key):
         state = learner.begin(key, observed, COLD)
         streams, steps, seen = ppo.collect(
-            key, observed, state.params, state.going.streams, observer, COLD
+            key, observed, state.params, state.ppo.streams, observer, COLD
         )
-        going = ppo.go_on(observed, state.going, streams, steps, seen)
+        going = ppo.go_on(observed, state.ppo, streams, steps, seen)
         batch = ppo.prepare(
             *(observed, state.params, steps, seen, going, lambda _: log_weights, COLD)
         )

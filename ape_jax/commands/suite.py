@@ -37,7 +37,7 @@ def run(options: SuiteOptions, console: Console) -> int:
         raise SettingError(f"seeds must be at least 1; got {options.seeds}")
     names = _chosen(options.only)
     prepare(options.out.parent, "file")
-    rows = {row["preset"]: row for row in _known(options.out)}
+    rows = _known(options.out)
     effort = SuiteEffort()
     if options.quick:
         effort = SuiteEffort(num_steps=25_600, fit_updates=100, num_episodes=64)
@@ -81,12 +81,13 @@ def _chosen(only: str | None) -> list[str]:
     return chosen
 
 
-def _known(path: Path) -> list[dict]:
-    """Rows of an earlier run."""
+def _known(path: Path) -> dict[str, dict]:
+    """Rows of an earlier run, by preset."""
     if not path.exists():
-        return []
+        return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return {row["preset"]: row for row in rows}
     except (ValueError, KeyError, TypeError, OSError):
         raise SettingError(
             f"out must be a new file or one of ape-jax suite; got {path}. Choose another"

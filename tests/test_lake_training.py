@@ -1,0 +1,96 @@
+"""Sampled gradients on FrozenLake, where moves are by chance, against its exact MDP."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from gymnax.environments.misc.frozen_lake import FrozenLake
+
+from ape_jax import pg
+from ape_jax.config import Hypers, TrainConfig
+from ape_jax.core import tabular
+from ape_jax.envs import finite_mdp
+from ape_jax.training import make_task
+
+NUM_BATCHES = 600
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task(TrainConfig(env="FrozenLake-misc", envs_per_expert=32))
+
+
+objective = partial(tabular.exact_objective, weights="uniform")
+
+
+@partial(jax.jit, static_argnums=3)
+def ascend(mdp, beta, logits, num_steps, rate=5.0):
+    """Plain gradient ascent on the exact objective from logits [E, S, A]."""
+
+    def step(logits, _):
+        return logits + rate * jax.grad(objective)(logits, mdp, beta), None
+
+    ascended, _ = jax.lax.scan(step, logits, length=num_steps)
+    return ascended
+
+
+@pytest.fixture(scope="module")
+def params(task):
+    """Experts who reach the goal now and then, each its own way, and baselines that are wrong."""
+    params = task.networks.init(jax.random.key(0))
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    logits = ascend(task.mdp, 0.3, params.heads["params"]["table"], 400)
+    noise = jax.random.normal(jax.random.key(2), logits.shape)
+    return jax.tree.unflatten(treedef, noisy)._replace(
+        heads={"params": {"table": 0.7 * (logits + noise)}}
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def sampled_gradients(task, params, hypers):
+    """Of the objective in the logits [batches, E, S, A], each from fresh episodes."""
+
+    def one(key):
+        log_weights = pg.expert_log_weights(task, params)
+        episodes = pg.collect(task, params, log_weights, hypers, tuple(jax.random.split(key)))
+        grads, _ = jax.grad(pg.loss, has_aux=True)(
+            params, task.networks, log_weights, *episodes, hypers
+        )
+        return -grads.heads["params"]["table"]
+
+    return jax.lax.map(one, jax.random.split(jax.random.key(3), NUM_BATCHES), batch_size=50)
+
+
+def mean_square_deviation(sampled, exact, live):
+    """Of the mean from the exact gradient [E, S, A] in live states, in squared standard errors."""
+    sampled, exact = np.asarray(sampled, np.float64), np.asarray(exact, np.float64)
+    mean, error = sampled.mean(axis=0), sampled.std(axis=0, ddof=1) / np.sqrt(len(sampled))
+    assert np.all(mean[:, ~live] == 0)
+    assert np.all(exact[:, ~live] == 0)
+    assert np.all(error[:, live] > 0)
+    return np.mean(((mean - exact) / np.where(error > 0, error, 1.0))[:, live] ** 2)
+
+
+# Three standard deviations of a mean of 2 x 11 x 4 squared normal deviates, of which the four of a
+# state add up to zero; a margin, since those of neighbouring states are not independent.
+TOLERANCE = 1.0 + 3.0 * np.sqrt(2.0 / 66) * 1.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_mean_sampled_gradient_equals_the_exact_gradient(task, params, temperature):
+    """And is far from that of the experts' returns alone, and of a lake with other chances."""
+    logits, live = params.heads["params"]["table"], ~np.asarray(task.mdp.terminal)
+    sampled = sampled_gradients(task, params, Hypers(beta=1.0, temperature=temperature))
+
+    def deviation(mdp, beta):
+        exact = jax.grad(objective)(logits, mdp, beta, temperature=temperature)
+        return mean_square_deviation(sampled, exact, live)
+
+    calmer = finite_mdp(FrozenLake(success_rate=0.5), task.env_params)
+    assert deviation(task.mdp, 1.0) < TOLERANCE
+    assert deviation(task.mdp, 0.0) > 2 * TOLERANCE
+    assert deviation(calmer, 1.0) > 2 * TOLERANCE

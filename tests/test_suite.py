@@ -1,0 +1,259 @@
+import dataclasses
+import functools
+import json
+
+import numpy as np
+import pytest
+
+from ape_jax import cli, presets, suite
+from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.observers import Posterior
+from ape_jax.training import make_task
+
+CONFIG = TrainConfig(
+    env="CartPole-v1",
+    env_param=("max_steps_in_episode=20",),
+    algorithm="ppo",
+    head="mlp",
+    hidden_sizes=(4,),
+    observer="learned",
+    hold="gate",
+    envs_per_expert=4,
+    segment_length=8,
+    num_epochs=1,
+    num_minibatches=2,
+    num_updates=2,
+)
+GAUSSIAN = dataclasses.replace(
+    CONFIG,
+    env="Pendulum-v1",
+    env_param=("max_steps_in_episode=10",),
+    head="gaussian",
+    num_experts=3,
+    envs_per_expert=2,
+)
+TINY = {
+    "pole": presets.Preset(CONFIG, Hypers(min_return=5.0)),
+    "swing": presets.Preset(GAUSSIAN, Hypers(beta=0.5)),
+}
+INTERVAL = {"mean", "low", "high", "values"}
+
+
+def run(*arguments):
+    """Exit code of the command."""
+    with pytest.raises(SystemExit) as error:
+        cli.main(["suite", *map(str, arguments)])
+    return error.value.code
+
+
+@pytest.fixture(autouse=True)
+def tiny_presets(monkeypatch):
+    monkeypatch.setattr(presets, "PRESETS", TINY)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The files of both presets."""
+    out = tmp_path_factory.mktemp("suite") / "new" / "suite.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(presets, "PRESETS", TINY)
+        patch.setattr(
+            suite, "Posterior", functools.partial(Posterior, num_steps=2000, num_updates=20)
+        )
+        assert run("--quick", "--seeds", 2, "--first-seed", 7, "--out", out) == 0
+    return out
+
+
+@pytest.fixture
+def copied(measured, tmp_path):
+    out = tmp_path / "suite.json"
+    out.write_bytes(measured.read_bytes())
+    return out
+
+
+def test_suite_writes_a_row_of_every_preset(measured):
+    assert {path.name for path in measured.parent.iterdir()} == {"suite.json", "suite.md"}
+    rows = json.loads(measured.read_text(), parse_constant=pytest.fail)["rows"]
+    assert [row["preset"] for row in rows] == ["pole", "swing"]
+    assert [row["env"] for row in rows] == ["CartPole-v1", "Pendulum-v1"]
+    for row, (config, hypers) in zip(rows, TINY.values(), strict=True):
+        assert row["seeds"] == 2
+        assert row["num_experts"] == config.num_experts
+        assert row["config"] == json.loads(json.dumps(RunConfig(config, hypers).to_flat()))
+        assert row["steps_per_second"] > 0
+        clones = {"behaviour_cloning_sampled", "behaviour_cloning_greedy", "posterior_sampled"}
+        clones |= {"mean_action"} if config.head == "gaussian" else set()
+        assert set(row["clones"]) == clones
+        assert set(row["single_expert_control"]["clones"]) == clones
+
+
+# The reward of an episode of so many steps; of Pendulum the worst is π² + 0.1 · 8² + 0.001 · 2².
+RANGES = {"pole": (1.0, 20.0), "swing": (-162.8, 0.0)}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_intervals_are_of_two_seeds_and_hold_returns_that_there_are(measured, name):
+    (row,) = (r for r in json.loads(measured.read_text())["rows"] if r["preset"] == name)
+    single = row["single_expert_control"]
+    summaries = [
+        *(row[key] for key in ("pe_return", "worst_expert", "greedy_experts", "beta0_return")),
+        *row["clones"].values(),
+        *(single[key] for key in ("pe_return", "worst_expert", "greedy_experts")),
+        *single["clones"].values(),
+    ]
+    least, most = RANGES[name]
+    assert least <= row["random_return"] <= most
+    for summary in summaries:
+        assert set(summary) == INTERVAL
+        assert len(summary["values"]) == 2
+        assert np.mean(summary["values"]) == pytest.approx(summary["mean"])
+        assert least <= summary["low"] <= summary["mean"] <= summary["high"] <= most
+    # The worst of one expert is itself, and of several no better than their mean.
+    assert single["worst_expert"] == single["pe_return"]
+    assert np.all(np.less(row["worst_expert"]["values"], row["pe_return"]["values"]))
+    share = (np.asarray(row["pe_return"]["values"]) - row["random_return"]) / (
+        row["beta0_return"]["mean"] - row["random_return"]
+    )
+    np.testing.assert_allclose(row["share_of_beta0"]["values"], share, rtol=1e-6)
+
+
+def test_table_has_a_line_of_every_environment(measured):
+    lines = measured.with_suffix(".md").read_text().splitlines()
+    assert lines[0].startswith("| environment |")
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| CartPole-v1 (E = 2)",
+        "| Pendulum-v1 (E = 3)",
+    ]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize("only", ["swing", "Pendulum-v1", " swing ,"])
+def test_rows_that_are_not_asked_for_are_kept(copied, monkeypatch, only):
+    before = json.loads(copied.read_text())["rows"]
+    asked = []
+
+    def measure(name, config, hypers, effort, first_seed, num_seeds, report):
+        asked.append((name, config.num_updates, effort, first_seed, num_seeds))
+        return {**before[1], "steps_per_second": 123_456.0}
+
+    monkeypatch.setattr(suite, "run", measure)
+    assert run("--only", only, "--seeds", 3, "--out", copied) == 0
+    assert asked == [("swing", 2, suite.SuiteEffort(), 1000, 3)]
+    after = json.loads(copied.read_text())["rows"]
+    assert after[0] == before[0]
+    assert after[1] == {**before[1], "steps_per_second": 123_456.0}
+    lines = copied.with_suffix(".md").read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[3].endswith(" 123,456 |")
+
+
+def test_quick_trains_a_twentieth_and_shows_a_tenth(tmp_path, monkeypatch, measured):
+    row = json.loads(measured.read_text())["rows"][0]
+    long = TINY["pole"]._replace(train=dataclasses.replace(CONFIG, num_updates=300))
+    monkeypatch.setattr(presets, "PRESETS", {"pole": long})
+    asked = []
+
+    def measure(name, config, hypers, effort, *rest):
+        asked.append((config, effort.num_steps))
+        return row
+
+    monkeypatch.setattr(suite, "run", measure)
+    assert run("--quick", "--out", tmp_path / "suite.json") == 0
+    expected = dataclasses.replace(CONFIG, num_updates=15)
+    assert asked == [(expected, suite.SuiteEffort().num_steps // 10)]
+
+
+def test_interrupt_keeps_the_rows_that_are_finished(copied, monkeypatch):
+    before = json.loads(copied.read_text())["rows"]
+
+    def measure(name, *rest):
+        if name == "swing":
+            raise KeyboardInterrupt
+        return {**before[0], "steps_per_second": 1.0}
+
+    monkeypatch.setattr(suite, "run", measure)
+    assert run("--out", copied) == cli.INTERRUPTED
+    rows = json.loads(copied.read_text())["rows"]
+    assert [row["steps_per_second"] for row in rows] == [1.0, before[1]["steps_per_second"]]
+
+
+BAD = [
+    (["--only", "pole,ant"], "preset must be one of pole, swing; got 'ant'"),
+    (["--only", ","], "only must name a preset or an environment"),
+    (["--seeds", "0"], "seeds must be at least 1; got 0"),
+    (["--seeds", "two"], "--seeds"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value)[:30])
+def test_bad_settings_get_one_message_and_leave_nothing(arguments, message, tmp_path, capfd):
+    out = tmp_path / "new" / "suite.json"
+    assert run("--out", out, *arguments) == 2
+    printed = " ".join(capfd.readouterr().err.replace("│", " ").split())
+    assert message in printed
+    assert "Traceback" not in printed
+    assert not out.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "seeds: 2\n",
+        "[]",
+        '{"summary": 1}',
+        '{"rows": 3}',
+        '{"rows": [{"name": "greedy"}]}',
+        b"\xff",
+    ],
+)
+def test_file_that_is_not_of_the_suite_is_left_alone(content, tmp_path, capfd):
+    out = tmp_path / "table.json"
+    content = content if isinstance(content, bytes) else content.encode()
+    out.write_bytes(content)
+    assert run("--out", out) == 2
+    printed = " ".join(capfd.readouterr().err.split())
+    assert "out must be a new file or one of ape-jax suite" in printed
+    assert "Traceback" not in printed
+    assert out.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
+
+
+def test_controls_differ_from_the_ensemble_in_what_they_are_named_after():
+    hypers = Hypers(beta=2.0, min_return=5.0, temperature=0.3)
+    same = {"config": CONFIG, "hypers": hypers}
+    assert suite.variant("ensemble", **same) == (CONFIG, hypers)
+    alone = dataclasses.replace(hypers, beta=0.0, min_return=None)
+    assert suite.variant("beta0", **same) == (
+        dataclasses.replace(CONFIG, observer="none"),
+        alone,
+    )
+    assert suite.variant("single", **same) == (
+        dataclasses.replace(CONFIG, num_experts=1, observer="uniform"),
+        hypers,
+    )
+
+
+def test_control_of_the_policy_gradient_keeps_its_observer():
+    """It cannot do without; at β = 0 nothing follows from it."""
+    config = TrainConfig(observer="posterior")
+    ours, hypers = suite.variant("beta0", config, Hypers())
+    assert (ours, hypers.beta) == (config, 0.0)
+
+
+REAL = dict(presets.PRESETS)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_preset_and_its_controls_make_a_task(name):
+    for which in suite.VARIANTS:
+        config, _ = suite.variant(which, *REAL[name])
+        assert make_task(config).networks.num_experts == config.num_experts
+
+
+def test_steps_of_an_update_are_those_of_all_environments():
+    """Four environments an expert, as many for the observer; twenty steps or segments of 8."""
+    settings = dataclasses.replace(CONFIG, num_experts=3)
+    alone = dataclasses.replace(settings, observer="none")
+    whole = dataclasses.replace(settings, algorithm="pg", hold="multipliers")
+    counts = [suite.steps_of_update(make_task(config)) for config in (settings, alone, whole)]
+    assert counts == [2 * 3 * 4 * 8, 3 * 4 * 8, 2 * 3 * 4 * 20]
