@@ -19,10 +19,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ape_jax.config import Hypers
+from ape_jax.config import Hypers, TrainConfig
 from ape_jax.learner import begin, updates
 from ape_jax.sharding import ENVIRONMENTS, SEEDS, make_mesh
 from ape_jax.training import Metrics, Task, TrainState
+from ape_jax.types import SettingError
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +106,26 @@ class Runner:
             yield Chunk(num_done + count, num_updates, *_here((state, metrics)))
 
     def _mesh(self, keys: Key[Array, " K"]) -> Mesh:
-        config = self.task.config
-        # What ppo goes on from is not spread: it divides seeds alone.
-        num_envs = config.envs_per_expert if config.algorithm == "pg" else 1
-        return make_mesh(len(keys), num_envs, self.devices)
+        return mesh_of(self.task.config, len(keys), self.devices)
+
+
+def mesh_of(
+    config: TrainConfig, num_seeds: int, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The devices of a run: seeds are spread, and with pg also the environments of a seed.
+
+    Raises:
+      SettingError: they do not divide over the devices asked for.
+    """
+    if config.algorithm == "pg":
+        return make_mesh(num_seeds, config.envs_per_expert, devices)
+    # Environments of ppo go on from update to update, on the device of their seed.
+    if devices is not None and num_seeds % len(devices):
+        raise SettingError(
+            f"seeds must be divisible by the {len(devices)} devices with algorithm=ppo, which "
+            f"spreads seeds alone; got {num_seeds}. Choose another number of either"
+        )
+    return make_mesh(num_seeds, 1, devices)
 
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh", "sweep"))

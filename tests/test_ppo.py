@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from probes import Probe
 
-from ape_jax import evaluation, learner, ppo
+from ape_jax import evaluation, learner, ppo, runner
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.networks import with_statistics
 from ape_jax.training import make_task
@@ -322,3 +322,10 @@ def test_an_expert_far_behind_the_best_is_dead():
     returns = np.array([[500.0, 9.0], [500.0, 300.0], [8.0, 9.0]])
     dead = evaluation.dead_experts(returns, random_return=20.0)
     np.testing.assert_array_equal(dead, [[False, True], [False, False], [False, False]])
+
+
+def test_seeds_alone_are_spread_over_devices():
+    devices = np.arange(2)
+    assert runner.mesh_of(CONFIG, 4, devices).shape == {"seeds": 2, "environments": 1}
+    with pytest.raises(SettingError, match="seeds must be divisible by the 2 devices"):
+        runner.mesh_of(CONFIG, 3, devices)

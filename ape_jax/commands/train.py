@@ -13,7 +13,15 @@ from rich.console import Console
 from ape_jax import checkpoint, evaluation, metrics, presets, sharding, tables
 from ape_jax.commands.output import INTERRUPTED, prepare, say
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
-from ape_jax.runner import EVALUATE, Chunk, Runner, describe_returns, progress_bar, seed_keys
+from ape_jax.runner import (
+    EVALUATE,
+    Chunk,
+    Runner,
+    describe_returns,
+    mesh_of,
+    progress_bar,
+    seed_keys,
+)
 from ape_jax.training import make_task
 from ape_jax.types import SettingError
 
@@ -103,7 +111,7 @@ def run(options: TrainOptions, console: Console) -> int:
             "or add --overwrite"
         )
     devices = _start(options)
-    sharding.make_mesh(config.seeds, config.train.envs_per_expert, devices)
+    mesh_of(config.train, config.seeds, devices)
     task = make_task(config.train)
     if jax.process_index() > 0:
         return _take_part(Runner(task, devices=devices), config)
