@@ -1,5 +1,6 @@
 """The commands as a user gives them: in this process, with real files."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 import ape_jax
-from ape_jax import checkpoint, cli, metrics
+from ape_jax import checkpoint, cli, metrics, presets
 from ape_jax.config import RunConfig, recipe
 from ape_jax.runner import Runner
+from ape_jax.training import make_task
 
 SMALL = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2"]
 
@@ -89,6 +91,78 @@ def test_train_on_an_environment_without_an_exact_evaluation(tmp_path):
     assert all(-1 <= value <= 1 for value in summary["pe_return"]["values"])
 
 
+PPO = ["--algorithm", "ppo"]
+
+
+@pytest.fixture(scope="module")
+def ppo_run(tmp_path_factory):
+    """Everything that the policy gradient does not have."""
+    out = tmp_path_factory.mktemp("runs") / "ppo"
+    arguments = [*PPO, "--env", "CartPole-v1", "--head", "mlp", "--hidden-sizes", "4"]
+    arguments += ["--env-param", "max_steps_in_episode=20", "--env-param", "gravity=9.5"]
+    arguments += ["--observer", "learned", "--hold", "gate", "--min-return", "12"]
+    arguments += ["--num-updates", "2", "--envs-per-expert", "4", "--segment-length", "16"]
+    arguments += ["--num-epochs", "1", "--num-minibatches", "2", "--first-temperature", "0.5"]
+    assert run("train", *arguments, "--seeds", "2", "--out", out) == 0
+    return out
+
+
+def test_configuration_of_a_ppo_run_is_what_the_flags_said(ppo_run):
+    train, hypers = recipe("mlp", 12.0)
+    train = dataclasses.replace(
+        train,
+        env="CartPole-v1",
+        env_param=("max_steps_in_episode=20", "gravity=9.5"),
+        algorithm="ppo",
+        hidden_sizes=(4,),
+        observer="learned",
+        hold="gate",
+        num_updates=2,
+        envs_per_expert=4,
+        segment_length=16,
+        num_epochs=1,
+        num_minibatches=2,
+    )
+    config = RunConfig(train, hypers.replace(first_temperature=0.5), seeds=2)
+    assert RunConfig.load(ppo_run / "config.yaml") == config
+    assert make_task(config.train).env_params.gravity == 9.5
+
+
+def test_ppo_run_is_written_whole(ppo_run):
+    """Episodes have 20 steps at most; an expert is held by a gate, not by a multiplier."""
+    summary = json.loads((ppo_run / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert summary["num_updates"] == 2
+    assert np.shape(summary["expert_returns"]["values"]) == (2, 2)
+    assert np.all(np.asarray(summary["expert_returns"]["values"]) <= 20)
+    assert summary["evaluation"] == "1024 episodes a policy"
+    assert 5 <= summary["random_return"] <= 20
+    assert "multipliers" not in summary
+    lines = (ppo_run / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert [row["update"] for row in rows] == [0, 1]
+    for row in rows:
+        assert np.shape(row["calibration_error"]) == np.shape(row["pe_return"]) == (2,)
+        assert all(0 <= error <= 1 for error in row["calibration_error"])
+        assert "multipliers" not in row
+    # The classifier begins without a preference, which is right half of the time.
+    np.testing.assert_allclose(rows[0]["calibration_error"], 0.0, atol=1e-5)
+    _, _, params = checkpoint.load_run(ppo_run)
+    assert metrics.fingerprint(params) == summary["fingerprint"]
+
+
+def test_flags_override_a_preset(tmp_path, monkeypatch):
+    train, hypers = recipe("tabular")
+    preset = presets.Preset(
+        dataclasses.replace(train, num_updates=7, envs_per_expert=4), hypers.replace(beta=0.9)
+    )
+    monkeypatch.setattr(presets, "PRESETS", {"tiny": preset})
+    out = tmp_path / "run"
+    assert run("train", "--preset", "tiny", "--beta", "0.1", "--num-updates=1", "--out", out) == 0
+    config = RunConfig.load(out / "config.yaml")
+    assert config.train == dataclasses.replace(preset.train, num_updates=1)
+    assert config.hypers == hypers.replace(beta=0.1)
+
+
 BAD = [
     (["--num-experts", "0"], "num_experts must be at least 1 and whole; got 0"),
     (["--envs-per-expert", "-4"], "envs_per_expert must be at least 1 and whole; got -4"),
@@ -113,6 +187,18 @@ BAD = [
     (["--bta", "1"], "--beta"),
     (["--config", "absent.yaml"], "config must be a readable file"),
     (["--config"], "--config"),
+    (["--preset", "gridwrld"], "preset must be one of gridworld, frozen-lake"),
+    (["--preset", "catch", "--config", "some.yaml"], "preset and config each set everything"),
+    (["--env", "CartPole-v1", "--env-param", "gravty=1"], "CartPole-v1; got 'gravty'. Nearest: gr"),
+    (["--env", "CartPole-v1", "--env-param", "gravity"], "env-param must be name=value"),
+    (["--env", "CartPole-v1", "--env-param", "gravity=low"], "env-param gravity must be a number"),
+    (["--env", "Breakout-MinAtar", "--head", "mlp"], "Use head='conv'"),
+    ([*PPO, "--env", "Breakout-MinAtar", "--head", "mlp"], "Use head='conv'"),
+    ([*PPO, "--env", "Pendulum-v1", "--head", "mlp"], "Use head='gaussian'"),
+    ([*PPO, "--env", "CartPole-v1", "--head", "gaussian"], "needs continuous actions"),
+    ([*PPO, "--num-minibatches", "3"], "num_minibatches must divide"),
+    ([*PPO, "--clip-ratio", "1"], "clip_ratio must be between 0 and 1; got 1"),
+    (["--hold", "gate"], "hold must be multipliers with algorithm=pg"),
 ]
 
 

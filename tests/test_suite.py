@@ -1,7 +1,8 @@
 import dataclasses
-import functools
 import json
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 
@@ -36,6 +37,9 @@ TINY = {
     "pole": presets.Preset(CONFIG, Hypers(min_return=5.0)),
     "swing": presets.Preset(GAUSSIAN, Hypers(beta=0.5)),
 }
+# The reward of an episode of so many steps; of Pendulum the worst is π² + 0.1 · 8² + 0.001 · 2².
+RANGES = {"pole": (1.0, 20.0), "swing": (-162.8, 0.0)}
+CLONES = {"behaviour_cloning_sampled", "behaviour_cloning_greedy", "posterior_sampled"}
 INTERVAL = {"mean", "low", "high", "values"}
 
 
@@ -51,27 +55,51 @@ def tiny_presets(monkeypatch):
     monkeypatch.setattr(presets, "PRESETS", TINY)
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
-    """The files of both presets."""
-    out = tmp_path_factory.mktemp("suite") / "new" / "suite.json"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presets, "PRESETS", TINY)
-        patch.setattr(
-            suite, "Posterior", functools.partial(Posterior, num_steps=2000, num_updates=20)
-        )
-        assert run("--quick", "--seeds", 2, "--first-seed", 7, "--out", out) == 0
-    return out
+def row(name, config, hypers, effort=None, first_seed=0, num_seeds=2, report=None):
+    """Of numbers that were never measured, all different."""
+    generator = np.random.default_rng(config.num_experts)
+    names = CLONES | ({"mean_action"} if config.head == "gaussian" else set())
+
+    def returns(*axes):
+        return generator.uniform(*RANGES[name], (num_seeds, *axes))
+
+    def of_experts(count):
+        clones = {name: returns() for name in sorted(names)}
+        return suite.Measured(returns(count), returns(count), clones)
+
+    counts = {"ensemble": config.num_experts, "beta0": config.num_experts, "single": 1}
+    results = {which: of_experts(count) for which, count in counts.items()}
+    return suite.row(name, config, hypers, results, returns()[0], 1234.5)
 
 
 @pytest.fixture
-def copied(measured, tmp_path):
+def written(tmp_path):
+    """Made-up results, as the command keeps them."""
     out = tmp_path / "suite.json"
-    out.write_bytes(measured.read_bytes())
+    rows = [row(name, *preset) for name, preset in TINY.items()]
+    out.write_text(json.dumps({"rows": rows}))
     return out
 
 
-def test_suite_writes_a_row_of_every_preset(measured):
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Real results of both presets."""
+    out = tmp_path_factory.mktemp("suite") / "new" / "suite.json"
+    optimized = jax.config.values["jax_disable_most_optimizations"]
+    # All of the time goes into compiling.
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(presets, "PRESETS", TINY)
+            patch.setattr(suite, "Posterior", partial(Posterior, num_steps=2000, num_updates=20))
+            assert run("--quick", "--seeds", 2, "--first-seed", 7, "--out", out) == 0
+    finally:
+        jax.config.update("jax_disable_most_optimizations", optimized)
+    return out
+
+
+@pytest.mark.slow
+def test_suite_writes_a_row_and_a_line_of_every_preset(measured):
     assert {path.name for path in measured.parent.iterdir()} == {"suite.json", "suite.md"}
     rows = json.loads(measured.read_text(), parse_constant=pytest.fail)["rows"]
     assert [row["preset"] for row in rows] == ["pole", "swing"]
@@ -81,16 +109,19 @@ def test_suite_writes_a_row_of_every_preset(measured):
         assert row["num_experts"] == config.num_experts
         assert row["config"] == json.loads(json.dumps(RunConfig(config, hypers).to_flat()))
         assert row["steps_per_second"] > 0
-        clones = {"behaviour_cloning_sampled", "behaviour_cloning_greedy", "posterior_sampled"}
-        clones |= {"mean_action"} if config.head == "gaussian" else set()
+        clones = CLONES | ({"mean_action"} if config.head == "gaussian" else set())
         assert set(row["clones"]) == clones
         assert set(row["single_expert_control"]["clones"]) == clones
+    lines = measured.with_suffix(".md").read_text().splitlines()
+    assert lines[0].startswith("| environment |")
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| CartPole-v1 (E = 2)",
+        "| Pendulum-v1 (E = 3)",
+    ]
+    assert len({line.count("|") for line in lines}) == 1
 
 
-# The reward of an episode of so many steps; of Pendulum the worst is π² + 0.1 · 8² + 0.001 · 2².
-RANGES = {"pole": (1.0, 20.0), "swing": (-162.8, 0.0)}
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_intervals_are_of_two_seeds_and_hold_returns_that_there_are(measured, name):
     (row,) = (r for r in json.loads(measured.read_text())["rows"] if r["preset"] == name)
@@ -117,19 +148,9 @@ def test_intervals_are_of_two_seeds_and_hold_returns_that_there_are(measured, na
     np.testing.assert_allclose(row["share_of_beta0"]["values"], share, rtol=1e-6)
 
 
-def test_table_has_a_line_of_every_environment(measured):
-    lines = measured.with_suffix(".md").read_text().splitlines()
-    assert lines[0].startswith("| environment |")
-    assert [line.split(" | ")[0] for line in lines[2:]] == [
-        "| CartPole-v1 (E = 2)",
-        "| Pendulum-v1 (E = 3)",
-    ]
-    assert len({line.count("|") for line in lines}) == 1
-
-
 @pytest.mark.parametrize("only", ["swing", "Pendulum-v1", " swing ,"])
-def test_rows_that_are_not_asked_for_are_kept(copied, monkeypatch, only):
-    before = json.loads(copied.read_text())["rows"]
+def test_rows_that_are_not_asked_for_are_kept(written, monkeypatch, only):
+    before = json.loads(written.read_text())["rows"]
     asked = []
 
     def measure(name, config, hypers, effort, first_seed, num_seeds, report):
@@ -137,25 +158,23 @@ def test_rows_that_are_not_asked_for_are_kept(copied, monkeypatch, only):
         return {**before[1], "steps_per_second": 123_456.0}
 
     monkeypatch.setattr(suite, "run", measure)
-    assert run("--only", only, "--seeds", 3, "--out", copied) == 0
+    assert run("--only", only, "--seeds", 3, "--out", written) == 0
     assert asked == [("swing", 2, suite.SuiteEffort(), 1000, 3)]
-    after = json.loads(copied.read_text())["rows"]
-    assert after[0] == before[0]
-    assert after[1] == {**before[1], "steps_per_second": 123_456.0}
-    lines = copied.with_suffix(".md").read_text().splitlines()
-    assert len(lines) == 4
+    after = json.loads(written.read_text())["rows"]
+    assert after == [before[0], {**before[1], "steps_per_second": 123_456.0}]
+    lines = written.with_suffix(".md").read_text().splitlines()
+    assert [line.split(" (")[0] for line in lines[2:]] == ["| CartPole-v1", "| Pendulum-v1"]
     assert lines[3].endswith(" 123,456 |")
 
 
-def test_quick_trains_a_twentieth_and_shows_a_tenth(tmp_path, monkeypatch, measured):
-    row = json.loads(measured.read_text())["rows"][0]
+def test_quick_trains_a_twentieth_and_shows_a_tenth(tmp_path, monkeypatch):
     long = TINY["pole"]._replace(train=dataclasses.replace(CONFIG, num_updates=300))
     monkeypatch.setattr(presets, "PRESETS", {"pole": long})
     asked = []
 
     def measure(name, config, hypers, effort, *rest):
         asked.append((config, effort.num_steps))
-        return row
+        return row(name, config, hypers)
 
     monkeypatch.setattr(suite, "run", measure)
     assert run("--quick", "--out", tmp_path / "suite.json") == 0
@@ -163,8 +182,17 @@ def test_quick_trains_a_twentieth_and_shows_a_tenth(tmp_path, monkeypatch, measu
     assert asked == [(expected, suite.SuiteEffort().num_steps // 10)]
 
 
-def test_interrupt_keeps_the_rows_that_are_finished(copied, monkeypatch):
-    before = json.loads(copied.read_text())["rows"]
+def test_one_seed_has_no_interval(tmp_path, monkeypatch):
+    monkeypatch.setattr(suite, "run", row)
+    assert run("--seeds", 1, "--out", tmp_path / "suite.json") == 0
+    for written in json.loads((tmp_path / "suite.json").read_text())["rows"]:
+        assert (written["pe_return"]["low"], written["pe_return"]["high"]) == (None, None)
+        assert len(written["pe_return"]["values"]) == 1
+    assert "[" not in (tmp_path / "suite.md").read_text()
+
+
+def test_interrupt_keeps_the_rows_that_are_finished(written, monkeypatch):
+    before = json.loads(written.read_text())["rows"]
 
     def measure(name, *rest):
         if name == "swing":
@@ -172,9 +200,22 @@ def test_interrupt_keeps_the_rows_that_are_finished(copied, monkeypatch):
         return {**before[0], "steps_per_second": 1.0}
 
     monkeypatch.setattr(suite, "run", measure)
-    assert run("--out", copied) == cli.INTERRUPTED
-    rows = json.loads(copied.read_text())["rows"]
-    assert [row["steps_per_second"] for row in rows] == [1.0, before[1]["steps_per_second"]]
+    assert run("--out", written) == cli.INTERRUPTED
+    rows = json.loads(written.read_text())["rows"]
+    assert rows == [{**before[0], "steps_per_second": 1.0}, before[1]]
+
+
+def test_share_is_counted_from_a_random_policy():
+    """Experts alone get from 2 to 10, the ensemble from 2 to 6 and 8: a half and three quarters."""
+
+    def measured(*returns):
+        experts = np.array(returns, np.float64)[:, None].repeat(2, axis=1)
+        return suite.Measured(experts, experts, dict.fromkeys(CLONES, experts[:, 0]))
+
+    results = {"ensemble": measured(6, 8), "beta0": measured(9, 11), "single": measured(9, 11)}
+    ours = suite.row("pole", *TINY["pole"], results, 2.0, 1.0)
+    assert ours["share_of_beta0"]["values"] == [0.5, 0.75]
+    assert ours["random_return"] == 2.0
 
 
 BAD = [
