@@ -267,15 +267,15 @@ def measure(
     sizes: Sequence[int] = EXPERTS,
     trunks: Sequence[bool] = (False, True),
     num_updates: int = UPDATES,
+    note: Callable[[dict], None] = lambda _: None,
 ) -> dict:
-    """Both parts."""
-    return {
-        "device": common.device(),
-        "env": ENV,
-        "repeats": repeats,
-        "rows": [against_plain(num_envs, num_steps, repeats) for num_envs in ENVS],
-        "ensembles": ensembles(sizes, trunks, num_updates, effort),
-    }
+    """Both parts; the result so far is noted after every row of the first."""
+    rows: list[dict] = []
+    result = {"device": common.device(), "env": ENV, "repeats": repeats, "rows": rows}
+    for num_envs in ENVS:
+        rows.append(against_plain(num_envs, num_steps, repeats))
+        note(result)
+    return result | {"ensembles": ensembles(sizes, trunks, num_updates, effort)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -294,7 +294,10 @@ def main(arguments: list[str] | None = None) -> None:
     steps = given.steps or (STEPS // 10 if given.quick else STEPS)
     effort = dataclasses.replace(effort, repeats=repeats, budget=BUDGET)
     with console.status("PPO by turns, then ensembles"):
-        result = measure(steps, repeats, effort, EXPERTS[:2] if given.quick else EXPERTS)
+        result = measure(
+            *(steps, repeats, effort, EXPERTS[:2] if given.quick else EXPERTS),
+            note=functools.partial(common.write, out=given.out),
+        )
     console.print(common.table_of(result["ensembles"], OF_ENSEMBLES, "Ensembles, by turns"))
     table = common.table_of(result["rows"], AGAINST_PLAIN, f"PPO on {ENV}, steps a second")
     common.publish(result, draw(result), table, given.out, console)
