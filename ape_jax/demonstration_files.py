@@ -26,6 +26,9 @@ VERSION = 1
 HIDDEN_EXPERT = "hidden_expert"
 """Key of the expert that acted in each step, kept apart from what observers may see."""
 
+ENV_PARAM = "env_param"
+"""Key of the environment's parameters that differ from its defaults, as name=value texts."""
+
 _REQUIRED = ("format_version", "env_id", *Demonstrations._fields)
 _WIDER = {np.dtype(np.float32): np.dtype(np.float64), np.dtype(np.int32): np.dtype(np.int64)}
 _FORMAT = "The format is in docs/demonstrations.md"
@@ -38,6 +41,8 @@ class DemonstrationFile(NamedTuple):
     demonstrations: Demonstrations
     hidden_expert: Int[Array, " N"] | None
     """The expert that acted in each step; None where the file does not tell."""
+    env_param: tuple[str, ...] = ()
+    """Parameters of the environment that differ from its defaults, as name=value."""
 
 
 def save(
@@ -45,6 +50,7 @@ def save(
     env_id: str,
     demonstrations: Demonstrations,
     hidden_expert: Int[Array, " N"] | None = None,
+    env_param: tuple[str, ...] = (),
 ) -> None:
     """Write demonstrations that :func:`load` reads back, whole or not at all.
 
@@ -53,6 +59,7 @@ def save(
       env_id: the registered environment that they come from.
       demonstrations: steps [N].
       hidden_expert: the expert that acted in each step [N]; leave it out of a file for an attacker.
+      env_param: its parameters that differ from its defaults, as name=value.
 
     Raises:
       SettingError: demonstrations that :func:`load` would not accept, or a file that cannot be
@@ -62,7 +69,9 @@ def save(
     arrays = {name: np.asarray(x) for name, x in demonstrations._asdict().items()}
     if hidden_expert is not None:
         arrays[HIDDEN_EXPERT] = np.asarray(hidden_expert)
-    arrays = _check(env_id, arrays, f"demonstrations for {path}")
+    arrays = _check(env_id, env_param, arrays, f"demonstrations for {path}")
+    if env_param:
+        arrays[ENV_PARAM] = np.array(env_param)
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -100,15 +109,15 @@ def load(path: Path | str, expected_env: str | None = None) -> DemonstrationFile
     path = Path(path)
     arrays = _read(path)
     where = f"demonstrations {path}"
-    env_id = _check_header(arrays, where)
+    env_id, env_param = _check_header(arrays, where)
     if expected_env is not None and env_id != expected_env:
         raise SettingError(
             f"{where}: env_id must be {expected_env!r}, which is asked for here; got {env_id!r}. "
             "Bring demonstrations from that environment, or ask for this one"
         )
-    checked = {name: jnp.asarray(x) for name, x in _check(env_id, arrays, where).items()}
+    checked = {name: jnp.asarray(x) for name, x in _check(env_id, env_param, arrays, where).items()}
     hidden_expert = checked.pop(HIDDEN_EXPERT, None)
-    return DemonstrationFile(env_id, Demonstrations(**checked), hidden_expert)
+    return DemonstrationFile(env_id, Demonstrations(**checked), hidden_expert, env_param)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -161,7 +170,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 def _check_names(names: list[str], where: str) -> None:
     missing = [name for name in _REQUIRED if name not in names]
-    unknown = sorted({name for name in names if name not in (*_REQUIRED, HIDDEN_EXPERT)})
+    known = (*_REQUIRED, HIDDEN_EXPERT, ENV_PARAM)
+    unknown = sorted({name for name in names if name not in known})
     twice = sorted({name for name in names if names.count(name) > 1})
     wrong = [
         f"{word} {', '.join(map(repr, some))}"
@@ -170,13 +180,14 @@ def _check_names(names: list[str], where: str) -> None:
     ]
     if wrong:
         raise SettingError(
-            f"{where} must hold the arrays {', '.join(_REQUIRED)}, and {HIDDEN_EXPERT} or not; "
+            f"{where} must hold the arrays {', '.join(_REQUIRED)}, and {HIDDEN_EXPERT} and "
+            f"{ENV_PARAM} or not; "
             f"{'; '.join(wrong)}. {_FORMAT}"
         )
 
 
-def _check_header(arrays: dict[str, np.ndarray], where: str) -> str:
-    """Check version and environment id; returns the id."""
+def _check_header(arrays: dict[str, np.ndarray], where: str) -> tuple[str, tuple[str, ...]]:
+    """Check version and environment; returns its id, and its parameters as texts."""
     version, env_id = arrays["format_version"], arrays["env_id"]
     if version.shape != () or version.dtype.kind not in "iu" or version != VERSION:
         raise SettingError(
@@ -188,13 +199,21 @@ def _check_header(arrays: dict[str, np.ndarray], where: str) -> str:
             f"{where}: env_id must be one text, such as {envs.GRIDWORLD!r}; got {_brief(env_id)}. "
             "Save the name of the environment"
         )
-    return str(env_id)
+    env_param = arrays.get(ENV_PARAM, np.array([], np.str_))
+    if env_param.ndim != 1 or env_param.dtype.kind != "U":
+        raise SettingError(
+            f"{where}: {ENV_PARAM} must be a list of name=value texts; got {_brief(env_param)}. "
+            "Leave it out where the environment has its defaults"
+        )
+    return str(env_id), tuple(map(str, env_param))
 
 
-def _check(env_id: str, arrays: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
+def _check(
+    env_id: str, env_param: tuple[str, ...], arrays: dict[str, np.ndarray], where: str
+) -> dict[str, np.ndarray]:
     """Check everything, cheapest first; returns the arrays of steps in the types of the package."""
     try:
-        env, env_params = envs.make(env_id)
+        env, env_params = envs.make(env_id, envs.parse_overrides(env_param))
     except SettingError as error:
         raise SettingError(f"{where}: {error}") from None
     shown = jax.eval_shape(env.reset_env, jax.random.key(0), env_params)[0]

@@ -3,7 +3,7 @@
 import itertools
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -71,13 +71,17 @@ class GymnaxEnv(gymnasium.Env):
         return np.asarray(observation, self.observation_space.dtype)[()]
 
 
-def to_gymnasium(env_id: str) -> GymnaxEnv:
+def to_gymnasium(env_id: str, env_param: Sequence[str] = ()) -> GymnaxEnv:
     """Make any registered gymnax environment as a Gymnasium one.
 
+    Args:
+      env_id: its name.
+      env_param: its parameters that differ from its defaults, as name=value.
+
     Raises:
-      SettingError: no environment has that name.
+      SettingError: no environment has that name, or no parameter.
     """
-    return GymnaxEnv(*envs.make(env_id))
+    return GymnaxEnv(*envs.make(env_id, envs.parse_overrides(env_param)))
 
 
 def score(
@@ -135,6 +139,7 @@ def to_minari(
     env_id: str,
     demonstrations: Demonstrations,
     hidden_expert: Int[Array, " N"] | None = None,
+    env_param: Sequence[str] = (),
 ) -> Any:
     """Export demonstrations as a local Minari dataset, whole or not at all.
 
@@ -149,6 +154,7 @@ def to_minari(
       demonstrations: steps [N].
       hidden_expert: the expert that acted in each step [N], exported in each episode's ``infos``;
         left out if None.
+      env_param: the environment's parameters that differ from its defaults, as name=value.
 
     Returns:
       The ``minari.MinariDataset``.
@@ -160,7 +166,7 @@ def to_minari(
     check_minari(dataset_id)
     from minari.storage import get_dataset_path
 
-    world = to_gymnasium(env_id)
+    world = to_gymnasium(env_id, env_param)
     steps = jax.tree.map(np.asarray, demonstrations)
     begins = np.concatenate([[0], np.flatnonzero(np.diff(steps.episode)) + 1, [len(steps.action)]])
     buffers = []
@@ -186,7 +192,7 @@ def to_minari(
     spec = EnvSpec(
         id=f"gymnax/{env_id}",
         entry_point="ape_jax.interop:to_gymnasium",
-        kwargs={"env_id": env_id},
+        kwargs={"env_id": env_id, "env_param": list(env_param)},
         disable_env_checker=True,
     )
     try:

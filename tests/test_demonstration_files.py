@@ -58,7 +58,7 @@ def test_collected_demonstrations_read_back(small_task, hypers, tmp_path):
     path = tmp_path / "shown.data"
     demonstration_files.save(path, GRIDWORLD, shown, expert)
     assert [each.name for each in tmp_path.iterdir()] == ["shown.data"]
-    env_id, loaded, loaded_expert = demonstration_files.load(path, expected_env=GRIDWORLD)
+    env_id, loaded, loaded_expert, _ = demonstration_files.load(path, expected_env=GRIDWORLD)
     assert env_id == GRIDWORLD
     assert_equal(loaded, shown)
     assert isinstance(loaded.action, jax.Array)
@@ -205,6 +205,8 @@ BAD = {
         "the same throughout an episode; got 1 at step 2",
     ),
     "expert too short": ({"hidden_expert": np.zeros(2, np.int32)}, "hidden_expert 2"),
+    "one text of parameters": ({"env_param": np.str_("x=1")}, "list of name=value texts"),
+    "parameter unknown": ({"env_param": np.array(["gravity=1"])}, "got 'gravity'"),
     "negative expert": ({"hidden_expert": np.full(6, -1, np.int32)}, "at least 0"),
     "text of objects": ({"reward": np.array([1, "x", None] * 2, object)}, "holds Python objects"),
 }

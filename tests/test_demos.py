@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from ape_jax import checkpoint, cli, demonstration_files, demonstrations
-from ape_jax.commands import demos
+from ape_jax import checkpoint, cli, demonstration_files, demonstrations, interop
+from ape_jax.commands import audit, demos
+from ape_jax.config import TrainConfig
 from ape_jax.core import tabular
 from ape_jax.demonstrations import Demonstrations
 from ape_jax.envs import GRIDWORLD
+from ape_jax.training import make_task
 from ape_jax.types import SettingError
 
 
@@ -31,7 +33,7 @@ def trained(tmp_path_factory):
 def test_demos_writes_a_file_that_loads(trained, tmp_path, capfd):
     out = tmp_path / "made" / "shown.npz"
     assert run("demos", trained, "--steps", "3000", "--out", out) == 0
-    _, shown, expert = demonstration_files.load(out, expected_env=GRIDWORLD)
+    _, shown, expert, _ = demonstration_files.load(out, expected_env=GRIDWORLD)
     assert shown.action.shape == expert.shape == (3000,)
     assert set(np.unique(expert)) == {0, 1}
     printed = " ".join(capfd.readouterr().out.split())
@@ -176,3 +178,31 @@ def test_minari_dataset_comes_with_the_file(trained, tmp_path, monkeypatch):
     with pytest.raises(SettingError, match="does not exist yet"):
         demos.write(trained, tmp_path / "other.npz", 500, minari="gridworld/ape-v0")
     assert not (tmp_path / "other.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "head", "env_param"),
+    [
+        ("CartPole-v1", "mlp", ("max_steps_in_episode=7", "gravity=5.0")),
+        ("Breakout-MinAtar", "conv", ("max_steps_in_episode=40",)),
+    ],
+)
+def test_a_file_is_audited_in_the_environment_that_it_comes_from(env, head, env_param, tmp_path):
+    """Parameters included; images by heads that take them."""
+    config = TrainConfig(env=env, env_param=env_param, head=head, hidden_sizes=(4,))
+    task = make_task(config)
+    heads = task.networks.init(jax.random.key(0)).heads
+    shown, _ = demonstrations.collect(jax.random.key(1), task, heads, 300)
+    out = tmp_path / "shown.npz"
+    demonstration_files.save(out, env, shown, env_param=env_param)
+    assert demonstration_files.load(out).env_param == env_param
+    judged = audit._file(out, 1).task
+    assert judged.env_params == task.env_params
+    assert judged.config.head == head
+
+
+def test_gymnasium_face_has_the_parameters_too():
+    world = interop.to_gymnasium("FourRooms-misc", ("max_steps_in_episode=4", "fail_prob=0"))
+    world.reset(seed=0)
+    ends = [world.step(0)[2:4] for _ in range(4)]
+    assert ends == [(False, False)] * 3 + [(False, True)]

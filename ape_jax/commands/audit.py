@@ -221,15 +221,19 @@ def _made(
 def _file(path: Path, seeds: int) -> Subject:
     """A file of demonstrations in place of an ensemble."""
     file = demonstration_files.load(path)
-    env, params = envs.make(file.env_id)
+    env, params = envs.make(file.env_id, envs.parse_overrides(file.env_param))
     if not isinstance(env.action_space(params), spaces.Discrete):
         raise SettingError(
             f"run must hold discrete actions; those in {path} are continuous, which audit cannot "
             "score. Fit observers.MeanAction or observers.GaussianMixture in Python instead"
         )
-    finite = isinstance(env.observation_space(params), spaces.Discrete)
-    head: HeadName = "tabular" if finite else "mlp"
-    task = make_task(TrainConfig(env=file.env_id, num_experts=1, head=head))
+    space = env.observation_space(params)
+    head: HeadName = "conv" if len(space.shape) == 3 else "mlp"
+    if isinstance(space, spaces.Discrete):
+        head = "tabular"
+    task = make_task(
+        TrainConfig(env=file.env_id, env_param=file.env_param, num_experts=1, head=head)
+    )
     given, kept = demonstrations.hold_out(file.demonstrations)
     samples = [demonstrations.resample(given, seed) for seed in range(seeds)]
     everything = demonstrations.complete_returns(file.demonstrations)

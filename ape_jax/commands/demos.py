@@ -65,6 +65,7 @@ class Sample(NamedTuple):
     """Demonstrations of one seed of a run."""
 
     env_id: str
+    env_param: tuple[str, ...]
     seed: int
     demonstrations: Demonstrations
     hidden_expert: Int[Array, " N"]
@@ -140,9 +141,10 @@ def write(
     sampled = _sample(ensemble, num_steps)
     prepare(out.parent, "file")
     hidden_expert = sampled.hidden_expert if with_expert else None
-    demonstration_files.save(out, sampled.env_id, sampled.demonstrations, hidden_expert)
+    world = (sampled.env_id, sampled.demonstrations)
+    demonstration_files.save(out, *world, hidden_expert, sampled.env_param)
     if minari is not None:
-        interop.to_minari(minari, sampled.env_id, sampled.demonstrations)
+        interop.to_minari(minari, *world, env_param=sampled.env_param)
     returns = demonstrations.complete_returns(sampled.demonstrations)
     return Report(
         seed=sampled.seed,
@@ -176,4 +178,4 @@ def _sample(ensemble: _Ensemble, num_steps: int) -> Sample:
             f"steps must be enough for one complete episode; {num_steps} were not. "
             f"An episode has up to {task.num_steps}"
         )
-    return Sample(task.config.env, seed, shown, hidden_expert)
+    return Sample(task.config.env, task.config.env_param, seed, shown, hidden_expert)
