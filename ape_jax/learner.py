@@ -33,7 +33,7 @@ def begin(key: PRNGKey, task: Task, hypers: Hypers) -> TrainState:
     state = create_state(key, task.networks, hypers)
     if task.config.algorithm == "pg":
         return state
-    return ppo.begin(jax.random.fold_in(key, 1), task, hypers, state)
+    return ppo.begin(task, hypers, state)
 
 
 def make_train(

@@ -123,7 +123,9 @@ class GaussianHead(nn.Module):
             log_std = self.param("log_std", nn.initializers.zeros, (self.size,))
             outputs = jnp.concatenate([outputs, log_std])
         means, log_stds = jnp.split(outputs, 2)
-        return jnp.concatenate([means, jnp.clip(log_stds - 0.5, -5.0, 1.0)])
+        # Between −5 and 1, and −0.5 at the start with a slope of one: a sharp bound has no gradient
+        # beyond it, and a head that crosses it would never come back.
+        return jnp.concatenate([means, -2.0 + 3.0 * jnp.tanh(log_stds / 2.25 + jnp.arctanh(0.5))])
 
 
 class EnsembleParams(NamedTuple):
@@ -235,13 +237,17 @@ class Networks:
             lambda x: jnp.broadcast_to(jnp.sum(x, axis=0, keepdims=True), x.shape), gradients
         )
 
+    def once(self, heads: Params) -> Params:
+        """Leaves of heads [E, …], with a single copy of what is shared."""
+        return self._map_trunk(lambda x: x[:1], heads)
+
     def _map_trunk(self, function: Callable, heads: Params) -> Params:
         """Apply to the leaves of heads that are shared, which each head has a copy of."""
         if self.last_layer is None:
             return heads
 
         def apply(path, leaf):
-            names = {entry.key for entry in path}
+            names = {getattr(entry, "key", None) for entry in path}
             return leaf if names & {self.last_layer, "log_std"} else function(leaf)
 
         return jax.tree_util.tree_map_with_path(apply, heads)

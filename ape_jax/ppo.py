@@ -7,18 +7,18 @@ the observer apart, so that β weighs terms of one size in every environment.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from ape_jax import rollout
 from ape_jax.config import Hypers
-from ape_jax.core import calibration, moments, objective, random, returns
+from ape_jax.core import moments, objective, random, returns
 from ape_jax.core.distributions import Distribution
 from ape_jax.networks import EnsembleParams, Networks, with_statistics
+from ape_jax.ppo_loss import Batch, Parts, Steps, Weights, calibration_of, minibatch_loss
 from ape_jax.rollout import Segment, Streams
 from ape_jax.training import (
     Metrics,
@@ -30,58 +30,30 @@ from ape_jax.training import (
 )
 from ape_jax.types import LogWeightsFn, Params, PRNGKey, Transition
 
-
-class Steps(NamedTuple):
-    """What a minibatch needs of steps [N] of one policy."""
-
-    observation: Shaped[Array, "N ..."]
-    action: Shaped[Array, "N ..."]
-    log_prob: Float[Array, " N"]
-    """When it was taken."""
-    value: Float[Array, " N"]
-    """Then."""
-    advantage: Float[Array, " N"]
-    """In standard deviations of all of this policy's in the segment."""
-    target: Float[Array, " N"]
-    """Of the critic."""
-    log_weights: Float[Array, "N E"] | None = None
-    """Of the observer's experts, at its steps."""
+LENGTH_RATE = 0.1
+"""Of the running mean of an expert's ends a step: it looks back over about ten segments."""
 
 
-class Batch(NamedTuple):
-    """A segment, or a minibatch of it."""
-
-    experts: Steps
-    """[E, T * B]."""
-    observer: Steps | None
-    """[T * M]; None where nobody observes."""
-
-
-class Parts(NamedTuple):
-    """Of the loss of a minibatch."""
-
-    policy: Float[Array, ""]
-    value: Float[Array, ""]
-    entropy: Float[Array, ""]
-    classifier: Float[Array, ""] | None
-
-
-def begin(key: PRNGKey, task: Task, hypers: Hypers, state: TrainState) -> TrainState:
+def begin(task: Task, hypers: Hypers, state: TrainState) -> TrainState:
     """A fresh state with environments to go on from, and its own optimiser's."""
     config, networks = task.config, task.networks
-    keys = jax.random.split(key, num_streams(task))
+    key, key_streams = jax.random.split(state.key)
+    keys = jax.random.split(key_streams, num_streams(task))
     streams = rollout.begin(keys, task.env, task.env_params)
     size = streams.observation[0].size
     carried = PPOState(
         streams=streams,
         expert_returns=jnp.full(networks.num_experts, jnp.nan),
         observer_return=jnp.float32(jnp.nan),
+        num_episodes=jnp.zeros(networks.num_experts, jnp.int32),
+        ends_per_step=jnp.full(networks.num_experts, jnp.nan),
         observations=moments.standard((size,)) if config.normalize_observations else None,
         rewards=moments.standard(()) if config.normalize_rewards else None,
         num_updates=jnp.int32(0),
     )
     return dataclasses.replace(
         state,
+        key=key,
         ppo=carried,
         opt_state=optimizer(task, hypers).init(state.params),
         multipliers=None if config.hold == "gate" else state.multipliers,
@@ -110,8 +82,14 @@ def optimizer(task: Task, hypers: Hypers) -> optax.GradientTransformation:
         rates = optax.linear_schedule(rate, hypers.final_rate_share * rate, max(steps - 1, 1))
         return optax.chain(*clips, optax.adam(rates, eps=1e-5))
 
-    # Copies of a shared layer must stay alike.
-    of_heads = clip if task.networks.last_layer else each
+    def clip_shared(updates):
+        """All heads alike, so that copies of a shared layer stay alike; it counts once."""
+        norm = head_norm(task.networks, updates)
+        return jax.tree.map(lambda x: x * jnp.minimum(1.0, hypers.max_grad_norm / norm), updates)
+
+    of_heads = each
+    if task.networks.last_layer:
+        of_heads = optax.stateless(lambda updates, _: clip_shared(updates))
     return optax.partition(
         {
             "heads": adam(hypers.learning_rate, of_heads),
@@ -126,6 +104,11 @@ def optimizer(task: Task, hypers: Hypers) -> optax.GradientTransformation:
             classifier=jax.tree.map(lambda _: "classifier", params.classifier),
         ),
     )
+
+
+def head_norm(networks: Networks, gradients: Params) -> Float[Array, ""]:
+    """Norm of the gradient of heads [E, …], in which a shared layer counts once."""
+    return jnp.maximum(optax.tree.norm(networks.once(gradients)), 1e-12)
 
 
 def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, Metrics]:
@@ -149,19 +132,17 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
     streams, steps, seen = collect(
         key_collect, task, state.params, carried.streams, observer, hypers
     )
-    carried = go_on(task, carried, streams, steps, seen)
+    before, carried = carried, go_on(task, carried, streams, steps, seen)
     batch = prepare(task, state.params, steps, seen, carried, log_weights, hypers)
+    weights = weigh(task, carried, state.multipliers, hypers)
     calibration_error = None
     if state.params.classifier is not None:
-        calibration_error = calibration_of(task.networks, state.params.classifier, batch.experts)
-    gates = jnp.ones(config.num_experts)
-    if config.hold == "gate" and hypers.min_return is not None:
-        gates = objective.gate(carried.expert_returns, hypers.min_return, hypers.gate_scale)
+        calibration_error = calibration_of(
+            task.networks, state.params.classifier, batch.experts, weights.lengths
+        )
 
     def loss(params, part):
-        return minibatch_loss(
-            params, task.networks, part, hypers, temperature, gates, state.multipliers
-        )
+        return minibatch_loss(params, task.networks, part, hypers, temperature, weights)
 
     params, opt_state, parts, grad_norm = descend(key_shuffle, task, state, batch, loss, hypers)
     if carried.observations is not None:
@@ -179,7 +160,35 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
         calibration_error=calibration_error,
     )
     state = dataclasses.replace(state, params=params, opt_state=opt_state, key=key, ppo=carried)
-    return constrain(state, carried.expert_returns, hypers), metrics
+    # A return is news once, however many segments an episode lasts.
+    news = known_returns(task, carried, carried.num_episodes > before.num_episodes)
+    return constrain(state, news, hypers), metrics
+
+
+def weigh(
+    task: Task, carried: PPOState, multipliers: Float[Array, " E"] | None, hypers: Hypers
+) -> Weights:
+    """How much the terms and the experts count in this update."""
+    num_experts = task.config.num_experts
+    experts, observer = jnp.ones(num_experts), jnp.float32(hypers.beta)
+    if multipliers is not None:
+        experts, observer = objective.dual_weights(multipliers)
+    gates = jnp.ones(num_experts)
+    if task.config.hold == "gate" and hypers.min_return is not None:
+        gates = objective.gate(known_returns(task, carried), hypers.min_return, hypers.gate_scale)
+    lengths = 1.0 / jnp.clip(carried.ends_per_step, 1.0 / task.num_steps, 1.0)
+    return Weights(experts, observer, gates, lengths / jnp.sum(lengths))
+
+
+def known_returns(
+    task: Task, carried: PPOState, also: Bool[Array, " E"] | bool = True
+) -> Float[Array, " E"]:
+    """Returns of experts that have ended B episodes; nan of the others.
+
+    The first to end are the shortest, and no fair sample.
+    """
+    known = (carried.num_episodes >= task.config.envs_per_expert) & also
+    return jnp.where(known, carried.expert_returns, jnp.nan)
 
 
 def temperature_at(num_done, num_updates: int, hypers: Hypers) -> Float[Array, ""] | float:
@@ -257,6 +266,9 @@ def go_on(
         lambda x: x[:, :num_own].reshape(x.shape[0], config.num_experts, -1),
         (ended, seen.episode_return),
     )
+    ends = jnp.sum(own[0], axis=(0, 2))
+    now = jnp.mean(own[0], axis=(0, 2))
+    rate = jnp.where(jnp.isnan(carried.ends_per_step), now, carried.ends_per_step)
     observations, rewards = carried.observations, carried.rewards
     if observations is not None:
         flat = steps.observation[:, :num_own].reshape(-1, observations.mean.shape[0])
@@ -269,6 +281,8 @@ def go_on(
         observer_return=newest(
             carried.observer_return, ended[:, num_own:], seen.episode_return[:, num_own:]
         ),
+        num_episodes=carried.num_episodes + ends,
+        ends_per_step=rate + LENGTH_RATE * (now - rate),
         observations=observations,
         rewards=rewards,
         num_updates=carried.num_updates + 1,
@@ -289,14 +303,14 @@ def prepare(
     num_own = num_experts * task.config.envs_per_expert
     scale = 1.0 if carried.rewards is None else carried.rewards.scale()
 
-    def of_policy(critic, steps, log_prob, reward):
+    def of_policy(critic, steps, log_prob):
         value = jax.vmap(jax.vmap(networks.value, (None, 0)), (None, 0))
         values = value(critic, steps.observation)
         next_values = value(critic, steps.next_observation)
         advantages = jax.vmap(
             returns.generalized_advantages, in_axes=(1, 1, 1, 1, 1, None, None), out_axes=1
         )(
-            *(reward * scale, values, next_values, steps.terminated, steps.truncated),
+            *(steps.reward * scale, values, next_values, steps.terminated, steps.truncated),
             *(hypers.discount, hypers.trace_decay),
         )
         standard = (advantages - jnp.mean(advantages)) / (jnp.std(advantages) + 1e-8)
@@ -310,16 +324,11 @@ def prepare(
         lambda x: x[:, :num_own].reshape(x.shape[0], num_experts, -1, *x.shape[2:]),
         (steps, seen.log_prob),
     )
-    experts = jax.vmap(of_policy, (0, 1, 1, 1))(
-        params.expert_critics, own[0], own[1], own[0].reward
-    )
+    experts = jax.vmap(of_policy, (0, 1, 1))(params.expert_critics, *own)
     if task.config.observer == "none":
         return Batch(experts, None)
-    others, log_prob = jax.tree.map(lambda x: x[:, num_own:], (steps, seen.log_prob))
-    reward = others.reward
-    if task.observer_reward is not None:
-        reward = jax.vmap(jax.vmap(task.observer_reward))(others)
-    observer = of_policy(params.observer_critic, others, log_prob, reward)
+    others = jax.tree.map(lambda x: x[:, num_own:], (steps, seen.log_prob))
+    observer = of_policy(params.observer_critic, *others)
     weights = jax.vmap(log_weights)(observer.observation)
     return Batch(experts, observer._replace(log_weights=weights))
 
@@ -343,7 +352,7 @@ def descend(
         grads = grads._replace(heads=task.networks.tie(grads.heads))
         changes, opt_state = step.update(grads, opt_state, params)
         params = optax.apply_updates(params, changes)
-        return (params, opt_state), (parts, optax.tree.norm(grads.heads))
+        return (params, opt_state), (parts, head_norm(task.networks, grads.heads))
 
     def epoch(carry, key):
         key_experts, key_observer = jax.random.split(key)
@@ -356,97 +365,3 @@ def descend(
     carry = (state.params, state.opt_state)
     (params, opt_state), seen = jax.lax.scan(epoch, carry, jax.random.split(key, config.num_epochs))
     return params, opt_state, *jax.tree.map(jnp.mean, seen)
-
-
-def minibatch_loss(
-    params: EnsembleParams,
-    networks: Networks,
-    batch: Batch,
-    hypers: Hypers,
-    temperature: Float[Array, ""] | float,
-    gates: Float[Array, " E"],
-    multipliers: Float[Array, " E"] | None = None,
-) -> tuple[Float[Array, ""], Parts]:
-    """The PPO-APE loss: each expert's clipped surrogate, and β times the observer's.
-
-    Args:
-      params: heads, critics, classifier.
-      networks: what they mean.
-      batch: steps of every expert [E, N] and of the observer [N'].
-      hypers: β, clipping, entropy bonus.
-      temperature: of the observer.
-      gates: share of the observer's gradient that each expert takes.
-      multipliers: λ_c, which weigh the two terms in place of β; None in the penalised form.
-
-    Returns:
-      The scalar loss, and its parts.
-    """
-
-    def expert_block(head, critic, steps):
-        def at_step(observation, action):
-            policy = networks.policy(head, observation)
-            return policy.log_prob(action), policy.entropy()
-
-        log_probs, entropies = jax.vmap(at_step)(steps.observation, steps.action)
-        surrogate = objective.clipped_surrogate(
-            log_probs, steps.log_prob, steps.advantage, hypers.clip_ratio
-        )
-        return surrogate, critic_loss(critic, steps), jnp.mean(entropies)
-
-    def critic_loss(critic, steps):
-        values = jax.vmap(networks.value, (None, 0))(critic, steps.observation)
-        return objective.clipped_value_loss(values, steps.value, steps.target, hypers.value_clip)
-
-    weights, beta = jnp.ones(networks.num_experts), jnp.float32(hypers.beta)
-    if multipliers is not None:
-        weights, beta = objective.dual_weights(multipliers)
-    policies, values, entropies = jax.vmap(expert_block)(
-        params.heads, params.expert_critics, batch.experts
-    )
-    policy, value, entropy = jnp.sum(weights * policies), jnp.sum(values), jnp.sum(entropies)
-    classifier = None
-    if params.classifier is not None:
-        classifier = classifier_loss(networks, params.classifier, batch.experts)
-    steps = batch.observer
-    if steps is not None:
-
-        def at_observer_step(observation, action, log_weights):
-            policies = networks.policies(params.heads, observation)
-            policies = jax.tree.map(_gated(gates), policies)
-            return policies.pool(log_weights).temper(temperature).log_prob(action)
-
-        log_probs = jax.vmap(at_observer_step)(steps.observation, steps.action, steps.log_weights)
-        policy = policy + beta * objective.clipped_surrogate(
-            log_probs, steps.log_prob, -steps.advantage, hypers.clip_ratio
-        )
-        value = value + critic_loss(params.observer_critic, steps)
-    total = policy + value - hypers.entropy_bonus * entropy
-    total = total + (0.0 if classifier is None else classifier)
-    return total, Parts(policy, value, entropy / networks.num_experts, classifier)
-
-
-def _gated(gates: Float[Array, " E"]) -> Callable:
-    """The same values, with so much of the gradient."""
-
-    def gated(x):
-        shares = gates.reshape(-1, *[1] * (x.ndim - 1))
-        return shares * x + (1.0 - shares) * jax.lax.stop_gradient(x)
-
-    return gated
-
-
-def classifier_loss(networks: Networks, classifier: Params, experts: Steps) -> Float[Array, ""]:
-    """Cross-entropy of q(c|s) on the steps [E, N] of all experts, in nats a step."""
-    at_steps = jax.vmap(jax.vmap(networks.expert_log_weights, (None, 0)), (None, 0))
-    log_weights = at_steps(classifier, experts.observation)
-    own = jnp.diagonal(log_weights, axis1=0, axis2=2)
-    return -jnp.mean(own)
-
-
-def calibration_of(networks: Networks, classifier: Params, experts: Steps) -> Float[Array, ""]:
-    """How far the classifier's confidence is from its accuracy on steps [E, N]."""
-    at_steps = jax.vmap(jax.vmap(networks.expert_log_weights, (None, 0)), (None, 0))
-    log_weights = at_steps(classifier, experts.observation)
-    num_experts, num_steps = log_weights.shape[:2]
-    labels = jnp.repeat(jnp.arange(num_experts), num_steps)
-    return calibration.expected_calibration_error(log_weights.reshape(-1, num_experts), labels)

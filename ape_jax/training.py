@@ -49,6 +49,10 @@ class PPOState:
     """[E]; mean of about the last B episodes of each expert; nan before the first has ended."""
     observer_return: jax.Array
     """Likewise."""
+    num_episodes: jax.Array
+    """[E]; that have ended so far."""
+    ends_per_step: jax.Array
+    """[E]; running mean, one over the length of an expert's episode."""
     observations: Moments | None
     """Of what experts saw; None where observations are not normalised."""
     rewards: Moments | None
@@ -129,6 +133,8 @@ def make_task(
         default_params = env.default_params
         config = dataclasses.replace(config, env=env.name)
     env_params = default_params if env_params is None else env_params
+    if observer_reward is not None and config.algorithm == "ppo":
+        raise SettingError("observer_reward goes with algorithm='pg'; got algorithm='ppo'")
     mdp = envs.finite_mdp(env, env_params)
     if config.observer == "posterior" and mdp is None:
         raise SettingError(
@@ -190,13 +196,13 @@ def constrain(state: TrainState, expert_returns: Float[Array, " E"], hypers: Hyp
 
     Args:
       state: before it.
-      expert_returns: undiscounted means over this update's episodes. Their noise needs no further
-        averaging: the logarithm of a multiplier sums it over updates.
+      expert_returns: undiscounted means over this update's episodes, or nan where an expert ended
+        none. Their noise needs no further averaging: the logarithm of a multiplier sums it over
+        updates.
       hypers: α, the step size η, and the bound.
     """
     if state.multipliers is None or hypers.min_return is None:
         return state
-    # The return of an expert that has not ended an episode yet is not known.
     expert_returns = jnp.where(jnp.isnan(expert_returns), hypers.min_return, expert_returns)
     multipliers = objective.dual_step(
         state.multipliers,

@@ -3,11 +3,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from probes import Probe
 
 from ape_jax import evaluation, learner, ppo, runner
 from ape_jax.config import Hypers, TrainConfig
+from ape_jax.core import tabular
 from ape_jax.networks import with_statistics
 from ape_jax.training import make_task
 from ape_jax.types import SettingError
@@ -119,10 +121,16 @@ def test_the_observers_term_is_descended(beta, taken):
     ids=["gate", "multipliers"],
 )
 def test_an_expert_is_held_at_its_return(how):
-    """Both terms pull the other way; where they meet is the least return, not an end."""
-    _, state, metrics = train(ACTION, min_return=0.0, **OBSERVED, **how)
-    late = np.asarray(metrics.expert_returns[:, -30:, 0]).mean(axis=1)
-    np.testing.assert_allclose(late, 0.15, atol=0.3)
+    """Both terms pull the other way; where they meet is the least return, not an end.
+
+    Multipliers swing about it. Their logarithm sums what is missing, so that the mean over many
+    updates is within its range, by rate and updates, of the least return.
+    """
+    # Without the bonus an expert now and then ends where it never tries the good action again.
+    static = {**OBSERVED, "num_updates": 300, "entropy_bonus": 0.05}
+    _, state, metrics = train(ACTION, min_return=0.0, **static, **how)
+    late = np.asarray(metrics.expert_returns[:, -200:, 0]).mean(axis=1)
+    assert np.all((late > -0.2) & (late < 0.4))
     assert (state.multipliers is None) == (how["hold"] == "gate")
 
 
@@ -186,8 +194,9 @@ def first(observed):
 def test_before_the_first_step_every_ratio_is_one(observed, first):
     """Then the loss is minus the mean advantage, which is zero for each term."""
     state, batch = first
+    weights = ppo.weigh(observed, state.ppo, None, COLD)
     _, parts = ppo.minibatch_loss(
-        state.params, observed.networks, batch, COLD, COLD.temperature, jnp.ones(3)
+        state.params, observed.networks, batch, COLD, COLD.temperature, weights
     )
     assert float(parts.policy) == pytest.approx(0.0, abs=1e-4)
     np.testing.assert_allclose(jnp.mean(batch.experts.advantage, axis=1), 0.0, atol=1e-5)
@@ -200,8 +209,9 @@ def test_a_gate_scales_the_observers_gradient_of_its_expert_alone(observed, firs
     @jax.jit
     def head_gradient(beta, gates):
         def loss(params):
-            hypers = dataclasses.replace(COLD, beta=beta)
-            return ppo.minibatch_loss(params, observed.networks, batch, hypers, 0.5, gates)[0]
+            weights = ppo.weigh(observed, state.ppo, None, COLD)
+            weights = weights._replace(observer=beta, gates=gates)
+            return ppo.minibatch_loss(params, observed.networks, batch, COLD, 0.5, weights)[0]
 
         return jax.grad(loss)(state.params).heads
 
@@ -245,6 +255,10 @@ def test_a_shared_trunk_is_one_and_gets_the_gradient_of_one(observed):
     for name in layers:
         for leaf in jax.tree.leaves(heads[name]):
             np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+    alone = {name: jax.tree.map(lambda x: x[:1], layer) for name, layer in heads.items()}
+    alone["Dense_1"] = heads["Dense_1"]
+    norm = ppo.head_norm(networks, end.params.heads)
+    assert float(norm) == pytest.approx(float(optax.tree.norm(alone)), rel=1e-5)
     kernel = np.asarray(heads["Dense_1"]["kernel"])
     assert not np.allclose(kernel[0], kernel[1])
 
@@ -329,3 +343,80 @@ def test_seeds_alone_are_spread_over_devices():
     assert runner.mesh_of(CONFIG, 4, devices).shape == {"seeds": 2, "environments": 1}
     with pytest.raises(SettingError, match="seeds must be divisible by the 2 devices"):
         runner.mesh_of(CONFIG, 3, devices)
+
+
+def test_learned_weights_are_the_posterior_also_where_episodes_differ_in_length(small_grid):
+    """A segment has as many steps of each expert; an episode's draw has more of the slow one."""
+    config = dataclasses.replace(CONFIG, num_experts=2, observer="learned", num_updates=300)
+    hypers = dataclasses.replace(HYPERS, learning_rate=1e-9, classifier_learning_rate=0.003)
+    task = make_task(config, small_grid)
+    quick = 3.0 * tabular.optimal_policy(task.mdp)
+    heads = {"params": {"table": jnp.stack([quick, 0.5 * quick[::-1]])}}
+    state = learner.begin(jax.random.key(6), task, hypers)
+    state = dataclasses.replace(state, params=state.params._replace(heads=heads))
+    state, metrics = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, hypers, 300)
+    mdp = task.mdp
+    policies = jnp.exp(task.networks.tabulate_experts(heads))
+    exact = jnp.exp(tabular.observer_weights(mdp, policies, "posterior"))
+    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(mdp, policies)
+    lengths = jnp.sum(occupancies, axis=1)
+    assert float(lengths[1]) > 1.5 * float(lengths[0])
+    learned = jnp.exp(
+        jax.vmap(task.networks.expert_log_weights, (None, 0))(
+            state.params.classifier, jnp.arange(mdp.num_states)
+        )
+    )
+    of_steps = (occupancies / lengths[:, None]).T
+    of_steps = of_steps / jnp.sum(of_steps, axis=1, keepdims=True)
+    seen = ~np.asarray(mdp.terminal)
+    assert np.abs(learned - exact)[seen].max() < 0.05
+    assert np.abs(of_steps - exact)[seen].max() > 0.1
+    assert np.asarray(metrics.calibration_error)[-20:].mean() < 0.05
+
+
+def test_no_key_of_a_fresh_state_is_used_again(observed):
+    """Resets come from keys that are neither the state's nor any that its updates split off it."""
+    key = jax.random.key(5)
+    state = learner.begin(key, observed, COLD)
+    start = learner.create_state(key, observed.networks, COLD)
+    data = jax.random.key_data
+    assert not np.array_equal(data(state.key), data(start.key))
+    children = {tuple(np.asarray(data(k))) for k in jax.random.split(state.key, 3)}
+    resets = jax.random.split(jax.random.split(start.key)[1], ppo.num_streams(observed))
+    assert children.isdisjoint(tuple(np.asarray(data(k))) for k in resets)
+    expected, _ = jax.vmap(observed.env.reset_env, (0, None))(resets, observed.env_params)
+    np.testing.assert_array_equal(state.ppo.streams.observation, expected)
+
+
+def test_returns_are_news_once_and_only_after_enough_episodes(observed):
+    state = learner.begin(jax.random.key(5), observed, COLD)
+    carried = dataclasses.replace(
+        state.ppo,
+        expert_returns=jnp.array([1.0, 2.0, 3.0]),
+        num_episodes=jnp.array([CONFIG.envs_per_expert - 1, 100, 100]),
+    )
+    np.testing.assert_array_equal(ppo.known_returns(observed, carried), [np.nan, 2.0, 3.0])
+    news = ppo.known_returns(observed, carried, jnp.array([True, True, False]))
+    np.testing.assert_array_equal(news, [np.nan, 2.0, np.nan])
+
+
+def test_a_second_reward_is_refused():
+    with pytest.raises(SettingError, match="observer_reward goes with algorithm='pg'"):
+        make_task(CONFIG, ACTION, observer_reward=lambda step: -step.reward)
+
+
+def test_a_gaussian_head_can_always_come_back():
+    """Its spread stays within bounds, and has a gradient near both of them."""
+    env = Probe(lambda s, a: 0.0 * a[0], length=1, continuous=True)
+    task = make_task(dataclasses.replace(CONFIG, head="gaussian", hidden_sizes=(4,)), env)
+    head = jax.tree.map(lambda x: x[0], task.networks.init(jax.random.key(0)).heads)
+
+    def log_std(raw):
+        params = {"params": {**head["params"], "log_std": jnp.array([raw])}}
+        return task.networks.policy(params, jnp.zeros(1)).log_std[0] - jnp.log(2.0)
+
+    assert float(log_std(0.0)) == pytest.approx(-0.5, abs=1e-6)
+    assert float(jax.grad(log_std)(0.0)) == pytest.approx(1.0, abs=1e-5)
+    for raw in (-8.0, 8.0):
+        assert -5.0 <= float(log_std(raw)) <= 1.0
+        assert float(jax.grad(log_std)(raw)) > 0

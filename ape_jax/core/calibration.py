@@ -8,7 +8,7 @@ NUM_BINS = 10
 
 
 def expected_calibration_error(
-    log_probs: Float[Array, "N E"], labels: Int[Array, " N"]
+    log_probs: Float[Array, "N E"], labels: Int[Array, " N"], weights: Float[Array, " N"]
 ) -> Float[Array, ""]:
     """Mean distance between confidence and accuracy (Guo et al., arXiv 1706.04599, Eq. 3).
 
@@ -17,6 +17,7 @@ def expected_calibration_error(
     Args:
       log_probs: of every class, for each example.
       labels: the true classes.
+      weights: how much each example counts; one of n_b is its share.
 
     Returns:
       Between 0 and 1.
@@ -24,5 +25,5 @@ def expected_calibration_error(
     confidence = jnp.exp(jnp.max(log_probs, axis=-1))
     right = (jnp.argmax(log_probs, axis=-1) == labels).astype(jnp.float32)
     bins = jnp.clip((confidence * NUM_BINS).astype(jnp.int32), 0, NUM_BINS - 1)
-    sums = jax.ops.segment_sum(right - confidence, bins, num_segments=NUM_BINS)
-    return jnp.sum(jnp.abs(sums)) / len(labels)
+    sums = jax.ops.segment_sum(weights * (right - confidence), bins, num_segments=NUM_BINS)
+    return jnp.sum(jnp.abs(sums)) / jnp.sum(weights)

@@ -19,14 +19,16 @@ def test_calibration_error_is_the_distance_of_confidence_from_accuracy():
     log_probs = jnp.log(jnp.tile(jnp.array([0.8, 0.2]), (10, 1)))
     right_of_ten = lambda right: jnp.where(jnp.arange(10) < right, 0, 1)  # noqa: E731
     error = calibration.expected_calibration_error
-    assert float(error(log_probs, right_of_ten(8))) == pytest.approx(0.0, abs=1e-6)
-    assert float(error(log_probs, right_of_ten(3))) == pytest.approx(0.5, abs=1e-6)
+    assert float(error(log_probs, right_of_ten(8), jnp.ones(10))) == pytest.approx(0.0, abs=1e-6)
+    assert float(error(log_probs, right_of_ten(3), jnp.ones(10))) == pytest.approx(0.5, abs=1e-6)
+    four_times = jnp.where(jnp.arange(10) < 5, 4.0, 1.0)  # Five are right, and count for twenty.
+    assert float(error(log_probs, right_of_ten(5), four_times)) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_calibration_error_does_not_cancel_between_bins():
     log_probs = jnp.log(jnp.array([[0.95, 0.05], [0.55, 0.45]]))
     labels = jnp.array([1, 0])  # Sure and wrong, then unsure and right.
-    error = calibration.expected_calibration_error(log_probs, labels)
+    error = calibration.expected_calibration_error(log_probs, labels, jnp.ones(2))
     assert float(error) == pytest.approx((0.95 + 0.45) / 2, abs=1e-6)
 
 
