@@ -38,7 +38,7 @@ class TrainConfig:
     num_experts: int = 2
     """Expert heads in the ensemble (E)."""
     envs_per_expert: int = 64
-    """Parallel environments of each expert (B); the observer runs E x B."""
+    """Parallel environments of each expert (B); the observer, if there is one, runs E x B."""
     num_updates: int = 3000
     """Updates of one training run."""
     head: HeadName = "tabular"
@@ -90,6 +90,8 @@ class TrainConfig:
                 raise SettingError(
                     f"{field} must be one of {', '.join(choices)}; got {getattr(self, field)!r}"
                 )
+        if self.spread == "state" and self.head != "gaussian":
+            raise SettingError(f"spread='state' goes with head='gaussian'; got head={self.head!r}")
         if self.algorithm == "ppo":
             self._check_ppo()
         else:
@@ -134,12 +136,13 @@ class Hypers:
     critic_learning_rate: float = 0.5
     """Adam step of the critics, in units of return where they are tables."""
     final_rate_share: float = 1.0
-    """Share of both learning rates that is left at the last update; they fall linearly."""
+    """Share of the learning rates that is left at the last update; they fall linearly. With ppo the
+    classifier's stays."""
     max_grad_norm: float = 10.0
-    """Global-norm clip of the gradient of the heads."""
+    """Global-norm clip of the gradient of the heads; with ppo of each head, and critic."""
     beta: float = 0.33
-    """Weight of the observer's return in the objective; 0 trains experts alone. Unused with
-    min_return."""
+    """Weight of the observer's return in the objective; 0 trains experts alone. Unused where
+    multipliers hold min_return."""
     discount: float = 1.0
     """Discount of rewards a step; the exact quantities of a finite MDP are undiscounted."""
     temperature: float = 1.0
@@ -152,8 +155,9 @@ class Hypers:
     classifier_learning_rate: float = 0.05
     """Adam step of the classifier behind observer=learned."""
     min_return: float | None = None
-    """The return that every expert must keep while the observer's is minimised (paper, Eq. 2); a
-    multiplier an expert then takes the place of beta. None trains the penalised form (Eq. 3)."""
+    """The return that every expert must keep while the observer's is minimised (paper, Eq. 2). With
+    hold=multipliers, one an expert takes the place of beta. None trains the penalised form
+    (Eq. 3)."""
     multiplier_rate: float = 0.01
     """Growth of a multiplier's logarithm, per update and unit of return below min_return."""
     max_multiplier: float = 1000.0
@@ -199,15 +203,20 @@ def _positive(value: float) -> bool:
     return 0 < value < math.inf
 
 
-def recipe(head: HeadName, min_return: float | None = None) -> tuple[TrainConfig, Hypers]:
-    """The settings that train each kind of head on the gridworld.
+def recipe(
+    head: HeadName, min_return: float | None = None, algorithm: AlgorithmName = "pg"
+) -> tuple[TrainConfig, Hypers]:
+    """The settings that train each kind of head: with pg on the gridworld, with ppo elsewhere.
 
     Args:
       head: the kind.
       min_return: of the constrained form, which takes longer: its multipliers have to settle, and
         the rates have to fall for the experts to end on the constraint instead of about it. None
         is the penalised form.
+      algorithm: the kind of update.
     """
+    if algorithm == "ppo":
+        return _ppo_recipe(head, min_return)
     if head == "mlp":
         train = TrainConfig(head="mlp", num_updates=4000)
         hypers = Hypers(
@@ -225,6 +234,51 @@ def recipe(head: HeadName, min_return: float | None = None) -> tuple[TrainConfig
     else:
         train = dataclasses.replace(train, num_updates=6000)
         hypers = dataclasses.replace(hypers, final_rate_share=0.1)
+    return train, hypers
+
+
+def recipe_of(
+    head: str | None, min_return: float | None, algorithm: str | None
+) -> tuple[TrainConfig, Hypers]:
+    """The recipe of settings that are not checked yet; what has no recipe is passed over."""
+    ppo = algorithm == "ppo"
+    heads: dict[str | None, HeadName] = {name: name for name in get_args(HeadName)}
+    if not ppo:
+        heads = {"mlp": "mlp"}
+    return recipe(heads.get(head, "mlp" if ppo else "tabular"), min_return, "ppo" if ppo else "pg")
+
+
+def _ppo_recipe(head: HeadName, min_return: float | None) -> tuple[TrainConfig, Hypers]:
+    train = TrainConfig(
+        algorithm="ppo",
+        head=head,
+        hidden_sizes=(64, 64),
+        envs_per_expert=16,
+        num_updates=300,
+        observer="learned",
+        hold="multipliers" if min_return is None else "gate",
+        normalize_observations=head == "gaussian",
+        normalize_rewards=head == "gaussian",
+    )
+    rate = 0.05 if head == "tabular" else 1e-3
+    hypers = Hypers(
+        learning_rate=rate,
+        critic_learning_rate=rate,
+        classifier_learning_rate=rate,
+        final_rate_share=0.1,
+        max_grad_norm=0.5,
+        # Without a return to keep, more of it sacrifices an expert.
+        beta=0.5 if min_return is None else 2.5,
+        discount=0.99,
+        entropy_bonus=0.002 if head == "gaussian" else 0.02,
+        temperature=0.15,
+        first_temperature=0.5,
+        min_return=min_return,
+    )
+    if head == "conv":
+        train = dataclasses.replace(
+            train, hidden_sizes=(128,), activation="relu", envs_per_expert=64
+        )
     return train, hypers
 
 
@@ -247,6 +301,24 @@ class RunConfig:
                 f"first_seed must be at least 0, and first_seed + seeds at most 2^31; "
                 f"got first_seed {self.first_seed} and seeds {self.seeds}"
             )
+        self._check_use()
+
+    def _check_use(self):
+        """Settings that the others leave without effect are refused: something else was meant."""
+        train, hypers = self.train, self.hypers
+        if train.algorithm == "pg":
+            for name in ("first_temperature", "value_clip"):
+                if getattr(hypers, name) is not None:
+                    raise SettingError(
+                        f"{name} goes with algorithm=ppo; got {getattr(hypers, name)}. Leave it out"
+                    )
+        if train.observer == "none" and hypers.min_return is not None:
+            raise SettingError(
+                f"min_return goes with an observer, whom experts could be sacrificed to; got "
+                f"{hypers.min_return} with observer='none'. Set it to None"
+            )
+        if train.hold == "gate" and train.observer != "none" and hypers.min_return is None:
+            raise SettingError("hold='gate' needs min_return, below which gates shut; got none")
 
     def to_flat(self) -> dict:
         """One level of names, the same as the flags; plain values only."""
@@ -266,6 +338,7 @@ class RunConfig:
         path: Path,
         head: str | None = None,
         min_return: float | None = None,
+        algorithm: str | None = None,
     ) -> "RunConfig":
         """Read YAML: any of the names that :meth:`to_flat` writes.
 
@@ -273,6 +346,7 @@ class RunConfig:
           path: the file.
           head: whose recipe fills in what the file leaves open; the file's own head if None.
           min_return: whether that recipe is of the constrained form; the file's own if None.
+          algorithm: which that recipe is for; the file's own if None.
 
         Raises:
           SettingError: no such file, not YAML, an unknown name, or a value of the wrong type.
@@ -290,7 +364,7 @@ class RunConfig:
         if min_return is None and _is_number(flat.get("min_return")):
             min_return = flat["min_return"]
         config = OmegaConf.structured(
-            cls(*recipe("mlp" if head == "mlp" else "tabular", min_return))
+            cls(*recipe_of(head, min_return, algorithm or flat.get("algorithm")))
         )
         settings = {
             field.name: (section, field.type)
@@ -325,4 +399,6 @@ def _describe(kind) -> str:
         return "a number or null"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
-    return {int: "a whole number", float: "a number", str: "text"}.get(kind, "a list of widths")
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    words[tuple[int, ...]] = "a list of widths"
+    return words.get(kind, "a list of name=value texts")

@@ -93,9 +93,23 @@ def expected_return(
         def remembering(keys):
             return jnp.sum(rollout.episodes_with_memory(keys, policy, *world).reward, axis=0)
 
-        return _mean_return(remembering, key, num_episodes)
+        return jnp.mean(_in_batches(remembering, key, num_episodes))
     if task.mdp is not None:
         return tabular.policy_return(task.mdp, policy_table(policy, task.mdp.num_states))
+    return jnp.mean(sampled_returns(task, policy, key, num_episodes))
+
+
+def sampled_returns(
+    task: Task, policy: Any, key: PRNGKey, num_episodes: int = NUM_EPISODES
+) -> Float[Array, " N"]:
+    """Returns of episodes of a policy without memory, a multiple of 256 where they are more.
+
+    Args:
+      task: environment and networks.
+      policy: as in :func:`expected_return`.
+      key: likewise.
+      num_episodes: how many, at least.
+    """
     networks = task.networks
     if networks.action_bounds is None:
         cumulative = networks.tabulate(lambda o: categorical.cumulative_probs(policy(o)))
@@ -108,16 +122,19 @@ def expected_return(
             return networks.legal(policy(observation).sample(uniforms))
 
     def acting(keys):
-        return rollout.episode_returns(keys, jax.vmap(act), *world, networks.num_uniforms)
+        return rollout.episode_returns(
+            *(keys, jax.vmap(act), task.env, task.env_params, task.num_steps),
+            networks.num_uniforms,
+        )
 
-    return _mean_return(acting, key, num_episodes)
+    return _in_batches(acting, key, num_episodes)
 
 
-def _mean_return(
+def _in_batches(
     returns: Callable[[Key[Array, " N"]], Float[Array, " N"]], key: PRNGKey, num_episodes: int
-) -> Float[Array, ""]:
+) -> Float[Array, " N"]:
     keys = jax.random.split(key, (-(-num_episodes // 256), min(num_episodes, 256)))
-    return jnp.mean(jax.lax.map(lambda keys: jnp.mean(returns(keys)), keys))
+    return jax.lax.map(returns, keys).reshape(-1)
 
 
 def ensemble_returns(
@@ -163,17 +180,31 @@ LEAST_SHARE = 0.5
 """Of the best expert's return above a random policy's: who gets less is dead."""
 
 
+class Spread(NamedTuple):
+    """Of the returns of episodes."""
+
+    mean: float
+    std: float
+
+
+def random_return(task: Task, key: PRNGKey, num_episodes: int = NUM_EPISODES) -> Spread:
+    """Of a uniformly random policy, sampled."""
+    returns = np.asarray(sampled_returns(task, random_policy(task), key, num_episodes), np.float64)
+    return Spread(float(returns.mean()), float(returns.std()))
+
+
 def dead_experts(
-    expert_returns: Float[np.ndarray, "K E"] | Float[Array, "K E"], random_return: float
+    expert_returns: Float[np.ndarray, "K E"] | Float[Array, "K E"], at_random: Spread
 ) -> Bool[np.ndarray, "K E"]:
     """Experts that training sacrificed: less than half of the best one's return above random.
 
-    None is dead where nobody learned anything.
+    None is dead where nobody learned anything: where the best is within one standard deviation of
+    the random policy's episodes.
 
     Args:
       expert_returns: of every seed's ensemble.
-      random_return: of a uniformly random policy.
+      at_random: returns of a uniformly random policy.
     """
-    above = np.asarray(expert_returns, np.float64) - random_return
+    above = np.asarray(expert_returns, np.float64) - at_random.mean
     best = above.max(axis=-1, keepdims=True)
-    return (best > 0) & (above < LEAST_SHARE * best)
+    return (best > at_random.std) & (above < LEAST_SHARE * best)

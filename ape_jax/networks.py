@@ -379,6 +379,14 @@ def _check_spaces(
             f"head={config.head!r} does not fit observations of shape {shape}, which {which} has. "
             f"Use head={fitting!r}"
         )
+    if config.head == "gaussian" and finite:
+        raise SettingError(
+            f"head='gaussian' needs observations that are vectors; {which} has states"
+        )
+    if config.head == "conv" and min(shape[:2]) < 3:
+        raise SettingError(
+            f"head='conv' needs images of at least 3 x 3; {which} has {shape[0]} x {shape[1]}"
+        )
     if config.normalize_observations and (finite or config.head == "conv"):
         raise SettingError(
             f"normalize_observations needs observations that are vectors; {which} has "

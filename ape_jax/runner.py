@@ -44,7 +44,7 @@ class Chunk(NamedTuple):
     """[K, updates of this chunk, …]."""
 
 
-TRAIN, EVALUATE, DEMONSTRATE = 0, 1, 2
+TRAIN, EVALUATE, DEMONSTRATE, RANDOM = range(4)
 """Purposes of a seed's keys; no evaluation ever draws from a training key."""
 
 

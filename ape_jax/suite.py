@@ -13,7 +13,7 @@ from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.metrics import interval
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
-from ape_jax.runner import EVALUATE, Runner, seed_keys
+from ape_jax.runner import EVALUATE, RANDOM, Runner, seed_keys
 from ape_jax.training import Task, make_task
 from ape_jax.types import Params, PRNGKey
 
@@ -69,9 +69,11 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
     if networks.num_states is not None:
         clone: Any = TabularCloning(networks.num_states, networks.num_actions).fit(keys[0], shown)
     else:
-        spread = dataclasses.replace(task.config, spread="state", shared_trunk=False)
+        alone = dataclasses.replace(task.config, shared_trunk=False)
+        if networks.action_bounds is not None:
+            alone = dataclasses.replace(alone, spread="state")
         own_kind = make_networks(
-            spread,
+            alone,
             task.env.observation_space(task.env_params),
             task.env.action_space(task.env_params),
         )
@@ -86,34 +88,25 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
     return Measured(own.experts, own.greedy_experts, clones)
 
 
-def run(
-    name: str,
-    config: TrainConfig,
-    hypers: Hypers,
-    effort: SuiteEffort,
-    first_seed: int,
-    num_seeds: int,
-    report: Callable[[str], None],
-) -> dict:
+def run(name: str, config: RunConfig, effort: SuiteEffort, report: Callable[[str], None]) -> dict:
     """Train ensemble and controls of one preset, clone them all: one row of the table.
 
     Args:
       name: of the preset.
-      config: its static settings.
-      hypers: its numbers.
+      config: its settings, and the seeds; at least two for an interval.
       effort: how much is measured.
-      first_seed: seeds are numbered from here.
-      num_seeds: of every number; at least two for an interval.
       report: told what goes on.
 
     Returns:
       The row, as ``suite.json`` holds it.
     """
-    results, speed = {}, 0.0
+    results: dict[str, Measured] = {}
+    speed = None
+    first_seed, num_seeds = config.first_seed, config.seeds
     one = jax.jit(measure, static_argnums=(0, 1))
-    with_observer = make_task(config)
+    with_observer = make_task(config.train)
     for which in VARIANTS:
-        settings = variant(which, config, hypers)
+        settings = variant(which, config.train, config.hypers)
         task = with_observer if which == "ensemble" else make_task(settings[0])
         chunk, first, started = None, 0, time.monotonic()
         for chunk in Runner(task).run(seed_keys(first_seed, num_seeds), settings[1]):
@@ -121,7 +114,7 @@ def run(
             if first == 0 and chunk.num_done < chunk.num_updates:
                 first, started = chunk.num_done, time.monotonic()  # What came before compiled.
         assert chunk is not None
-        if which == "ensemble":
+        if which == "ensemble" and first:
             steps = num_seeds * steps_of_update(task) * (chunk.num_updates - first)
             speed = steps / (time.monotonic() - started)
         # The heads are the same with an observer and without, so one program measures both.
@@ -132,14 +125,16 @@ def run(
             heads = jax.tree.map(lambda x, seed=seed: x[seed], chunk.state.params.heads)
             measured.append(jax.device_get(one(judged, effort, heads, key)))
         results[which] = jax.tree.map(lambda *x: np.stack(x), *measured)
-    random_return = evaluation.expected_return(
-        task, evaluation.random_policy(task), jax.random.key(first_seed), effort.num_episodes
-    )
-    return row(name, config, hypers, results, float(random_return), speed)
+    key_random = seed_keys(first_seed, 1, RANDOM)[0]
+    at_random = evaluation.random_return(task, key_random, effort.num_episodes)
+    return row(name, config, effort, results, at_random, speed)
 
 
 def steps_of_update(task: Task) -> int:
-    """Environment steps of one update, the experts' and the observer's."""
+    """Environment steps of one update, the experts' and the observer's.
+
+    With pg those that pad episodes to the limit are among them.
+    """
     config = task.config
     streams = config.num_experts * config.envs_per_expert
     streams *= 1 if config.observer == "none" else 2
@@ -149,13 +144,17 @@ def steps_of_update(task: Task) -> int:
 
 def row(
     name: str,
-    config: TrainConfig,
-    hypers: Hypers,
+    config: RunConfig,
+    effort: SuiteEffort,
     results: dict[str, Measured],
-    random_return: float,
-    speed: float,
+    at_random: evaluation.Spread,
+    speed: float | None,
 ) -> dict:
-    """One row of ``suite.json``; intervals are over seeds."""
+    """One row of ``suite.json``; intervals are over seeds.
+
+    Speed is None where the run was too short to tell it from compiling, and the share of the β = 0
+    return where that is not clearly above a random policy's.
+    """
     ensemble, beta0, single = (results[which] for which in VARIANTS)
 
     def summary(measured: Measured) -> dict:
@@ -168,19 +167,22 @@ def row(
         }
 
     beta0_return = interval(beta0.experts.mean(axis=1))
-    scale = beta0_return["mean"] - random_return
-    share = (ensemble.experts.mean(axis=1) - random_return) / scale
+    scale = beta0.experts.mean(axis=1) - at_random.mean
+    share = None
+    if scale.min() > at_random.std:
+        share = interval((ensemble.experts.mean(axis=1) - at_random.mean) / scale)
     return {
         "preset": name,
-        "env": config.env,
-        "config": RunConfig(config, hypers).to_flat(),
-        "seeds": len(ensemble.experts),
-        "num_experts": config.num_experts,
+        "env": config.train.env,
+        "config": config.to_flat(),
+        "effort": dataclasses.asdict(effort),
+        "seeds": config.seeds,
+        "num_experts": config.train.num_experts,
         **summary(ensemble),
-        "dead_experts": int(evaluation.dead_experts(ensemble.experts, random_return).sum()),
+        "dead_experts": int(evaluation.dead_experts(ensemble.experts, at_random).sum()),
         "beta0_return": beta0_return,
-        "random_return": random_return,
-        "share_of_beta0": interval(share),
+        "random_return": at_random.mean,
+        "share_of_beta0": share,
         "beta0_control": summary(beta0),
         "single_expert_control": summary(single),
         "steps_per_second": speed,

@@ -119,7 +119,7 @@ def suite_lines(rows: Sequence[dict]) -> list[list[str]]:
                     )
                 ),
                 ", ".join(f"{summary['mean']:.4g}" for summary in control),
-                f"{row['steps_per_second']:,.0f}",
+                "" if row["steps_per_second"] is None else f"{row['steps_per_second']:,.0f}",
             ]
         )
     return lines

@@ -108,7 +108,7 @@ def ppo_run(tmp_path_factory):
 
 
 def test_configuration_of_a_ppo_run_is_what_the_flags_said(ppo_run):
-    train, hypers = recipe("mlp", 12.0)
+    train, hypers = recipe("mlp", 12.0, "ppo")
     train = dataclasses.replace(
         train,
         env="CartPole-v1",
@@ -198,6 +198,9 @@ BAD = [
     ([*PPO, "--env", "CartPole-v1", "--head", "gaussian"], "needs continuous actions"),
     ([*PPO, "--num-minibatches", "3"], "num_minibatches must divide"),
     ([*PPO, "--clip-ratio", "1"], "clip_ratio must be between 0 and 1; got 1"),
+    ([*PPO, "--hold", "gate"], "hold='gate' needs min_return"),
+    ([*PPO, "--observer", "none", "--min-return", "1"], "min_return goes with an observer"),
+    (["--first-temperature", "0.5"], "first_temperature goes with algorithm=ppo; got 0.5"),
     (["--hold", "gate"], "hold must be multipliers with algorithm=pg"),
 ]
 

@@ -285,6 +285,7 @@ def test_statistics_reach_every_network_and_keep_what_it_means():
 
 
 BAD = {
+    "spread='state' goes with head='gaussian'": {"spread": "state"},
     "num_minibatches must divide": {"num_minibatches": 3},
     "critic must be separate": {"critic": "shared"},
     "shared_trunk needs a head with layers": {"shared_trunk": True},
@@ -321,7 +322,9 @@ MISFITS = [
     ("CartPole-v1", "tabular", {}, "Use head='mlp'"),
     ("Breakout-MinAtar", "conv", {"normalize_observations": True}, "images"),
     ("FrozenLake-misc", "mlp", {"normalize_observations": True}, "states"),
+    ("FrozenLake-misc", "gaussian", {}, "needs continuous actions"),
     ("CartPole-v1", "mlp", {"env_param": ("gravitas=9.8",)}, "gravity"),
+    ("CartPole-v1", "mlp", {"env_param": ("max_steps_in_episode=200000",)}, "from 1 to 100000"),
     ("CartPole-v1", "mlp", {"env_param": ("gravity",)}, "="),
 ]
 
@@ -333,9 +336,10 @@ def test_environments_that_heads_do_not_fit(env, head, changes, message):
 
 
 def test_an_expert_far_behind_the_best_is_dead():
-    returns = np.array([[500.0, 9.0], [500.0, 300.0], [8.0, 9.0]])
-    dead = evaluation.dead_experts(returns, random_return=20.0)
-    np.testing.assert_array_equal(dead, [[False, True], [False, False], [False, False]])
+    """Not where the best is hardly better than chance."""
+    returns = np.array([[500.0, 9.0], [500.0, 300.0], [8.0, 9.0], [28.0, 20.0]])
+    dead = evaluation.dead_experts(returns, evaluation.Spread(20.0, 10.0))
+    np.testing.assert_array_equal(dead, [[False, True], *[[False, False]] * 3])
 
 
 def test_seeds_alone_are_spread_over_devices():

@@ -8,10 +8,13 @@ from rich.console import Console
 
 from ape_jax import presets, suite, tables
 from ape_jax.commands.output import INTERRUPTED, prepare, say
+from ape_jax.config import RunConfig
 from ape_jax.metrics import write_json
 from ape_jax.runner import progress_bar
 from ape_jax.suite import SuiteEffort
 from ape_jax.types import SettingError
+
+QUICK = SuiteEffort(num_steps=25_600, fit_updates=100, num_episodes=64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,39 +36,44 @@ class SuiteOptions:
 
 def run(options: SuiteOptions, console: Console) -> int:
     """Measure preset by preset, and write after each."""
-    if options.seeds < 1:
-        raise SettingError(f"seeds must be at least 1; got {options.seeds}")
-    names = _chosen(options.only)
+    if options.out.suffix != ".json":
+        raise SettingError(f"out must be named *.json; got {options.out}")
+    configs = {name: _config(name, options) for name in _chosen(options.only)}
     prepare(options.out.parent, "file")
-    rows = _known(options.out)
-    effort = SuiteEffort()
-    if options.quick:
-        effort = SuiteEffort(num_steps=25_600, fit_updates=100, num_episodes=64)
+    effort = QUICK if options.quick else SuiteEffort()
+    rows = _known(options.out, effort)
+    finished: list[dict] = []
     code = 0
     with progress_bar(console) as progress:
-        bar = progress.add_task("suite", total=len(names), returns="")
+        bar = progress.add_task("suite", total=len(configs), returns="")
         try:
-            for name in names:
-                train, hypers = presets.find(name)
-                if options.quick:
-                    updates = max(train.num_updates // 20, 2)
-                    train = dataclasses.replace(train, num_updates=updates)
+            for name, config in configs.items():
                 rows[name] = suite.run(
-                    *(name, train, hypers, effort, options.first_seed, options.seeds),
-                    lambda text: progress.update(bar, returns=text),
+                    name, config, effort, lambda text: progress.update(bar, returns=text)
                 )
+                finished.append(rows[name])
                 progress.update(bar, advance=1)
-                ordered = [rows[preset] for preset in presets.PRESETS if preset in rows]
+                known = [*presets.PRESETS]
+                known += [preset for preset in rows if preset not in known]
+                ordered = [rows[preset] for preset in known if preset in rows]
                 write_json(options.out, {"rows": ordered})
                 table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(ordered))
                 options.out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
         except KeyboardInterrupt:
+            if not finished:
+                raise
             code = INTERRUPTED
     stdout = Console()
-    finished = [rows[name] for name in names if name in rows]
     stdout.print(tables.rich_table("suite", tables.SUITE_HEADER, tables.suite_lines(finished)))
     say(stdout, f"files: {options.out}, {options.out.with_suffix('.md')}")
     return code
+
+
+def _config(name: str, options: SuiteOptions) -> RunConfig:
+    train, hypers = presets.find(name)
+    if options.quick:
+        train = dataclasses.replace(train, num_updates=max(train.num_updates // 20, 2))
+    return RunConfig(train, hypers, options.seeds, options.first_seed)
 
 
 def _chosen(only: str | None) -> list[str]:
@@ -78,17 +86,25 @@ def _chosen(only: str | None) -> list[str]:
         presets.find(name)
     if not chosen:
         raise SettingError("only must name a preset or an environment; got none")
-    return chosen
+    return list(dict.fromkeys(chosen))
 
 
-def _known(path: Path) -> dict[str, dict]:
-    """Rows of an earlier run, by preset."""
+def _known(path: Path, effort: SuiteEffort) -> dict[str, dict]:
+    """Rows of an earlier run of the same effort, by preset."""
     if not path.exists():
         return {}
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        return {row["preset"]: row for row in rows}
+        tables.suite_lines(rows)
+        efforts = [row["effort"] for row in rows]
+        known = {row["preset"]: row for row in rows}
     except (ValueError, KeyError, TypeError, OSError):
         raise SettingError(
             f"out must be a new file or one of ape-jax suite; got {path}. Choose another"
         ) from None
+    if any(other != dataclasses.asdict(effort) for other in efforts):
+        raise SettingError(
+            f"out must hold rows of the same effort, with --quick or without; {path} holds others. "
+            "Choose another"
+        )
+    return known

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from ape_jax import checkpoint, evaluation, metrics, presets, sharding, tables
 from ape_jax.commands.output import INTERRUPTED, prepare, say
-from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe_of
 from ape_jax.runner import (
     EVALUATE,
+    RANDOM,
     Chunk,
     Runner,
     describe_returns,
@@ -30,8 +31,8 @@ from ape_jax.types import SettingError
 class TrainOptions:
     """Train an adversarial policy ensemble, several seeds side by side.
 
-    Defaults are the recipe of the chosen --head, and of --min-return where it is given; a --config
-    file overrides them, and flags both.
+    Defaults are the recipe of the chosen --algorithm and --head, and of --min-return where it is
+    given; a --config file overrides them, and flags both.
     """
 
     settings: tyro.conf.OmitArgPrefixes[TrainConfig]
@@ -72,8 +73,9 @@ def defaults(arguments: Sequence[str]) -> TrainOptions:
         min_return: float | None = None
         config: Path | None = None
         preset: str | None = None
+        algorithm: str | None = None
 
-    names = ("--head", "--min-return", "--config", "--preset")
+    names = ("--head", "--min-return", "--config", "--preset", "--algorithm")
     known = [part for name in names for part in _flag_and_value(arguments, name)]
     first = tyro.cli(First, prog="ape-jax train", args=known)
     if first.preset is not None:
@@ -84,11 +86,11 @@ def defaults(arguments: Sequence[str]) -> TrainOptions:
             )
         return TrainOptions(*presets.find(first.preset), preset=first.preset)
     if first.config is not None:
-        loaded = RunConfig.load(first.config, first.head, first.min_return)
+        loaded = RunConfig.load(first.config, first.head, first.min_return, first.algorithm)
         return TrainOptions(
             loaded.train, loaded.hypers, loaded.seeds, loaded.first_seed, config=first.config
         )
-    return TrainOptions(*recipe("mlp" if first.head == "mlp" else "tabular", first.min_return))
+    return TrainOptions(*recipe_of(first.head, first.min_return, first.algorithm))
 
 
 def _flag_and_value(arguments: Sequence[str], name: str) -> list[str]:
@@ -131,17 +133,14 @@ def run(options: TrainOptions, console: Console) -> int:
     evaluate = jax.jit(jax.vmap(evaluation.ensemble_returns, (None, 0, 0)), static_argnums=0)
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
     returns = evaluate(task, params.heads, keys)
-    key_random = jax.random.fold_in(keys[0], 1)
-    random_return = float(
-        evaluation.expected_return(task, evaluation.random_policy(task), key_random)
-    )
-    dead = evaluation.dead_experts(returns.experts, random_return)
+    at_random = evaluation.random_return(task, seed_keys(config.first_seed, 1, RANDOM)[0])
+    dead = evaluation.dead_experts(returns.experts, at_random)
     summary = {
         "pe_return": metrics.over_seeds(returns.pe),
         "expert_returns": metrics.over_seeds(returns.experts),
         "greedy_experts": metrics.over_seeds(returns.greedy_experts),
         "mixture": metrics.over_seeds(returns.mixture),
-        "random_return": random_return,
+        "random_return": at_random.mean,
         "dead_experts": dead.tolist(),
         "evaluation": (
             "exact" if task.mdp is not None else f"{evaluation.NUM_EPISODES} episodes a policy"
@@ -150,8 +149,9 @@ def run(options: TrainOptions, console: Console) -> int:
         "train_seconds": seconds,
         "fingerprint": metrics.fingerprint(params),
     }
-    if multipliers is not None:
+    if config.hypers.min_return is not None:
         summary["min_return"] = config.hypers.min_return
+    if multipliers is not None:
         summary["multipliers"] = metrics.over_seeds(multipliers)
     metrics.write_json(out / "summary.json", summary)
     _show_training(summary, config, out)

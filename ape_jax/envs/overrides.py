@@ -14,6 +14,8 @@ Overrides = tuple[tuple[str, bool | int | float], ...]
 """(parameter, value) pairs; hashable. Of one named twice, the last counts."""
 
 TIME_LIMIT = "max_steps_in_episode"
+LONGEST = 100_000
+"""Steps of an episode: random numbers of whole ones are drawn beforehand, and take memory."""
 
 
 def parse_overrides(texts: Sequence[str]) -> Overrides:
@@ -86,8 +88,8 @@ def _converted(name: str, value: Any, kind: str) -> bool | int | float:
         )
     fits, rule = rules[kind]
     if name == TIME_LIMIT:  # A float in BernoulliBandit.
-        fits = fits and 1 <= value < 2**31 and value == int(value)
-        rule = "a whole number from 1 to 2^31 - 1"
+        fits = fits and 1 <= value <= LONGEST and value == int(value)
+        rule = f"a whole number from 1 to {LONGEST}"
     if not fits:
         raise SettingError(f"env-param {name} must be {rule}; got {value!r}")
     if kind == "bool":
