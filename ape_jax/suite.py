@@ -72,11 +72,12 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
         alone = dataclasses.replace(task.config, shared_trunk=False)
         if networks.action_bounds is not None:
             alone = dataclasses.replace(alone, spread="state")
-        own_kind = make_networks(
-            alone,
-            task.env.observation_space(task.env_params),
-            task.env.action_space(task.env_params),
-        )
+        with jax.ensure_compile_time_eval():  # Some environments bound their actions by arrays.
+            own_kind = make_networks(
+                alone,
+                task.env.observation_space(task.env_params),
+                task.env.action_space(task.env_params),
+            )
         clone = BehaviourCloning(own_kind, effort.fit_updates, 2048, 3e-3).fit(keys[0], shown)
     score("behaviour_cloning_sampled", keys[1], clone)
     score("behaviour_cloning_greedy", keys[1], evaluation.greedy(clone))

@@ -11,7 +11,7 @@ from rich.console import Console
 from ape_jax import rollout, training
 from ape_jax.config import TrainConfig
 from ape_jax.core import random
-from benchmarks import ceiling, common, listing, memory, ppo, seeds, startup, throughput
+from benchmarks import ceiling, common, experts, listing, memory, ppo, seeds, startup, throughput
 
 EFFORT = common.Effort(repeats=2, seconds=1e-3, budget=1.0)
 TINY = TrainConfig(envs_per_expert=2, num_updates=100)
@@ -308,3 +308,21 @@ def test_an_ensemble_costs_more_than_one_expert():
     assert (alone["num_envs"], alone["times_one_expert"]) == (16, 1)
     assert (both["num_envs"], both["trunk"]) == (64, "shared")
     assert both["times_one_expert_cpu"] > 1
+
+
+@pytest.mark.slow
+def test_protection_and_price_of_more_experts_are_differences_of_exact_returns(tmp_path):
+    (name, defence), *_ = experts.DEFENCES.items()
+    row = experts.row(name, defence, 2, 20, 2)
+    table = common.table_of([row], {"E": "num_experts"}, "")
+    result = {"device": common.device(), "rows": [row]}
+    assert published(result, experts.draw(result), table, tmp_path)["rows"] == [row]
+    assert row["clone"] == "uniform_mixture"
+    for pe, clone, protection, sampling in zip(
+        *(row[of]["values"] for of in ("pe_return", "uniform_mixture", "protection")),
+        row["sampling_clone"]["values"],
+        strict=True,
+    ):
+        assert protection == pytest.approx(pe - clone, abs=1e-4)
+        assert sampling == pytest.approx(pe, abs=0.5)  # The theorem.
+    assert row["update_ms"] >= 0

@@ -1,0 +1,159 @@
+"""What more experts buy on the gridworld, and what they cost: protection, price and time.
+
+Two defences, the paper's against the uniform mixture that samples, and the one against the greedy
+clone, each at one β for every number of experts; all returns are exact. A control without an
+observer gives the price.
+"""
+
+import dataclasses
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from rich.progress import Progress
+
+from ape_jax import evaluation, presets, tables
+from ape_jax.config import Hypers, TrainConfig, recipe
+from ape_jax.metrics import interval
+from ape_jax.observers.posterior import exact_posterior
+from ape_jax.runner import EVALUATE, Runner, seed_keys
+from ape_jax.training import Task, make_task
+from ape_jax.types import Params, PRNGKey
+from benchmarks import common
+
+EXPERTS, SEEDS = (1, 2, 4, 8, 16), 5
+FIRST_SEED = 1000
+"""Settings were tuned on seeds below."""
+
+
+COLUMNS = (
+    *("defence", "num_experts", "pe_return", "uniform_mixture", "sampling_clone", "greedy_clone"),
+    *("protection", "price", "update_ms"),
+)
+
+
+class Defence(NamedTuple):
+    """What is trained, and the clone that it is trained against."""
+
+    train: TrainConfig
+    hypers: Hypers
+    clone: str
+
+
+DEFENCES = {
+    "against the uniform mixture": Defence(*recipe("tabular"), "uniform_mixture"),
+    "against the greedy clone": Defence(*presets.find("gridworld"), "greedy_clone"),
+}
+
+
+def judge(task: Task, heads: Params, key: PRNGKey) -> dict[str, jax.Array]:
+    """Exact returns of one ensemble and of three clones."""
+    own = evaluation.ensemble_returns(task, heads, key)
+    assert task.mdp is not None
+    posterior = exact_posterior(task.mdp, task.networks, heads)
+    return {
+        "pe_return": own.pe,
+        "worst_expert": own.experts.min(),
+        "uniform_mixture": own.mixture,
+        "sampling_clone": evaluation.expected_return(task, posterior, key),
+        "greedy_clone": evaluation.expected_return(task, evaluation.greedy(posterior), key),
+    }
+
+
+def trained(train: TrainConfig, hypers: Hypers, seeds: int) -> tuple[dict[str, np.ndarray], float]:
+    """Returns [K] of every seed's ensemble, and seconds of an update of all seeds together."""
+    task = make_task(train)
+    first, started = 0, time.perf_counter()
+    for chunk in Runner(task).run(seed_keys(FIRST_SEED, seeds), hypers):
+        if not first:
+            first, started = chunk.num_done, time.perf_counter()  # What came before compiled.
+    seconds = (time.perf_counter() - started) / max(chunk.num_done - first, 1)
+    keys = seed_keys(FIRST_SEED, seeds, EVALUATE)
+    measure = jax.jit(jax.vmap(judge, (None, 0, 0)), static_argnums=0)
+    return jax.device_get(measure(task, chunk.state.params.heads, keys)), seconds
+
+
+def row(name: str, defence: Defence, num_experts: int, num_updates: int | None, seeds: int) -> dict:
+    """One number of experts; returns with intervals over seeds."""
+    train = dataclasses.replace(
+        defence.train,
+        num_experts=num_experts,
+        num_updates=num_updates or defence.train.num_updates,
+    )
+    got, seconds = trained(train, defence.hypers, seeds)
+    control, _ = trained(train, dataclasses.replace(defence.hypers, beta=0.0), seeds)
+    return {
+        "defence": name,
+        "clone": defence.clone,
+        "num_experts": num_experts,
+        "seeds": seeds,
+        "num_updates": train.num_updates,
+        **{of: interval(values) for of, values in got.items()},
+        "protection": interval(got["pe_return"] - got[defence.clone]),
+        "price": interval(control["pe_return"] - got["pe_return"]),
+        "update_ms": 1e3 * seconds,
+    }
+
+
+def draw(result: dict):
+    """Protection, price and time over the number of experts."""
+    figure, panels = common.axes_of(3)
+    colours = dict(zip(DEFENCES, (common.OURS, common.EAGER), strict=True))
+    for name, colour in colours.items():
+        rows = [row for row in result["rows"] if row["defence"] == name]
+        experts = [row["num_experts"] for row in rows]
+        for panel, of in zip(panels, ("protection", "price"), strict=False):
+            low, mean, high = (
+                np.array([row[of][bound] for row in rows], float)
+                for bound in ("low", "mean", "high")
+            )
+            panel.errorbar(
+                *(experts, mean),
+                yerr=[mean - low, high - mean],
+                marker="o",
+                capsize=3,
+                color=colour,
+            )
+        times = [row["update_ms"] for row in rows]
+        panels[2].plot(experts, times, marker="o", color=colour, label=name)
+    titles = ("protection: PE minus the clone's return", "price: PE without an observer minus PE")
+    for panel, title in zip(
+        panels, (*titles, f"ms an update of {result['rows'][0]['seeds']} seeds"), strict=True
+    ):
+        panel.set_title(title, fontsize=9)
+        panel.set_xscale("log", base=2)
+        panel.set_xlabel("experts")
+        panel.set_xticks(EXPERTS, [str(count) for count in EXPERTS])
+    panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
+    panels[1].set_ylim(bottom=0)
+    panels[2].set_yscale("log")
+    panels[2].legend(fontsize=8)
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, write, print."""
+    out, effort, console = common.options(__doc__, arguments)
+    full = effort == common.FULL
+    experts = EXPERTS if full else EXPERTS[:2]
+    result: dict = {"device": common.device(), "rows": []}
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("experts", total=len(experts) * len(DEFENCES))
+        for count in experts:
+            for name, defence in DEFENCES.items():
+                result["rows"].append(
+                    row(name, defence, count, None if full else 100, SEEDS if full else 2)
+                )
+                common.write(result, out)
+                progress.advance(bar)
+    rows = [
+        {of: tables.with_interval(x) if isinstance(x, dict) else x for of, x in row.items()}
+        for row in result["rows"]
+    ]
+    table = common.table_of(rows, {of.replace("_", " "): of for of in COLUMNS}, "More experts")
+    common.publish(result, draw(result), table, out, console)
+
+
+if __name__ == "__main__":
+    main()
