@@ -17,7 +17,7 @@ from ape_jax import __version__
 from ape_jax.commands import audit, demos, reproduce, suite, sweep, train
 from ape_jax.commands.output import INTERRUPTED
 from ape_jax.config import recipe
-from ape_jax.types import SettingError
+from ape_jax.types import RunError, SettingError
 
 _TYRO = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
 
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SettingError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         code = 2
+    except RunError as error:
+        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        code = 1
     except KeyboardInterrupt:
         console.print("interrupted before anything was finished", style="yellow")
         code = INTERRUPTED

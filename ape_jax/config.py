@@ -282,6 +282,10 @@ def _ppo_recipe(head: HeadName, min_return: float | None) -> tuple[TrainConfig, 
     return train, hypers
 
 
+CHUNK = 50
+"""Updates between two looks from the host, at most."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything that decides the numbers of a run; what ``config.yaml`` holds."""
@@ -292,6 +296,8 @@ class RunConfig:
     """Runs trained side by side."""
     first_seed: int = 0
     """They are numbered from here; a seed means the same run however many are trained."""
+    save_every: int | None = None
+    """Updates between two checkpoints, in whole chunks; None saves about once a minute."""
 
     def __post_init__(self):
         if self.seeds < 1:
@@ -301,6 +307,8 @@ class RunConfig:
                 f"first_seed must be at least 0, and first_seed + seeds at most 2^31; "
                 f"got first_seed {self.first_seed} and seeds {self.seeds}"
             )
+        if self.save_every is not None and self.save_every < 1:
+            raise SettingError(f"save_every must be at least 1; got {self.save_every}")
         self._check_use()
 
     def _check_use(self):
@@ -320,9 +328,14 @@ class RunConfig:
         if train.hold == "gate" and train.observer != "none" and hypers.min_return is None:
             raise SettingError("hold='gate' needs min_return, below which gates shut; got none")
 
+    @property
+    def chunk(self) -> int:
+        """Updates between two looks from the host, and the grid on which checkpoints lie."""
+        return CHUNK if self.save_every is None else min(CHUNK, self.save_every)
+
     def to_flat(self) -> dict:
         """One level of names, the same as the flags; plain values only."""
-        own = {"seeds": self.seeds, "first_seed": self.first_seed}
+        own = {name: getattr(self, name) for name in ("seeds", "first_seed", "save_every")}
         train = dataclasses.asdict(self.train)
         for name in ("hidden_sizes", "env_param"):
             train[name] = list(train[name])
@@ -397,6 +410,8 @@ def _is_number(value) -> bool:
 def _describe(kind) -> str:
     if kind == float | None:
         return "a number or null"
+    if kind == int | None:
+        return "a whole number or null"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

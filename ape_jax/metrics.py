@@ -1,7 +1,9 @@
 """Numbers on disk: one JSON line an update, and summaries over seeds."""
 
+import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from ape_jax.training import Metrics
+from ape_jax.types import SettingError
 
 
 def over_seeds(values) -> dict:
@@ -59,30 +62,101 @@ def write_json(path: Path, content: dict) -> None:
     partial.replace(path)
 
 
-def append_updates(path: Path, metrics: Metrics, first_update: int) -> None:
-    """Append one line an update: every metric that the run has as a list over seeds.
+class MetricsFile:
+    """The ``metrics.jsonl`` of a run: one line an update, complete lines only.
 
-    What is not known yet, such as returns before the first episode has ended, is null.
-
-    Args:
-      path: the ``metrics.jsonl`` of a run.
-      metrics: arrays [K, updates, …].
-      first_update: number of the first of them, from 0.
+    ``num_bytes`` and ``sha256`` tell what the file holds so far, for a checkpoint to remember.
     """
-    columns = {
-        name: _known(np.asarray(values).swapaxes(0, 1))
-        for name, values in metrics._asdict().items()
-        if values is not None
-    }
-    num_updates = len(columns["pe_return"])
-    with path.open("a", encoding="utf-8") as file:
-        for index in range(num_updates):
-            row = {name: values[index].tolist() for name, values in columns.items()}
-            file.write(json.dumps({"update": first_update + index, **row}) + "\n")
+
+    def __init__(self, path: Path, kept: dict | None = None):
+        """Begin the file, or go on with one.
+
+        Args:
+          path: the file; what it holds is replaced, but for what is kept.
+          kept: ``bytes`` and ``sha256`` of its first lines, as :meth:`mark` told them; later ones
+            are cut off. None begins a new file.
+
+        Raises:
+          SettingError: the file does not begin with what is to be kept.
+        """
+        self.path = path
+        self._digest = hashlib.sha256()
+        self.num_bytes = 0
+        content = b""
+        if kept is not None and kept["bytes"]:
+            content = path.read_bytes()[: kept["bytes"]] if path.exists() else b""
+            if hashlib.sha256(content).hexdigest() != kept["sha256"]:
+                what = "is damaged before" if path.exists() else "is missing, with"
+                raise SettingError(
+                    f"{path} {what} the checkpoint's updates. Put it back as it was, or train anew"
+                )
+        self._digest.update(content)
+        self.num_bytes = len(content)
+        if path.exists():
+            os.truncate(path, self.num_bytes)
+        else:
+            path.touch()
+
+    def mark(self) -> dict:
+        """What is written so far."""
+        return {"bytes": self.num_bytes, "sha256": self._digest.hexdigest()}
+
+    def append(self, metrics: Metrics, first_update: int) -> None:
+        """Append a line for every update: every metric that the run has as a list over seeds.
+
+        What is not known yet, such as returns before the first episode has ended, is null.
+
+        Args:
+          metrics: arrays [K, updates, …].
+          first_update: number of the first of them, from 0.
+
+        Raises:
+          OSError: they cannot be written; no line is left half written where that can be helped.
+        """
+        columns = {
+            name: _known(np.asarray(values).swapaxes(0, 1))
+            for name, values in metrics._asdict().items()
+            if values is not None
+        }
+        lines = [
+            json.dumps(
+                {
+                    "update": first_update + index,
+                    **{k: x[index].tolist() for k, x in columns.items()},
+                }
+            )
+            for index in range(len(columns["pe_return"]))
+        ]
+        content = "".join(line + "\n" for line in lines).encode()
+        try:
+            with self.path.open("ab") as file:
+                file.write(content)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, self.num_bytes)
+            raise
+        self._digest.update(content)
+        self.num_bytes += len(content)
+
+
+def read_updates(path: Path) -> list[dict]:
+    """The complete lines of a ``metrics.jsonl``, also while a run writes it.
+
+    Raises:
+      SettingError: there is no such file, or a line in it is not one of a run.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        rows = [json.loads(line) for line in lines]
+        if all(isinstance(row, dict) and "update" in row and "pe_return" in row for row in rows):
+            return rows
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        pass
+    raise SettingError(f"run must be a directory that ape-jax train made; {path} is not readable")
 
 
 def _known(values: np.ndarray) -> np.ndarray:
-    """None in the place of nan, which JSON does not have."""
+    """None in the place of what JSON does not have: nan and infinities."""
     known = values.astype(object)
-    known[np.isnan(values)] = None
+    known[~np.isfinite(values)] = None
     return known

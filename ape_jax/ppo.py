@@ -43,10 +43,11 @@ def begin(task: Task, hypers: Hypers, state: TrainState) -> TrainState:
     size = streams.observation[0].size
     carried = PPOState(
         streams=streams,
-        expert_returns=jnp.full(networks.num_experts, jnp.nan),
-        observer_return=jnp.float32(jnp.nan),
+        expert_returns=jnp.zeros(networks.num_experts),
+        observer_return=jnp.float32(0.0),
         num_episodes=jnp.zeros(networks.num_experts, jnp.int32),
-        ends_per_step=jnp.full(networks.num_experts, jnp.nan),
+        observer_episodes=jnp.int32(0),
+        ends_per_step=jnp.zeros(networks.num_experts),
         observations=moments.standard((size,)) if config.normalize_observations else None,
         rewards=moments.standard(()) if config.normalize_rewards else None,
         num_updates=jnp.int32(0),
@@ -147,10 +148,11 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
     params, opt_state, parts, grad_norm = descend(key_shuffle, task, state, batch, loss, hypers)
     if carried.observations is not None:
         params = with_statistics(params, carried.observations.mean, carried.observations.scale())
+    ended = carried.num_episodes > 0
     metrics = Metrics(
-        pe_return=jnp.mean(carried.expert_returns),
-        expert_returns=carried.expert_returns,
-        observer_return=carried.observer_return,
+        pe_return=jnp.where(jnp.all(ended), jnp.mean(carried.expert_returns), jnp.nan),
+        expert_returns=jnp.where(ended, carried.expert_returns, jnp.nan),
+        observer_return=jnp.where(carried.observer_episodes > 0, carried.observer_return, jnp.nan),
         policy_loss=parts.policy,
         value_loss=parts.value,
         entropy=parts.entropy,
@@ -254,12 +256,12 @@ def go_on(
     ended = steps.terminated | steps.truncated
     num_own = config.num_experts * config.envs_per_expert
 
-    def newest(mean, ended, episode_return):
+    def newest(mean, num_before, ended, episode_return):
         count = jnp.sum(ended)
         total = jnp.sum(jnp.where(ended, episode_return, 0.0))
         share = jnp.minimum(count / config.envs_per_expert, 1.0)
-        share = jnp.where(jnp.isnan(mean), 1.0, share)
-        moved = jnp.nan_to_num(mean) * (1.0 - share) + share * total / jnp.maximum(count, 1)
+        share = jnp.where(num_before == 0, 1.0, share)
+        moved = mean * (1.0 - share) + share * total / jnp.maximum(count, 1)
         return jnp.where(count > 0, moved, mean)
 
     own = jax.tree.map(
@@ -268,7 +270,7 @@ def go_on(
     )
     ends = jnp.sum(own[0], axis=(0, 2))
     now = jnp.mean(own[0], axis=(0, 2))
-    rate = jnp.where(jnp.isnan(carried.ends_per_step), now, carried.ends_per_step)
+    rate = jnp.where(carried.num_updates == 0, now, carried.ends_per_step)
     observations, rewards = carried.observations, carried.rewards
     if observations is not None:
         flat = steps.observation[:, :num_own].reshape(-1, observations.mean.shape[0])
@@ -277,11 +279,15 @@ def go_on(
         rewards = moments.merge(rewards, seen.discounted_return.reshape(-1))
     return PPOState(
         streams=streams,
-        expert_returns=jax.vmap(newest, (0, 1, 1))(carried.expert_returns, *own),
+        expert_returns=jax.vmap(newest, (0, 0, 1, 1))(
+            carried.expert_returns, carried.num_episodes, *own
+        ),
         observer_return=newest(
-            carried.observer_return, ended[:, num_own:], seen.episode_return[:, num_own:]
+            *(carried.observer_return, carried.observer_episodes),
+            *(ended[:, num_own:], seen.episode_return[:, num_own:]),
         ),
         num_episodes=carried.num_episodes + ends,
+        observer_episodes=carried.observer_episodes + jnp.sum(ended[:, num_own:]),
         ends_per_step=rate + LENGTH_RATE * (now - rate),
         observations=observations,
         rewards=rewards,

@@ -21,18 +21,18 @@ def _ppo(env: str, head: HeadName, min_return: float, train: dict, hypers: dict)
     )
 
 
-def _grid(env: str) -> Preset:
+def _finite(env: str, hypers: dict) -> Preset:
     """Experts whose greedy clone is led astray, by exact posterior weights."""
-    train, hypers = recipe("tabular")
+    first = recipe("tabular")
     return Preset(
-        dataclasses.replace(train, env=env, observer="posterior"),
-        dataclasses.replace(hypers, temperature=0.1),
+        dataclasses.replace(first[0], env=env, observer="posterior"),
+        dataclasses.replace(first[1], temperature=0.1, **hypers),
     )
 
 
 PRESETS = {
-    "gridworld": _grid("GridWorld-ape"),
-    "frozen-lake": _grid("FrozenLake-misc"),
+    "gridworld": _finite("GridWorld-ape", {}),
+    "frozen-lake": _finite("FrozenLake-misc", {"beta": 0.3, "critic_learning_rate": 0.02}),
     "four-rooms": _ppo(
         *("FourRooms-misc", "mlp", 0.6),
         {
@@ -41,24 +41,47 @@ PRESETS = {
         },
         {"gate_scale": 0.2},
     ),
-    "catch": _ppo("Catch-bsuite", "mlp", 0.75, {}, {"gate_scale": 0.2}),
+    "catch": _ppo(
+        *("Catch-bsuite", "mlp", 0.65, {}),
+        {"beta": 10.0, "gate_scale": 0.15, "first_temperature": 0.3, "temperature": 0.04},
+    ),
     "cartpole": _ppo("CartPole-v1", "mlp", 450.0, {}, {"gate_scale": 25.0}),
     "acrobot": _ppo("Acrobot-v1", "mlp", -110.0, {"normalize_rewards": True}, {"gate_scale": 10.0}),
     "mountain-car": _ppo(
-        *("MountainCar-v0", "mlp", -140.0),
+        *("MountainCar-v0", "mlp", -125.0),
         {"normalize_observations": True, "normalize_rewards": True, "segment_length": 256},
-        {"gate_scale": 10.0, "trace_decay": 0.98, "entropy_bonus": 0.05},
+        {
+            **{"beta": 8.0, "gate_scale": 6.0, "first_temperature": 0.3, "temperature": 0.1},
+            **{"trace_decay": 0.98, "entropy_bonus": 0.03},
+        },
     ),
     "breakout": _ppo("Breakout-MinAtar", "conv", 8.0, {}, {"gate_scale": 2.0}),
     "asterix": _ppo("Asterix-MinAtar", "conv", 3.0, {}, {}),
     "pendulum": _ppo("Pendulum-v1", "gaussian", -250.0, {}, {"gate_scale": 50.0, "discount": 0.95}),
     "mountain-car-continuous": _ppo(
-        *("MountainCarContinuous-v0", "gaussian", 80.0),
+        *("MountainCarContinuous-v0", "gaussian", 75.0),
         {"segment_length": 256},
-        {"gate_scale": 5.0, "entropy_bonus": 0.01, "discount": 0.999},
+        {
+            **{"beta": 1.0, "gate_scale": 20.0, "learning_rate": 5e-4},
+            **{"entropy_bonus": 0.01, "discount": 0.999},
+        },
     ),
-    "point-robot": _ppo("PointRobot-misc", "gaussian", 1.0, {}, {"entropy_bonus": 0.02}),
-    "reacher": _ppo("Reacher-misc", "gaussian", -20.0, {}, {"gate_scale": 5.0, "discount": 0.95}),
+    "point-robot": _ppo(
+        *("PointRobot-misc", "gaussian", 3.5),
+        {"env_param": ("center_init=true",), "num_updates": 400, "num_minibatches": 8},
+        {
+            **{"beta": 1.5, "gate_scale": 1.0, "first_temperature": 0.3},
+            **{"learning_rate": 5e-4, "entropy_bonus": 0.0},
+        },
+    ),
+    "reacher": _ppo(
+        *("Reacher-misc", "gaussian", 28.0),
+        {"segment_length": 100, "envs_per_expert": 32, "num_minibatches": 8, "num_updates": 600},
+        {
+            **{"beta": 1.0, "gate_scale": 8.0, "learning_rate": 3e-4, "entropy_bonus": 0.0},
+            **{"discount": 0.98, "trace_decay": 0.98},
+        },
+    ),
 }
 """By the names that the command line knows them by."""
 

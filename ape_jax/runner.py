@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import checkify
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 from rich.console import Console
@@ -19,16 +20,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.config import CHUNK, Hypers, TrainConfig
 from ape_jax.learner import begin, updates
 from ape_jax.sharding import ENVIRONMENTS, SEEDS, make_mesh
 from ape_jax.training import Metrics, Task, TrainState
-from ape_jax.types import SettingError
+from ape_jax.types import NonFiniteError, SettingError
 
 log = logging.getLogger(__name__)
-
-CHUNK = 50
-"""Updates between two looks from the host."""
 
 
 class Chunk(NamedTuple):
@@ -58,7 +56,11 @@ class Runner:
     """Runs a task for several seeds at once, over devices."""
 
     def __init__(
-        self, task: Task, sweep: bool = False, devices: Sequence[jax.Device] | None = None
+        self,
+        task: Task,
+        sweep: bool = False,
+        devices: Sequence[jax.Device] | None = None,
+        debug_nans: bool = False,
     ):
         """Compile nothing yet.
 
@@ -67,10 +69,12 @@ class Runner:
           sweep: whether every seed has its own hyperparameters, arrays [K], or all share theirs.
           devices: over which seeds and environments are spread; if None as many of all as divide
             them evenly.
+          debug_nans: whether every operation is checked for NaNs; on one device.
         """
         self.task = task
         self.sweep = sweep
         self.devices = devices
+        self.debug_nans = debug_nans
 
     def create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
         """Fresh states [K, …], on one device."""
@@ -79,14 +83,31 @@ class Runner:
     def _create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
         return _create(self.task, keys, hypers, self._mesh(keys), self.sweep)
 
-    def run(self, keys: Key[Array, " K"], hypers: Hypers) -> Iterator[Chunk]:
+    def run(
+        self,
+        keys: Key[Array, " K"],
+        hypers: Hypers,
+        state: TrainState | None = None,
+        num_done: int = 0,
+        chunk: int = CHUNK,
+    ) -> Iterator[Chunk]:
         """Train to the end, chunk by chunk; the last chunk carries the final state.
+
+        Args:
+          keys: one a seed.
+          hypers: numbers, or arrays [K] of them.
+          state: where to go on from, [K, …] on one device; None begins.
+          num_done: updates behind that state.
+          chunk: updates between two looks from the host.
 
         Raises:
           SettingError: environments that do not divide over the devices.
+          NonFiniteError: with ``debug_nans``, which operation makes a NaN, and at which update.
         """
         config = self.task.config
         mesh = self._mesh(keys)
+        if self.debug_nans:
+            chunk = 1
         log.info(
             "%s: %d seed(s) x %d expert(s) x %d environments on %d x %s",
             config.env,
@@ -96,14 +117,23 @@ class Runner:
             mesh.size,
             mesh.devices.flat[0].device_kind,
         )
-        state = self._create(keys, hypers)
+        if state is None:
+            state = self._create(keys, hypers)
+        else:  # To where the first chunk of a new run begins, so that it is the same program.
+            state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
         num_updates = config.num_updates
-        for num_done in range(0, num_updates, CHUNK):
-            count = min(CHUNK, num_updates - num_done)
-            state, metrics = jax.block_until_ready(
-                _advance(self.task, state, hypers, count, mesh, self.sweep)
-            )
-            yield Chunk(num_done + count, num_updates, *_here((state, metrics)))
+        while num_done < num_updates:
+            count = min(chunk, num_updates - num_done)
+            if self.debug_nans:
+                error, (state, metrics) = _advance_checked(self.task, state, hypers, self.sweep)
+                if error.get():
+                    raise NonFiniteError(f"{error.get()} (update {num_done})")
+            else:
+                state, metrics = jax.block_until_ready(
+                    _advance(self.task, state, hypers, count, mesh, self.sweep)
+                )
+            num_done += count
+            yield Chunk(num_done, num_updates, *_here((state, metrics)))
 
     def _mesh(self, keys: Key[Array, " K"]) -> Mesh:
         return mesh_of(self.task.config, len(keys), self.devices)
@@ -150,6 +180,17 @@ def _advance(task, state, hypers, num_updates, mesh, sweep) -> tuple[TrainState,
         check_vma=False,  # Environments begin their loops with constants, alike everywhere.
     )
     return _on_every_device(spread(state, hypers), mesh)
+
+
+@functools.partial(jax.jit, static_argnames=("task", "sweep"))
+def _advance_checked(task, state, hypers, sweep):
+    """One update, and the first operation of it that made a NaN."""
+
+    def of_seed(state, hypers):
+        return updates(task, state, hypers, 1)
+
+    each = jax.vmap(of_seed, (0, 0 if sweep else None))
+    return checkify.checkify(each, errors=checkify.nan_checks)(state, hypers)
 
 
 def _here(tree):

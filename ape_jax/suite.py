@@ -14,7 +14,7 @@ from ape_jax.metrics import interval
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
 from ape_jax.runner import EVALUATE, RANDOM, Runner, seed_keys
-from ape_jax.training import Task, make_task
+from ape_jax.training import Task, make_task, steps_of_update
 from ape_jax.types import Params, PRNGKey
 
 VARIANTS = ("ensemble", "beta0", "single")
@@ -129,18 +129,6 @@ def run(name: str, config: RunConfig, effort: SuiteEffort, report: Callable[[str
     key_random = seed_keys(first_seed, 1, RANDOM)[0]
     at_random = evaluation.random_return(task, key_random, effort.num_episodes)
     return row(name, config, effort, results, at_random, speed)
-
-
-def steps_of_update(task: Task) -> int:
-    """Environment steps of one update, the experts' and the observer's.
-
-    With pg those that pad episodes to the limit are among them.
-    """
-    config = task.config
-    streams = config.num_experts * config.envs_per_expert
-    streams *= 1 if config.observer == "none" else 2
-    length = task.num_steps if config.algorithm == "pg" else config.segment_length
-    return streams * length
 
 
 def row(

@@ -46,11 +46,13 @@ class PPOState:
     streams: Streams
     """Of every expert's environments, then of the observer's, [E * B + M, …]."""
     expert_returns: jax.Array
-    """[E]; mean of about the last B episodes of each expert; nan before the first has ended."""
+    """[E]; mean of about the last B episodes of each expert; 0 before the first has ended."""
     observer_return: jax.Array
     """Likewise."""
     num_episodes: jax.Array
     """[E]; that have ended so far."""
+    observer_episodes: jax.Array
+    """Likewise."""
     ends_per_step: jax.Array
     """[E]; running mean, one over the length of an expert's episode."""
     observations: Moments | None
@@ -146,6 +148,18 @@ def make_task(
     )
     num_steps = int(env_params.max_steps_in_episode)
     return Task(config, env, env_params, networks, mdp, num_steps, observer_reward)
+
+
+def steps_of_update(task: Task) -> int:
+    """Environment steps of one update of one seed, the experts' and the observer's.
+
+    With pg those that pad episodes to the limit are among them.
+    """
+    config = task.config
+    streams = config.num_experts * config.envs_per_expert
+    streams *= 1 if config.observer == "none" else 2
+    length = task.num_steps if config.algorithm == "pg" else config.segment_length
+    return streams * length
 
 
 def optimizer(hypers: Hypers, num_updates: int | None = None) -> optax.GradientTransformation:

@@ -51,6 +51,17 @@ class SettingError(ValueError):
     """
 
 
+class RunError(RuntimeError):
+    """A run that cannot go on: the message says why, and where it can be taken up again.
+
+    The command line turns it into exit code 1.
+    """
+
+
+class NonFiniteError(RunError):
+    """Training has gone astray."""
+
+
 @runtime_checkable
 class MemoryPolicy(Protocol):
     """A policy over histories: what it remembers is a pytree that it is handed back each step."""

@@ -38,7 +38,7 @@ def small_run(tmp_path_factory):
 
 def test_train_writes_a_run(small_run):
     names = {path.name for path in small_run.iterdir()}
-    assert names == {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints"}
+    assert names == {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints", ".lock"}
     summary = json.loads((small_run / "summary.json").read_text())
     for name in ("pe_return", "mixture"):
         assert set(summary[name]) == {"mean", "std", "values"}
@@ -311,13 +311,16 @@ def test_interrupted_replacement_leaves_the_old_run_whole(small_run, tmp_path, m
     shutil.copytree(small_run, old)
     before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
 
-    def interrupted(self, keys, hypers):
+    def interrupted(self, *arguments):
         raise KeyboardInterrupt
         yield
 
     monkeypatch.setattr(Runner, "run", interrupted)
     assert run("train", *SMALL, "--beta", "0.9", "--out", old, "--overwrite") == cli.INTERRUPTED
-    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
+    after = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if path.name != ".lock"} == {
+        path: content for path, content in before.items() if path.name != ".lock"
+    }
     assert "interrupted before anything was finished" in capfd.readouterr().err
 
 
@@ -342,28 +345,10 @@ def test_version_is_printed(capfd):
     assert capfd.readouterr().out.strip() == ape_jax.__version__
 
 
-def test_interrupt_keeps_what_is_finished(tmp_path, monkeypatch, capfd):
-    """Ctrl-C after the first chunk: its parameters are saved, and the summary says how far."""
-    chunks = Runner.run
-
-    def interrupted(self, keys, hypers):
-        yield next(chunks(self, keys, hypers))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Runner, "run", interrupted)
-    monkeypatch.setattr("ape_jax.runner.CHUNK", 4)
-    out = tmp_path / "run"
-    arguments = ["--num-updates", "12", "--envs-per-expert", "4", "--seeds", "2"]
-    assert run("train", *arguments, "--out", out) == cli.INTERRUPTED
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["num_updates"] == 4
-    _, _, params = checkpoint.load_run(out)
-    assert metrics.fingerprint(params) == summary["fingerprint"]
-
-
 @pytest.mark.slow
-def test_signal_ends_a_real_process_cleanly(tmp_path):
-    """SIGINT to the command itself, once metrics have begun to appear."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_ends_a_real_process_cleanly(tmp_path, number, code):
+    """To the command itself, once metrics have begun to appear: what it did is saved."""
     out = tmp_path / "run"
     arguments = ["train", "--num-updates", "10000000", "--envs-per-expert", "4", "--out", str(out)]
     # A shell that runs this suite in the background ignores SIGINT, and children inherit that.
@@ -384,13 +369,16 @@ def test_signal_ends_a_real_process_cleanly(tmp_path):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         printed, _ = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert process.returncode == cli.INTERRUPTED
+    assert process.returncode == code
     assert "Traceback" not in printed
-    assert (out / "summary.json").exists()
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    assert f"interrupted after {len(lines)} of 10000000 updates" in " ".join(printed.split())
+    assert f"ape-jax train --resume {out}" in printed.replace("\n", "")
+    assert checkpoint.newest_sound(out) == len(lines)
 
 
 def test_load_run_says_what_is_missing(tmp_path):

@@ -1,3 +1,5 @@
+import errno
+import io
 import json
 
 import jax.numpy as jnp
@@ -6,6 +8,7 @@ import pytest
 
 from ape_jax import metrics, tables
 from ape_jax.training import Metrics
+from ape_jax.types import SettingError
 
 
 def test_over_seeds_gives_mean_and_sample_deviation():
@@ -28,17 +31,76 @@ def test_fingerprint_changes_with_any_bit_and_with_nothing_else():
     assert metrics.fingerprint(params) not in [metrics.fingerprint(other) for other in others]
 
 
-def test_append_updates_writes_one_line_an_update_for_all_seeds(tmp_path):
+def three_updates():
+    """Of two seeds and four experts."""
     fields = {name: np.zeros((2, 3)) for name in Metrics._fields}
     fields["pe_return"] = np.arange(6.0).reshape(2, 3)
     fields["expert_returns"] = np.zeros((2, 3, 4))
+    return Metrics(**fields)
+
+
+def test_metrics_file_has_one_line_an_update_for_all_seeds(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    metrics.append_updates(path, Metrics(**fields), 0)
-    metrics.append_updates(path, Metrics(**fields), 3)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    file = metrics.MetricsFile(path)
+    file.append(three_updates(), 0)
+    file.append(three_updates()._replace(policy_loss=np.full((2, 3), np.inf)), 3)
+    lines = metrics.read_updates(path)
     assert [line["update"] for line in lines] == list(range(6))
     assert lines[1]["pe_return"] == [1.0, 4.0]
     assert np.shape(lines[5]["expert_returns"]) == (2, 4)
+    assert lines[5]["policy_loss"] == [None, None]  # JSON has no infinity.
+
+
+def test_metrics_file_goes_on_from_a_mark_and_cuts_off_what_came_after(tmp_path):
+    path, straight = tmp_path / "metrics.jsonl", tmp_path / "straight.jsonl"
+    file = metrics.MetricsFile(path)
+    file.append(three_updates(), 0)
+    mark = file.mark()
+    file.append(three_updates(), 3)
+    with path.open("a") as torn:
+        torn.write('{"update": 6, "pe_re')
+    assert len(metrics.read_updates(path)) == 6  # Complete lines only.
+    metrics.MetricsFile(path, mark).append(three_updates(), 3)
+    whole = metrics.MetricsFile(straight)
+    for first in (0, 3):
+        whole.append(three_updates(), first)
+    assert path.read_bytes() == straight.read_bytes()
+    assert metrics.MetricsFile(path, whole.mark()).mark() == whole.mark()
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut", "flipped"])
+def test_metrics_file_that_does_not_hold_what_the_mark_says_is_refused(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    file = metrics.MetricsFile(path)
+    file.append(three_updates(), 0)
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    if damage == "removed":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if damage == "cut" else content)
+    with pytest.raises(SettingError, match=r"metrics\.jsonl"):
+        metrics.MetricsFile(path, file.mark())
+
+
+def test_lines_that_cannot_be_written_leave_none_half_written(tmp_path, monkeypatch):
+    """A disk that takes only so many more bytes."""
+    path = tmp_path / "metrics.jsonl"
+    file = metrics.MetricsFile(path)
+    file.append(three_updates(), 0)
+    before, mark = path.read_bytes(), file.mark()
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    class Full(io.FileIO):
+        def write(self, content):
+            super().write(content[:50])
+            raise full
+
+    monkeypatch.setattr(metrics.Path, "open", lambda self, mode: Full(self, mode))
+    with pytest.raises(OSError, match="No space left"):
+        file.append(three_updates(), 3)
+    assert path.read_bytes() == before
+    assert file.mark() == mark
 
 
 def test_write_json_replaces_whole_files(tmp_path):

@@ -330,5 +330,5 @@ def test_steps_of_an_update_are_those_of_all_environments():
     settings = dataclasses.replace(CONFIG, num_experts=3)
     alone = dataclasses.replace(settings, observer="none")
     whole = dataclasses.replace(settings, algorithm="pg", hold="multipliers")
-    counts = [suite.steps_of_update(make_task(config)) for config in (settings, alone, whole)]
+    counts = [training.steps_of_update(make_task(config)) for config in (settings, alone, whole)]
     assert counts == [2 * 3 * 4 * 8, 3 * 4 * 8, 2 * 3 * 4 * 20]

@@ -1,30 +1,25 @@
-"""``ape-jax train``: train, evaluate, save."""
+"""``ape-jax train``: train, save, evaluate; and go on with a run that was stopped."""
 
 import dataclasses
-import shutil
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import tyro
 from rich.console import Console
 
-from ape_jax import checkpoint, evaluation, metrics, presets, sharding, tables
-from ape_jax.commands.output import INTERRUPTED, prepare, say
+from ape_jax import checkpoint, evaluation, metrics, presets, sharding, tables, trackers
+from ape_jax.commands.output import prepare, say
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe_of
-from ape_jax.runner import (
-    EVALUATE,
-    RANDOM,
-    Chunk,
-    Runner,
-    describe_returns,
-    mesh_of,
-    progress_bar,
-    seed_keys,
-)
-from ape_jax.training import make_task
-from ape_jax.types import SettingError
+from ape_jax.networks import EnsembleParams
+from ape_jax.run_directory import RunDirectory
+from ape_jax.runner import EVALUATE, RANDOM, Runner, mesh_of, seed_keys
+from ape_jax.training import Task, make_task
+from ape_jax.training_loop import Interrupted, Watching, train
+from ape_jax.types import RunError, SettingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +36,32 @@ class TrainOptions:
     """Runs trained side by side, each with its own random numbers."""
     first_seed: int = 0
     """The seeds are numbered from here."""
-    preset: str | None = None
-    """Settings for one environment in place of a recipe, such as cartpole; an unknown name lists
-    all that there are."""
+    preset: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"Settings in place of a recipe: one of {', '.join(presets.PRESETS)}."),
+    ] = None
     config: Path | None = None
     """YAML file of settings: the flags' names, with underscores. A run's config.yaml is one."""
     out: Path = Path("runs/train")
     """Directory of the run."""
     overwrite: bool = False
     """Replace the run that --out already holds."""
+    resume: Path | None = None
+    """Go on with the run in this directory, from its newest checkpoint and with its own settings,
+    as if it had never been stopped."""
+    save_every: int | None = None
+    """Updates between two checkpoints, in chunks of 50 or of this if it is fewer; if not given,
+    about once a minute. The last state is always saved."""
+    keep: int = 3
+    """How many of the newest checkpoints are kept, besides the best."""
+    quiet: bool = False
+    """No live view; warnings alone."""
+    debug_nans: bool = False
+    """Name the operation that first makes a NaN; slower."""
+    tensorboard: bool = False
+    """Curves for TensorBoard, in the run's directory."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the curves; WANDB_MODE=offline keeps them here."""
     devices: int | None = None
     """Devices of each process to spread seeds and environments over; if not given, as many as
     divide them evenly. A CPU is one device, or as many as asked for. Sums round differently."""
@@ -65,7 +77,7 @@ class TrainOptions:
 
 
 def defaults(arguments: Sequence[str]) -> TrainOptions:
-    """What flags override: the recipe of --head and --min-return, or what a --config file says."""
+    """What flags override: a recipe, a preset, or what a file or the run to resume says."""
 
     @dataclasses.dataclass(frozen=True)
     class First:
@@ -74,23 +86,42 @@ def defaults(arguments: Sequence[str]) -> TrainOptions:
         config: Path | None = None
         preset: str | None = None
         algorithm: str | None = None
+        resume: Path | None = None
 
-    names = ("--head", "--min-return", "--config", "--preset", "--algorithm")
+    names = ("--head", "--min-return", "--config", "--preset", "--algorithm", "--resume")
     known = [part for name in names for part in _flag_and_value(arguments, name)]
     first = tyro.cli(First, prog="ape-jax train", args=known)
+    given = {name: getattr(first, name) for name in ("preset", "config", "resume")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if len(given) > 1:
+        (one, other), values = list(given)[:2], list(given.values())
+        raise SettingError(
+            f"{one} and {other} each set everything; got {values[0]} and {values[1]}. Leave one out"
+        )
     if first.preset is not None:
-        if first.config is not None:
-            raise SettingError(
-                f"preset and config each set everything; got {first.preset!r} and {first.config}. "
-                "Leave one out"
-            )
         return TrainOptions(*presets.find(first.preset), preset=first.preset)
+    if first.resume is not None:
+        own = _settings_of(first.resume)
+        return TrainOptions(**_as_options(own), resume=first.resume, out=first.resume)
     if first.config is not None:
         loaded = RunConfig.load(first.config, first.head, first.min_return, first.algorithm)
-        return TrainOptions(
-            loaded.train, loaded.hypers, loaded.seeds, loaded.first_seed, config=first.config
-        )
+        return TrainOptions(**_as_options(loaded), config=first.config)
     return TrainOptions(*recipe_of(first.head, first.min_return, first.algorithm))
+
+
+def _as_options(config: RunConfig) -> dict:
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return {"settings": fields.pop("train"), **fields}
+
+
+def _settings_of(run: Path) -> RunConfig:
+    """Of a run that is to be gone on with."""
+    if not (run / "config.yaml").exists():
+        raise SettingError(
+            f"resume must be the directory of a run; {run} holds no config.yaml. Train with "
+            "--out, or name another"
+        )
+    return RunConfig.load(run / "config.yaml")
 
 
 def _flag_and_value(arguments: Sequence[str], name: str) -> list[str]:
@@ -105,57 +136,52 @@ def _flag_and_value(arguments: Sequence[str], name: str) -> list[str]:
 
 
 def run(options: TrainOptions, console: Console) -> int:
-    """Train, evaluate, save."""
-    config = RunConfig(options.settings, options.hypers, options.seeds, options.first_seed)
-    if not options.process_id and (options.out / "config.yaml").exists() and not options.overwrite:
-        raise SettingError(
-            f"out must not hold a run already; {options.out} does. Choose another, "
-            "or add --overwrite"
-        )
+    """Train, save, evaluate."""
+    config = RunConfig(
+        options.settings, options.hypers, options.seeds, options.first_seed, options.save_every
+    )
+    _check(options, config)
+    if options.quiet:
+        logging.getLogger("ape_jax").setLevel("WARNING")
     devices = _start(options)
     mesh_of(config.train, config.seeds, devices)
     task = make_task(config.train)
+    runner = Runner(task, devices=devices, debug_nans=options.debug_nans)
     if jax.process_index() > 0:
-        return _take_part(Runner(task, devices=devices), config)
+        return _take_part(runner, config, options)
     out = prepare(options.out)
+    directory = RunDirectory(out)
+    try:
+        return _run(options, config, runner, directory, console)
+    finally:
+        directory.release()
 
-    started = time.monotonic()
-    last = _train_and_log(Runner(task, devices=devices), config, out, console)
-    if last is None:
-        raise KeyboardInterrupt
-    seconds = time.monotonic() - started
-    params, multipliers = jax.device_get((last.state.params, last.state.multipliers))
-    if options.distributed:
-        sharding.leave()
-        task = make_task(config.train)
-    checkpoint.save_params(out, params)
 
-    evaluate = jax.jit(jax.vmap(evaluation.ensemble_returns, (None, 0, 0)), static_argnums=0)
-    keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
-    returns = evaluate(task, params.heads, keys)
-    at_random = evaluation.random_return(task, seed_keys(config.first_seed, 1, RANDOM)[0])
-    dead = evaluation.dead_experts(returns.experts, at_random)
-    summary = {
-        "pe_return": metrics.over_seeds(returns.pe),
-        "expert_returns": metrics.over_seeds(returns.experts),
-        "greedy_experts": metrics.over_seeds(returns.greedy_experts),
-        "mixture": metrics.over_seeds(returns.mixture),
-        "random_return": at_random.mean,
-        "dead_experts": dead.tolist(),
-        "evaluation": (
-            "exact" if task.mdp is not None else f"{evaluation.NUM_EPISODES} episodes a policy"
-        ),
-        "num_updates": last.num_done,
-        "train_seconds": seconds,
-        "fingerprint": metrics.fingerprint(params),
-    }
-    if config.hypers.min_return is not None:
-        summary["min_return"] = config.hypers.min_return
-    if multipliers is not None:
-        summary["multipliers"] = metrics.over_seeds(multipliers)
-    metrics.write_json(out / "summary.json", summary)
-    _show_training(summary, config, out)
-    return 0 if last.num_done == config.train.num_updates else INTERRUPTED
+def _check(options: TrainOptions, config: RunConfig) -> None:
+    """Everything that needs no computing."""
+    if options.keep < 1:
+        raise SettingError(f"keep must be at least 1; got {options.keep}")
+    trackers.check(options.tensorboard, options.wandb)
+    if options.resume is None:
+        holds_run = (options.out / "config.yaml").exists()
+        if not options.process_id and holds_run and not options.overwrite:
+            raise SettingError(
+                f"out must not hold a run already; {options.out} does. Choose another, go on with "
+                f"--resume {options.out}, or add --overwrite"
+            )
+        return
+    own, given = _settings_of(options.resume).to_flat(), config.to_flat()
+    for name in own:
+        if own[name] != given[name]:
+            raise SettingError(
+                f"resume goes on with the run's own settings; its {name} is {own[name]!r}, got "
+                f"{given[name]!r}. Leave it out, or train another run"
+            )
+    if options.overwrite or options.out != options.resume:
+        raise SettingError(
+            "resume writes to the run that it goes on with; got "
+            f"{'overwrite' if options.overwrite else f'out {options.out}'}. Leave it out"
+        )
 
 
 def _start(options: TrainOptions) -> list[jax.Device] | None:
@@ -167,41 +193,83 @@ def _start(options: TrainOptions) -> list[jax.Device] | None:
     return sharding.start(options.devices, place if options.distributed else None)
 
 
-def _take_part(runner: Runner, config: RunConfig) -> int:
+def _take_part(runner: Runner, config: RunConfig, options: TrainOptions) -> int:
     """What the processes other than the first do: the same training, of which they keep nothing."""
-    for _ in runner.run(seed_keys(config.first_seed, config.seeds), config.hypers):
+    num_done, state = 0, None
+    if options.resume is not None:
+        num_done, state = checkpoint.newest_state(options.resume, config, runner.task)
+    keys = seed_keys(config.first_seed, config.seeds)
+    for _ in runner.run(keys, config.hypers, state, num_done, config.chunk):
         pass
     sharding.leave()
     return 0
 
 
-def _train_and_log(runner: Runner, config: RunConfig, out: Path, console: Console) -> Chunk | None:
-    """Train to the end, or to the last chunk before Ctrl-C; None if there was none."""
-    last = None
-    num_updates = config.train.num_updates
-    with progress_bar(console) as progress:
-        bar = progress.add_task("training", total=num_updates, returns="compiling")
-        try:
-            keys = seed_keys(config.first_seed, config.seeds)
-            for chunk in runner.run(keys, config.hypers):
-                if last is None:
-                    _begin(out, config)
-                first, last = (last.num_done if last else 0), chunk
-                metrics.append_updates(out / "metrics.jsonl", chunk.metrics, first)
-                progress.update(
-                    bar, completed=chunk.num_done, returns=describe_returns(chunk.metrics)
-                )
-        except KeyboardInterrupt:
-            progress.update(bar, description="interrupted")
-    return last
+def _run(
+    options: TrainOptions,
+    config: RunConfig,
+    runner: Runner,
+    directory: RunDirectory,
+    console: Console,
+) -> int:
+    task, out = runner.task, directory.path
+    if options.resume is not None and directory.is_finished:
+        say(Console(), f"{out} is finished, after {config.train.num_updates} updates")
+        return 0
+    watching = Watching(console, options.quiet, options.keep, options.tensorboard, options.wandb)
+    started = time.monotonic()
+    try:
+        state = train(runner, config, directory, watching, resume=options.resume is not None)
+    except Interrupted as stop:
+        if stop.num_done == 0:
+            raise KeyboardInterrupt from None
+        say(
+            console,
+            f"interrupted after {stop.num_done} of {config.train.num_updates} updates; go on with: "
+            f"ape-jax train --resume {out}",
+        )
+        return stop.code
+    seconds = time.monotonic() - started
+    params, multipliers = jax.device_get((state.params, state.multipliers))
+    if options.distributed:
+        sharding.leave()
+        task = make_task(config.train)
+    summary = _evaluate(task, config, params) | {"train_seconds": seconds}
+    if multipliers is not None:
+        summary["multipliers"] = metrics.over_seeds(multipliers)
+    try:
+        checkpoint.save_params(out, params, config)
+        metrics.write_json(out / "summary.json", summary)
+    except OSError as error:
+        raise RunError(
+            f"{out} cannot be written ({error}). Make room, then: ape-jax train --resume {out}"
+        ) from None
+    _show_training(summary, config, out)
+    return 0
 
 
-def _begin(out: Path, config: RunConfig) -> None:
-    """Put a run in the place of whatever run was there before."""
-    for name in ("metrics.jsonl", "summary.json"):
-        (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    config.save(out / "config.yaml")
+def _evaluate(task: Task, config: RunConfig, params: EnsembleParams) -> dict:
+    """What ``summary.json`` says of the parameters [K, …]."""
+    evaluate = jax.jit(jax.vmap(evaluation.ensemble_returns, (None, 0, 0)), static_argnums=0)
+    keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
+    returns = evaluate(task, params.heads, keys)
+    at_random = evaluation.random_return(task, seed_keys(config.first_seed, 1, RANDOM)[0])
+    summary = {
+        "pe_return": metrics.over_seeds(returns.pe),
+        "expert_returns": metrics.over_seeds(returns.experts),
+        "greedy_experts": metrics.over_seeds(returns.greedy_experts),
+        "mixture": metrics.over_seeds(returns.mixture),
+        "random_return": at_random.mean,
+        "dead_experts": evaluation.dead_experts(returns.experts, at_random).tolist(),
+        "evaluation": (
+            "exact" if task.mdp is not None else f"{evaluation.NUM_EPISODES} episodes a policy"
+        ),
+        "num_updates": config.train.num_updates,
+        "fingerprint": metrics.fingerprint(params),
+    }
+    if config.hypers.min_return is not None:
+        summary["min_return"] = config.hypers.min_return
+    return summary
 
 
 def _show_training(summary: dict, config: RunConfig, out: Path) -> None:

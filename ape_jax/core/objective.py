@@ -94,7 +94,8 @@ def gate(
 
     An expert at α or below it, or of unknown return, is left to its own task.
     """
-    return jnp.nan_to_num(jnp.clip((expert_returns - min_return) / scale, 0.0, 1.0))
+    expert_returns = jnp.where(jnp.isnan(expert_returns), min_return, expert_returns)
+    return jnp.clip((expert_returns - min_return) / scale, 0.0, 1.0)
 
 
 def value_loss(

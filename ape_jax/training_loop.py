@@ -1,0 +1,200 @@
+"""The host's side of a training that can be stopped at any time, and gone on with."""
+
+import contextlib
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from rich.console import Console
+
+from ape_jax import guards, trackers
+from ape_jax.checkpoint import Saver, path_of, saved_updates
+from ape_jax.config import Hypers, RunConfig
+from ape_jax.live import LiveView
+from ape_jax.run_directory import RunDirectory
+from ape_jax.runner import Chunk, Runner, seed_keys
+from ape_jax.training import Metrics, TrainState
+from ape_jax.types import NonFiniteError, RunError
+
+SAVE_SECONDS = 60.0
+"""Between two checkpoints, where no number of updates is given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watching:
+    """What is kept of a training, and who is shown it."""
+
+    console: Console
+    quiet: bool = False
+    keep: int = 3
+    """Newest checkpoints, besides the best."""
+    tensorboard: bool = False
+    wandb: str | None = None
+    """Project."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Training was stopped from outside; what it had done is saved."""
+
+    def __init__(self, num_done: int, code: int):
+        """After so many updates; ``code`` is for the process to exit with."""
+        super().__init__(num_done)
+        self.num_done, self.code = num_done, code
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, to be answered as Ctrl-C is."""
+
+
+def train(
+    runner: Runner, config: RunConfig, run: RunDirectory, watching: Watching, resume: bool
+) -> TrainState:
+    """Train to the end, chunk by chunk; save on the way, and before leaving early.
+
+    Args:
+      runner: of the task.
+      config: of the run.
+      run: its directory.
+      watching: what is kept and shown.
+      resume: whether to go on with what the directory holds.
+
+    Returns:
+      The last state [K, …].
+
+    Raises:
+      SettingError: there is nothing sound to resume.
+      Interrupted: by Ctrl-C or SIGTERM.
+      RunError: numbers are not finite any more, or the disk takes no more of them.
+    """
+    num_done, state, metrics_file = 0, None, None
+    if resume:
+        num_done, state, metrics_file = run.go_on(config, runner.task)
+    elif not run.holds_run:  # Else the old one goes when there is something to replace it.
+        metrics_file = run.begin(config)
+    saver = Saver(run.path, config, watching.keep)
+    due = _Due(config.save_every, num_done)
+    told = trackers.start(run.path, config, num_done, watching.tensorboard, watching.wandb)
+    view = LiveView(runner.task, config.seeds, num_done, watching.console, watching.quiet)
+    last: tuple[Chunk, dict] | None = None  # With how the metrics begin, up to its end.
+
+    def save(chunk: Chunk, mark: dict) -> None:
+        saver.save(chunk.num_done, chunk.state, score_of(chunk.metrics, config.hypers), mark)
+        due.saved(chunk.num_done)
+
+    keys = seed_keys(config.first_seed, config.seeds)
+    try:
+        with view, _stopped_by_signals():
+            for chunk in runner.run(keys, config.hypers, state, num_done, config.chunk):
+                if metrics_file is None:
+                    metrics_file = run.begin(config)
+                first = last[0].num_done if last else num_done
+                metrics_file.append(chunk.metrics, first)
+                guards.check(chunk.metrics, chunk.state, first)
+                last = chunk, metrics_file.mark()
+                view.show(chunk)
+                for offset, scalars in enumerate(
+                    trackers.scalars_of(chunk.metrics) if told else ()
+                ):
+                    for tracker in told:
+                        tracker.log(first + offset, scalars)
+                if due.at(chunk.num_done) or chunk.num_done == chunk.num_updates:
+                    save(*last)
+    except KeyboardInterrupt as stop:
+        with _deaf():
+            if last is not None and due.since(last[0].num_done):
+                save(*last)
+            saver.wait()
+        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+        raise Interrupted(num_done if last is None else last[0].num_done, code) from None
+    except NonFiniteError as error:
+        saver.wait()
+        raise RunError(f"{error}. {_last_good(run)}") from None
+    except OSError as error:
+        saver.wait()
+        raise RunError(
+            f"{run.path} cannot be written ({error}). {_last_good(run)}; make room, then go on "
+            f"with: ape-jax train --resume {run.path}"
+        ) from None
+    finally:
+        for tracker in told:
+            tracker.close()
+    saver.wait()
+    if last is not None:
+        return last[0].state
+    assert state is not None, "a run has updates"
+    return state
+
+
+class _Due:
+    """When a checkpoint is."""
+
+    def __init__(self, save_every: int | None, num_done: int):
+        self._every = save_every
+        self.saved(num_done)
+
+    def saved(self, num_done: int) -> None:
+        self._last, self._time = num_done, time.monotonic()
+
+    def since(self, num_done: int) -> bool:
+        return num_done > self._last
+
+    def at(self, num_done: int) -> bool:
+        if self._every is None:
+            return time.monotonic() - self._time >= SAVE_SECONDS
+        return num_done - self._last >= self._every
+
+
+def score_of(metrics: Metrics, hypers: Hypers) -> list[float]:
+    """How good a chunk is, compared as lists are: first the constraint, then the objective.
+
+    The objective is J(PE) − β J(π_o), or −J(π_o) where a return is to be kept; what is not known
+    yet counts for nothing.
+    """
+    pe_return, observer_return, worst = (
+        float(np.nan_to_num(np.mean(np.asarray(x))))
+        for x in (metrics.pe_return, metrics.observer_return, metrics.expert_returns.min(axis=-1))
+    )
+    if hypers.min_return is None:
+        return [0.0, pe_return - float(hypers.beta) * observer_return]
+    return [min(0.0, worst - float(hypers.min_return)), -observer_return]
+
+
+def _last_good(run: RunDirectory) -> str:
+    saved = saved_updates(run.path)
+    if not saved:
+        return "No checkpoint was saved before it"
+    return f"The last good checkpoint is {path_of(run.path, saved[-1])}, after {saved[-1]} updates"
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """SIGTERM raises as Ctrl-C does."""
+
+    def stop(number, frame):
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Signals are the main thread's.
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Another Ctrl-C or SIGTERM is not heard: what is being saved takes a moment."""
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []
+    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

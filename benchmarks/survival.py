@@ -1,0 +1,156 @@
+"""A training killed again and again, and gone on with each time, against one that never was.
+
+Every kill is a SIGKILL at a random moment: most while it trains and saves, some while it starts.
+At the end parameters and metrics must be those of the undisturbed run, to the bit.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from ape_jax.checkpoint import UNFINISHED, folder_of, newest_sound, saved_updates
+from benchmarks import common
+
+KILLS, UPDATES, SAVE_EVERY = 25, 8000, 20
+SETTINGS = ["--envs-per-expert", "16", "--save-every", str(SAVE_EVERY), "--keep", "2"]
+SECONDS = {"training": 1.0, "starting": 6.0}
+"""Longest time to a kill: from the first new checkpoint on, or from the start of the process on."""
+
+
+def command(*arguments: str) -> list[str]:
+    """Of a training, quiet."""
+    program = "from ape_jax.cli import main; main()"
+    return [sys.executable, "-c", program, "train", "--quiet", *arguments]
+
+
+def undisturbed(run: Path, arguments: list[str]) -> None:
+    """Train without a kill.
+
+    Raises:
+      RuntimeError: it failed.
+    """
+    done = subprocess.run(command(*arguments, "--out", str(run)), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the undisturbed run failed: {done.stderr}")
+
+
+def num_lines(run: Path) -> int:
+    """Of the metrics so far."""
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+def newest(run: Path) -> int:
+    """Update of the newest checkpoint, 0 if there is none."""
+    return max(saved_updates(run), default=0)
+
+
+def killed(run: Path, arguments: list[str], delay: float, starting: bool) -> dict | None:
+    """Start or go on with a training, and kill it; None if it finished before.
+
+    Args:
+      run: its directory.
+      arguments: of a fresh run; one that was begun goes on with its own.
+      delay: seconds until the kill.
+      starting: counted from the start of the process; else from its first new checkpoint.
+    """
+    begun = (run / "config.yaml").exists()
+    how = ["--resume", str(run)] if begun else [*arguments, "--out", str(run)]
+    before = newest(run)
+    child = subprocess.Popen(command(*how), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not starting and child.poll() is None and newest(run) == before:
+        time.sleep(0.005)
+    try:
+        child.wait(delay)
+    except subprocess.TimeoutExpired:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    if child.returncode == 0:
+        return None
+    if child.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"the run failed by itself, with exit code {child.returncode}")
+    saved = newest_sound(run) or 0
+    return {
+        "starting": starting,
+        "saving": any(folder_of(run).glob(f"*{UNFINISHED}")),
+        "updates_done": num_lines(run),
+        "updates_saved": saved,
+        "updates_lost": max(num_lines(run) - saved, 0),
+    }
+
+
+def measure(kills: int, num_updates: int, seed: int = 0) -> dict:
+    """Kill so many times, go on to the end, and compare."""
+    rng = random.Random(seed)
+    arguments = ["--num-updates", str(num_updates), *SETTINGS]
+    rows: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:
+        whole, run = Path(folder) / "whole", Path(folder) / "killed"
+        undisturbed(whole, arguments)
+        while len(rows) < kills:
+            starting = rng.random() < 0.2
+            delay = rng.uniform(0.0, SECONDS["starting" if starting else "training"])
+            row = killed(run, arguments, delay, starting)
+            if row is None:
+                raise RuntimeError(f"the run was over after {len(rows)} kills; make it longer")
+            rows.append(row)
+        resumed = subprocess.run(command("--resume", str(run)), capture_output=True, text=True)
+        prints = [
+            json.loads((path / "summary.json").read_text())["fingerprint"] for path in (whole, run)
+        ]
+        metrics = [(path / "metrics.jsonl").read_bytes() for path in (whole, run)]
+    return {
+        "device": common.device(),
+        "num_updates": num_updates,
+        "save_every": SAVE_EVERY,
+        "exit_code": resumed.returncode,
+        "same_parameters": prints[0] == prints[1],
+        "same_metrics": metrics[0] == metrics[1],
+        "kills_while_saving": sum(row["saving"] for row in rows),
+        "most_updates_lost": max(row["updates_lost"] for row in rows),
+        "rows": rows,
+    }
+
+
+def draw(result: dict):
+    """Updates done and saved at every kill."""
+    figure, (panel,) = common.axes_of(1)
+    kills = range(1, len(result["rows"]) + 1)
+    for name, colour in (("updates_done", common.EAGER), ("updates_saved", common.OURS)):
+        values = [row[name] for row in result["rows"]]
+        panel.plot(
+            kills, values, drawstyle="steps-post", color=colour, label=name.replace("_", " ")
+        )
+    panel.set_xlabel("kill")
+    panel.legend()
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, write, print; exit code 1 if anything was lost."""
+    out, effort, console = common.options(__doc__, arguments)
+    full = effort == common.FULL
+    with console.status("killing"):
+        result = measure(KILLS, UPDATES) if full else measure(3, 2000)
+    columns = {"saving": "saving", "starting": "starting", "done": "updates_done"}
+    columns |= {"saved": "updates_saved", "lost": "updates_lost"}
+    table = common.table_of(result["rows"], columns, "Kills")
+    common.publish(result, draw(result), table, out, console)
+    Console().print(
+        f"same parameters: {result['same_parameters']}; same metrics: {result['same_metrics']}; "
+        f"{result['kills_while_saving']} of {len(result['rows'])} kills while saving; "
+        f"at most {result['most_updates_lost']} updates lost"
+    )
+    if not (result["same_parameters"] and result["same_metrics"]):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
