@@ -148,6 +148,53 @@ def learning_curves(runs: Mapping[str, Metrics], floor: float | None = None) -> 
     return figure
 
 
+def run_curves(runs: Mapping[str, list[dict]]) -> Figure:
+    """Returns over updates, a column for each run: experts and observer, then every expert.
+
+    Args:
+      runs: names to the lines of ``metrics.jsonl``; what is null there is left open.
+    """
+    figure, grid = plt.subplots(
+        2,
+        len(runs),
+        figsize=(4.2 * len(runs), 5.2),
+        sharex="col",
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, (name, rows) in zip(grid.T, runs.items(), strict=True):
+        updates = np.array([row["update"] for row in rows])
+        experts = np.array([row["expert_returns"] for row in rows], float)  # [U, K, E]
+        _curve_with_range(axes[0], updates, experts.mean(axis=2), EXPERT_COLOUR, "experts, J(PE)")
+        observer = np.array([row["observer_return"] for row in rows], float)
+        _curve_with_range(axes[0], updates, observer, OBSERVER_COLOUR, "observer trained against")
+        for expert in range(experts.shape[2]):
+            colour = plt.cm.viridis(expert / max(experts.shape[2] - 1, 1) * 0.85)
+            _curve_with_range(
+                axes[1], updates, experts[:, :, expert], colour, f"expert {expert + 1}"
+            )
+        axes[0].set_title(f"{name}\n{experts.shape[1]} seed(s)", fontsize=10)
+        axes[1].set_xlabel("update")
+        for panel in axes:
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+    for line in grid:
+        line[0].set_ylabel("return of an episode")
+        line[0].legend(fontsize=7.5, ncols=2)
+    return figure
+
+
+def _curve_with_range(
+    axes: Axes, updates: np.ndarray, values: np.ndarray, colour, label: str
+) -> None:
+    """Mean over seeds [U, K] and their range, smoothed alike."""
+    known = np.isfinite(values).all(axis=1)
+    updates, curve = updates[known], _smooth(values[known].T)
+    axes.fill_between(updates, curve.min(axis=0), curve.max(axis=0), color=colour, alpha=0.2, lw=0)
+    axes.plot(updates, curve.mean(axis=0), color=colour, label=label, lw=1.6)
+
+
 def observer_bars(content: Mapping) -> Figure:
     """Clone return of every observer, a panel for each defence, with intervals.
 

@@ -1,4 +1,4 @@
-"""Settings that train an ensemble in each of the environments that the suite measures."""
+"""Settings that go together, under one name: the paper's, and one for each environment."""
 
 import dataclasses
 from typing import NamedTuple
@@ -83,7 +83,21 @@ PRESETS = {
         },
     ),
 }
-"""By the names that the command line knows them by."""
+"""What the suite measures: an ensemble in each of its environments."""
+
+RECIPES = {
+    "paper": Preset(*recipe("tabular")),
+    "paper-mlp": Preset(*recipe("mlp")),
+    "greedy": PRESETS["gridworld"],
+    "constrained": Preset(*recipe("tabular", min_return=-12.0)),
+}
+"""On the gridworld: PG-APE against the observer that samples, with either head; against the greedy
+one; and the constrained form, with experts of at least −12."""
+
+
+def names() -> tuple[str, ...]:
+    """Of all presets."""
+    return (*RECIPES, *PRESETS)
 
 
 def find(name: str) -> Preset:
@@ -92,6 +106,6 @@ def find(name: str) -> Preset:
     Raises:
       SettingError: there is none.
     """
-    if name not in PRESETS:
-        raise SettingError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
-    return PRESETS[name]
+    if name not in names():
+        raise SettingError(f"preset must be one of {', '.join(names())}; got {name!r}")
+    return (RECIPES | PRESETS)[name]

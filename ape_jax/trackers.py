@@ -94,16 +94,14 @@ def check(tensorboard: bool, wandb: str | None) -> None:
     Raises:
       SettingError: it is not.
     """
-    for flag, wanted, module in (
-        ("tensorboard", tensorboard, "tensorboardX"),
-        ("wandb", wandb is not None, "wandb"),
-    ):
-        if wanted and importlib.util.find_spec(module) is None:
+    if wandb is not None and not wandb.strip():
+        raise SettingError(f"wandb must be the name of a project; got {wandb!r}")
+    wanted = {"tensorboard": tensorboard, "wandb": wandb is not None}
+    for flag, module in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
+        if wanted[flag] and importlib.util.find_spec(module) is None:
             raise SettingError(
                 f"{flag} needs {module}, which is not installed; pip install 'ape-jax[{flag}]'"
             )
-    if wandb is not None and not wandb.strip():
-        raise SettingError(f"wandb must be the name of a project; got {wandb!r}")
 
 
 def start(

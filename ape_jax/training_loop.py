@@ -25,12 +25,10 @@ SAVE_SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Watching:
-    """What is kept of a training, and who is shown it."""
+    """Who is shown a training."""
 
     console: Console
     quiet: bool = False
-    keep: int = 3
-    """Newest checkpoints, besides the best."""
     tensorboard: bool = False
     wandb: str | None = None
     """Project."""
@@ -50,7 +48,12 @@ class _Terminated(KeyboardInterrupt):
 
 
 def train(
-    runner: Runner, config: RunConfig, run: RunDirectory, watching: Watching, resume: bool
+    runner: Runner,
+    config: RunConfig,
+    run: RunDirectory,
+    saver: Saver,
+    watching: Watching,
+    resume: bool,
 ) -> TrainState:
     """Train to the end, chunk by chunk; save on the way, and before leaving early.
 
@@ -58,7 +61,8 @@ def train(
       runner: of the task.
       config: of the run.
       run: its directory.
-      watching: what is kept and shown.
+      saver: of its checkpoints; at the end the last may still be being written.
+      watching: who is shown what.
       resume: whether to go on with what the directory holds.
 
     Returns:
@@ -74,7 +78,6 @@ def train(
         num_done, state, metrics_file = run.go_on(config, runner.task)
     elif not run.holds_run:  # Else the old one goes when there is something to replace it.
         metrics_file = run.begin(config)
-    saver = Saver(run.path, config, watching.keep)
     due = _Due(config.save_every, num_done)
     told = trackers.start(run.path, config, num_done, watching.tensorboard, watching.wandb)
     view = LiveView(runner.task, config.seeds, num_done, watching.console, watching.quiet)
@@ -121,7 +124,6 @@ def train(
     finally:
         for tracker in told:
             tracker.close()
-    saver.wait()
     if last is not None:
         return last[0].state
     assert state is not None, "a run has updates"

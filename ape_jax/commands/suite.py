@@ -83,7 +83,11 @@ def _chosen(only: str | None) -> list[str]:
     names = [name.strip() for name in only.split(",") if name.strip()]
     chosen = [by_env.get(name, name) for name in names]
     for name in chosen:
-        presets.find(name)
+        if name not in presets.PRESETS:
+            raise SettingError(
+                f"only must name presets or environments of {', '.join(presets.PRESETS)}; got "
+                f"{name!r}"
+            )
     if not chosen:
         raise SettingError("only must name a preset or an environment; got none")
     return list(dict.fromkeys(chosen))

@@ -38,7 +38,7 @@ class TrainOptions:
     """The seeds are numbered from here."""
     preset: Annotated[
         str | None,
-        tyro.conf.arg(help=f"Settings in place of a recipe: one of {', '.join(presets.PRESETS)}."),
+        tyro.conf.arg(help=f"Settings in place of a recipe: one of {', '.join(presets.names())}."),
     ] = None
     config: Path | None = None
     """YAML file of settings: the flags' names, with underscores. A run's config.yaml is one."""
@@ -216,10 +216,12 @@ def _run(
     if options.resume is not None and directory.is_finished:
         say(Console(), f"{out} is finished, after {config.train.num_updates} updates")
         return 0
-    watching = Watching(console, options.quiet, options.keep, options.tensorboard, options.wandb)
+    watching = Watching(console, options.quiet, options.tensorboard, options.wandb)
+    saver = checkpoint.Saver(out, config, options.keep)
     started = time.monotonic()
     try:
-        state = train(runner, config, directory, watching, resume=options.resume is not None)
+        resume = options.resume is not None
+        state = train(runner, config, directory, saver, watching, resume)
     except Interrupted as stop:
         if stop.num_done == 0:
             raise KeyboardInterrupt from None
@@ -237,6 +239,7 @@ def _run(
     summary = _evaluate(task, config, params) | {"train_seconds": seconds}
     if multipliers is not None:
         summary["multipliers"] = metrics.over_seeds(multipliers)
+    saver.wait()
     try:
         checkpoint.save_params(out, params, config)
         metrics.write_json(out / "summary.json", summary)

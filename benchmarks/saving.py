@@ -1,0 +1,99 @@
+"""What checkpoints cost: the default training with and without, by turns in one process.
+
+Seconds of the training loop, compiled beforehand; the last checkpoint's writing is awaited.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import jax
+from rich.console import Console
+
+from ape_jax.checkpoint import Saver
+from ape_jax.config import RunConfig, TrainConfig
+from ape_jax.run_directory import RunDirectory
+from ape_jax.runner import Runner, seed_keys
+from ape_jax.training import make_task
+from ape_jax.training_loop import Watching, train
+from benchmarks import common
+
+SETTINGS = {"as it comes": None, "every 1000 updates": 1000, "every 50 updates": 50}
+
+
+def bare(runner: Runner, config: RunConfig) -> float:
+    """Seconds of the same chunks, of which nothing is kept."""
+    started = time.perf_counter()
+    for chunk in runner.run(seed_keys(0, config.seeds), config.hypers, chunk=config.chunk):
+        jax.block_until_ready(chunk.state)
+    return time.perf_counter() - started
+
+
+def saved(runner: Runner, config: RunConfig, keep: int | None) -> float:
+    """Seconds of a training that writes metrics, and checkpoints where ``keep`` says how many."""
+    with tempfile.TemporaryDirectory() as folder:
+        directory = RunDirectory(Path(folder))
+        saver = Saver(Path(folder), config, keep or 1)
+        if keep is None:
+            saver.save = lambda *arguments: None  # type: ignore[method-assign]
+        started = time.perf_counter()
+        watching = Watching(Console(quiet=True), quiet=True)
+        train(runner, config, directory, saver, watching, resume=False)
+        saver.wait()
+        seconds = time.perf_counter() - started
+        directory.release()
+    return seconds
+
+
+def measure(config: TrainConfig, repeats: int) -> dict:
+    """All settings by turns; medians, and the share that saving adds to writing metrics alone."""
+    runner = Runner(make_task(config))
+    settings = {name: RunConfig(config, save_every=every) for name, every in SETTINGS.items()}
+    saved(runner, next(iter(settings.values())), 3)
+    found: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for name, run in settings.items():
+            found.setdefault("nothing kept", []).append(bare(runner, run))
+            found.setdefault("metrics alone", []).append(saved(runner, run, None))
+            found.setdefault(name, []).append(saved(runner, run, 3))
+    without = median(found["metrics alone"])
+    return {
+        "device": common.device(),
+        "num_updates": config.num_updates,
+        "rows": [
+            {
+                "saving": name,
+                "seconds": median(seconds),
+                "spread": [min(seconds), max(seconds)],
+                "share": median(seconds) / without - 1.0,
+            }
+            for name, seconds in found.items()
+        ],
+    }
+
+
+def draw(result: dict):
+    """Seconds of every setting."""
+    figure, (panel,) = common.axes_of(1)
+    names = [row["saving"] for row in result["rows"]]
+    panel.barh(names, [row["seconds"] for row in result["rows"]], color=common.OURS)
+    panel.invert_yaxis()
+    panel.set_xlabel(f"seconds of {result['num_updates']} updates")
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, write, print."""
+    out, effort, console = common.options(__doc__, arguments)
+    full = effort == common.FULL
+    config = TrainConfig() if full else TrainConfig(num_updates=200)
+    with console.status("training"):
+        result = measure(config, 5 if full else 1)
+    columns = {"saving": "saving", "seconds": "seconds", "share": "share"}
+    table = common.table_of(result["rows"], columns, "What checkpoints cost")
+    common.publish(result, draw(result), table, out, console)
+
+
+if __name__ == "__main__":
+    main()
