@@ -5,6 +5,10 @@ from pathlib import Path
 
 import jax
 
+from ape_jax import exporting
+from ape_jax.config import RunConfig, TrainConfig
+from ape_jax.training import make_task
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -30,6 +34,16 @@ def test_observer_of_one_s_own_takes_twenty_lines():
     page = (DOCS / "observers.md").read_text("utf-8")
     defined = page.split("class GoodEpisodes")[1].split("\n\n\n")[0]
     assert len(defined.splitlines()) <= 20
+
+
+def test_exported_policies_are_used_as_the_page_says(tmp_path, monkeypatch, capsys):
+    config = TrainConfig()
+    task = make_task(config)
+    heads = jax.vmap(task.networks.init)(jax.random.split(jax.random.key(0), 1)).heads
+    (tmp_path / "exported").mkdir()
+    exporting.export_run(tmp_path / "exported", RunConfig(config), task, heads)
+    monkeypatch.chdir(tmp_path)
+    assert run_programs("runs.md", capsys) == "{'log_probs': (3, 2, 5)}\n"
 
 
 def test_no_page_holds_a_placeholder():
