@@ -3,6 +3,7 @@
 Seconds of the training loop, compiled beforehand; the last checkpoint's writing is awaited.
 """
 
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -44,6 +45,39 @@ def saved(runner: Runner, config: RunConfig, keep: int | None) -> float:
         seconds = time.perf_counter() - started
         directory.release()
     return seconds
+
+
+class Peaks(Saver):
+    """Saves, and notes how much memory the process has ever held at each checkpoint."""
+
+    def __init__(self, *arguments):
+        """Note nothing yet."""
+        super().__init__(*arguments)
+        self.megabytes: list[float] = []
+
+    def save(self, *arguments) -> None:
+        """As any saver."""
+        super().save(*arguments)
+        self.megabytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def growth(num_updates: int) -> dict:
+    """Peak of memory, in MiB, after a twentieth of a long run and after all of it."""
+    config = RunConfig(
+        TrainConfig(num_updates=num_updates, envs_per_expert=16), save_every=num_updates // 20
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        saver = Peaks(Path(folder), config, 3)
+        directory = RunDirectory(Path(folder))
+        watching = Watching(Console(quiet=True), quiet=True)
+        train(Runner(make_task(config.train)), config, directory, saver, watching, resume=False)
+        saver.wait()
+        directory.release()
+    return {
+        "num_updates": num_updates,
+        "first_mebibytes": saver.megabytes[0],
+        "last_mebibytes": saver.megabytes[-1],
+    }
 
 
 def measure(config: TrainConfig, repeats: int) -> dict:
@@ -90,9 +124,15 @@ def main(arguments: list[str] | None = None) -> None:
     config = TrainConfig() if full else TrainConfig(num_updates=200)
     with console.status("training"):
         result = measure(config, 5 if full else 1)
+        result["memory"] = growth(20_000 if full else 1_000)
     columns = {"saving": "saving", "seconds": "seconds", "share": "share"}
     table = common.table_of(result["rows"], columns, "What checkpoints cost")
     common.publish(result, draw(result), table, out, console)
+    memory = result["memory"]
+    console.print(
+        f"memory of a run of {memory['num_updates']} updates: {memory['first_mebibytes']:.0f} MiB "
+        f"after a twentieth, {memory['last_mebibytes']:.0f} MiB at the end"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,18 @@ from rich.console import Console
 from ape_jax import rollout, training
 from ape_jax.config import TrainConfig
 from ape_jax.core import random
-from benchmarks import ceiling, common, experts, listing, memory, ppo, seeds, startup, throughput
+from benchmarks import (
+    ceiling,
+    common,
+    experts,
+    listing,
+    memory,
+    ppo,
+    saving,
+    seeds,
+    startup,
+    throughput,
+)
 
 EFFORT = common.Effort(repeats=2, seconds=1e-3, budget=1.0)
 TINY = TrainConfig(envs_per_expert=2, num_updates=100)
@@ -326,3 +337,14 @@ def test_protection_and_price_of_more_experts_are_differences_of_exact_returns(t
         assert protection == pytest.approx(pe - clone, abs=1e-4)
         assert sampling == pytest.approx(pe, abs=0.5)  # The theorem.
     assert row["update_ms"] >= 0
+
+
+@pytest.mark.slow
+def test_saving_is_compared_with_none_and_a_long_run_does_not_grow(tmp_path):
+    result = saving.measure(TrainConfig(num_updates=60, envs_per_expert=4), 1)
+    table = common.table_of(result["rows"], {"saving": "saving", "share": "share"}, "")
+    rows = published(result, saving.draw(result), table, tmp_path)["rows"]
+    assert [row["saving"] for row in rows] == ["nothing kept", "metrics alone", *saving.SETTINGS]
+    assert rows[1]["share"] == 0
+    memory = saving.growth(2000)
+    assert memory["last_mebibytes"] - memory["first_mebibytes"] < 20

@@ -140,7 +140,8 @@ def free_port():
 @pytest.mark.slow
 def test_eight_devices_and_two_processes_of_two_train_the_same_run(tmp_path):
     subprocess.run(command(tmp_path / "one"), check=True, timeout=300)
-    subprocess.run(command(tmp_path / "eight", "--devices", 8), check=True, timeout=300)
+    eight = command(tmp_path / "eight", "--devices", 8, "--save-every", 10)
+    subprocess.run(eight, check=True, timeout=300)
     address = f"localhost:{free_port()}"
     processes = [
         subprocess.Popen(
@@ -157,6 +158,13 @@ def test_eight_devices_and_two_processes_of_two_train_the_same_run(tmp_path):
         for process in processes:
             process.kill()
     assert (tmp_path / "processes" / "metrics.jsonl").read_text().count("\n") == 20
+    assert checkpoint.newest_sound(tmp_path / "processes") == 20
+    # What eight devices had after ten updates, on one.
+    for left in ("summary.json", "checkpoints/final", "checkpoints/00000020"):
+        (tmp_path / "eight" / left).rename(tmp_path / left.replace("/", "_"))
+    program = "from ape_jax.cli import main; main()"
+    resume = [sys.executable, "-c", program, "train", "--resume", str(tmp_path / "eight")]
+    subprocess.run(resume, check=True, timeout=300)
     _, _, expected = checkpoint.load_run(tmp_path / "one")
     for name in ("eight", "processes"):
         _, _, params = checkpoint.load_run(tmp_path / name)
