@@ -135,6 +135,19 @@ def test_run_killed_before_its_evaluation_is_only_evaluated(whole, tmp_path):
     assert results(out) == results(whole["pg"])
 
 
+def test_interrupt_of_the_evaluation_loses_no_training(whole, tmp_path, monkeypatch, capfd):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_evaluate", interrupted)
+        assert run("train", *PG, *EVERY, "--out", out) == 130
+    assert "interrupted after 8 of 8 updates" in " ".join(capfd.readouterr().err.split())
+    assert run("train", "--resume", out) == 0
+    assert results(out) == results(whole["pg"])
+
+
 def test_newest_checkpoints_and_the_best_are_kept(whole, tmp_path):
     kept = checkpoint.saved_updates(whole["pg"])
     assert kept[-3:] == [4, 6, 8]
@@ -365,6 +378,20 @@ def test_two_runs_cannot_write_to_one_directory(stopped, capfd):
     assert "out must not be in use" in " ".join(capfd.readouterr().err.split())
     other.release()
     assert run("train", "--resume", stopped) == 0
+
+
+def test_run_that_came_and_went_meanwhile_is_not_replaced(whole, tmp_path, monkeypatch, capfd):
+    """Of two that start at once the second waits to write, and then finds a run."""
+    out, make = tmp_path / "run", train.make_task
+
+    def slow(config):
+        shutil.copytree(whole["pg"], out, dirs_exist_ok=True)
+        return make(config)
+
+    monkeypatch.setattr(train, "make_task", slow)
+    assert run("train", *PG, *EVERY, "--out", out) == 2
+    assert "out must not hold a run already" in " ".join(capfd.readouterr().err.split())
+    assert results(out) == results(whole["pg"])
 
 
 def test_handlers_of_signals_are_put_back(stopped):

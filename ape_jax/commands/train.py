@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from ape_jax import checkpoint, evaluation, metrics, presets, sharding, tables, trackers
-from ape_jax.commands.output import prepare, say
+from ape_jax.commands.output import INTERRUPTED, prepare, say
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe_of
 from ape_jax.networks import EnsembleParams
 from ape_jax.run_directory import RunDirectory
@@ -163,12 +163,8 @@ def _check(options: TrainOptions, config: RunConfig) -> None:
         raise SettingError(f"keep must be at least 1; got {options.keep}")
     trackers.check(options.tensorboard, options.wandb)
     if options.resume is None:
-        holds_run = (options.out / "config.yaml").exists()
-        if not options.process_id and holds_run and not options.overwrite:
-            raise SettingError(
-                f"out must not hold a run already; {options.out} does. Choose another, go on with "
-                f"--resume {options.out}, or add --overwrite"
-            )
+        if not options.process_id:
+            _check_free(options)
         return
     own, given = _settings_of(options.resume).to_flat(), config.to_flat()
     for name in own:
@@ -181,6 +177,14 @@ def _check(options: TrainOptions, config: RunConfig) -> None:
         raise SettingError(
             "resume writes to the run that it goes on with; got "
             f"{'overwrite' if options.overwrite else f'out {options.out}'}. Leave it out"
+        )
+
+
+def _check_free(options: TrainOptions) -> None:
+    if (options.out / "config.yaml").exists() and not options.overwrite:
+        raise SettingError(
+            f"out must not hold a run already; {options.out} does. Choose another, go on with "
+            f"--resume {options.out}, or add --overwrite"
         )
 
 
@@ -213,42 +217,50 @@ def _run(
     console: Console,
 ) -> int:
     task, out = runner.task, directory.path
+    if options.resume is None:
+        _check_free(options)  # Another run may have come and gone since.
     if options.resume is not None and directory.is_finished:
         say(Console(), f"{out} is finished, after {config.train.num_updates} updates")
         return 0
     watching = Watching(console, options.quiet, options.tensorboard, options.wandb)
     saver = checkpoint.Saver(out, config, options.keep)
     started = time.monotonic()
+    num_updates = config.train.num_updates
     try:
         resume = options.resume is not None
         state = train(runner, config, directory, saver, watching, resume)
-    except Interrupted as stop:
-        if stop.num_done == 0:
-            raise KeyboardInterrupt from None
-        say(
-            console,
-            f"interrupted after {stop.num_done} of {config.train.num_updates} updates; go on with: "
-            f"ape-jax train --resume {out}",
-        )
-        return stop.code
-    seconds = time.monotonic() - started
-    params, multipliers = jax.device_get((state.params, state.multipliers))
-    if options.distributed:
-        sharding.leave()
-        task = make_task(config.train)
-    summary = _evaluate(task, config, params) | {"train_seconds": seconds}
-    if multipliers is not None:
-        summary["multipliers"] = metrics.over_seeds(multipliers)
-    saver.wait()
-    try:
+        seconds = time.monotonic() - started
+        params, multipliers = jax.device_get((state.params, state.multipliers))
+        if options.distributed:
+            sharding.leave()
+            task = make_task(config.train)
+        summary = _evaluate(task, config, params) | {"train_seconds": seconds}
+        if multipliers is not None:
+            summary["multipliers"] = metrics.over_seeds(multipliers)
+        saver.wait()
         checkpoint.save_params(out, params, config)
         metrics.write_json(out / "summary.json", summary)
     except OSError as error:
         raise RunError(
             f"{out} cannot be written ({error}). Make room, then: ape-jax train --resume {out}"
         ) from None
+    except Interrupted as stop:
+        return _say_how_to_go_on(console, out, stop.num_done, num_updates, stop.code)
+    except KeyboardInterrupt:  # While it was evaluated.
+        saver.wait()
+        return _say_how_to_go_on(console, out, num_updates, num_updates, INTERRUPTED)
     _show_training(summary, config, out)
     return 0
+
+
+def _say_how_to_go_on(
+    console: Console, out: Path, num_done: int, num_updates: int, code: int
+) -> int:
+    what = (
+        f"after {num_done} of {num_updates} updates" if num_done else "before anything was finished"
+    )
+    say(console, f"interrupted {what}; go on with: ape-jax train --resume {out}")
+    return code
 
 
 def _evaluate(task: Task, config: RunConfig, params: EnsembleParams) -> dict:
