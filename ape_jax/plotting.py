@@ -1,7 +1,8 @@
 """Figures: policies on the grid, and learning curves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -193,6 +194,55 @@ def _curve_with_range(
     updates, curve = updates[known], _smooth(values[known].T)
     axes.fill_between(updates, curve.min(axis=0), curve.max(axis=0), color=colour, alpha=0.2, lw=0)
     axes.plot(updates, curve.mean(axis=0), color=colour, label=label, lw=1.6)
+
+
+SUITE_LINES = (
+    ("PE", EXPERT_COLOUR, "o", ("pe_return",)),
+    ("clone, sampling", "#6a4c93", "s", ("clones", "behaviour_cloning_sampled")),
+    ("clone, greedy", OBSERVER_COLOUR, "D", ("clones", "behaviour_cloning_greedy")),
+    ("clone, mean action", "#e2a13c", "v", ("clones", "mean_action")),
+    (
+        *("one expert: its greedy clone", "#777777", "x"),
+        ("single_expert_control", "clones", "behaviour_cloning_greedy"),
+    ),
+)
+"""Label, colour and marker of what a row of ``suite.json`` holds, and where."""
+
+
+def suite_shares(rows: Sequence[Mapping]) -> Figure:
+    """Returns in shares of what the ensemble without an observer gets above a random policy.
+
+    Args:
+      rows: of ``suite.json``.
+    """
+    figure, axes = plt.subplots(figsize=(7.6, 1.6 + 0.5 * len(rows)), layout="constrained")
+    handles: dict[str, Any] = {}
+    for line, row in enumerate(rows):
+        base = row["random_return"]
+        scale = row["beta0_return"]["mean"] - base
+        for offset, (label, colour, marker, path) in enumerate(SUITE_LINES):
+            summary: Any = row
+            for name in path:
+                summary = summary.get(name) if summary is not None else None
+            if summary is None or scale <= 0:
+                continue
+            y = line + 0.13 * (offset - 2)
+            ends = [summary[end] for end in ("low", "high") if summary[end] is not None]
+            axes.plot([(end - base) / scale for end in ends], [y] * len(ends), color=colour, lw=1.2)
+            mean = (summary["mean"] - base) / scale
+            (drawn,) = axes.plot([mean], [y], marker=marker, color=colour, ms=5.5, ls="")
+            handles[label] = drawn
+    for share, style in ((0.0, ":"), (0.5, "--"), (1.0, ":")):
+        axes.axvline(share, color="black", lw=0.8, ls=style, zorder=0)
+    axes.set_yticks(range(len(rows)), [row["env"] for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("share of the return without an observer (1), from a random policy's (0)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.25)
+    figure.legend(
+        *(handles.values(), handles.keys()), loc="outside lower center", ncols=3, fontsize=8
+    )
+    return figure
 
 
 def observer_bars(content: Mapping) -> Figure:

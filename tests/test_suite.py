@@ -103,7 +103,11 @@ def measured(tmp_path_factory):
 
 @pytest.mark.slow
 def test_suite_writes_a_row_and_a_line_of_every_preset(measured):
-    assert {path.name for path in measured.parent.iterdir()} == {"suite.json", "suite.md"}
+    assert {path.name for path in measured.parent.iterdir()} == {
+        "suite.json",
+        "suite.md",
+        "suite.png",
+    }
     rows = json.loads(measured.read_text(), parse_constant=pytest.fail)["rows"]
     assert [row["preset"] for row in rows] == ["pole", "swing"]
     assert [row["env"] for row in rows] == ["CartPole-v1", "Pendulum-v1"]

@@ -40,7 +40,6 @@ def run(options: PlotOptions, console: Console) -> int:
         found[path.name if path.name not in found else str(path)] = rows
     matplotlib.use("Agg")
     prepare(out.parent, "file")
-    figure = plotting.run_curves(found)
-    figure.savefig(out, dpi=150)
+    plotting.save_figure(plotting.run_curves(found), out)
     say(Console(), f"figure: {out}")
     return 0

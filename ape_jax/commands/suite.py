@@ -4,9 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import matplotlib
 from rich.console import Console
 
-from ape_jax import presets, suite, tables
+from ape_jax import plotting, presets, suite, tables
 from ape_jax.commands.output import INTERRUPTED, prepare, say
 from ape_jax.config import RunConfig
 from ape_jax.metrics import write_json
@@ -30,8 +31,8 @@ class SuiteOptions:
     quick: bool = False
     """A first look: a twentieth of the updates, a tenth of the demonstrations."""
     out: Path = Path("runs/suite.json")
-    """The results; beside them the same as a table in Markdown. Rows of other environments that it
-    holds are kept."""
+    """The results; beside them the same as a table in Markdown and as a figure. Rows of other
+    environments that it holds are kept."""
 
 
 def run(options: SuiteOptions, console: Console) -> int:
@@ -40,6 +41,7 @@ def run(options: SuiteOptions, console: Console) -> int:
         raise SettingError(f"out must be named *.json; got {options.out}")
     configs = {name: _config(name, options) for name in _chosen(options.only)}
     prepare(options.out.parent, "file")
+    matplotlib.use("Agg")
     effort = QUICK if options.quick else SuiteEffort()
     rows = _known(options.out, effort)
     finished: list[dict] = []
@@ -59,13 +61,16 @@ def run(options: SuiteOptions, console: Console) -> int:
                 write_json(options.out, {"rows": ordered})
                 table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(ordered))
                 options.out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+                picture = options.out.with_suffix(".png")
+                plotting.save_figure(plotting.suite_shares(ordered), picture)
         except KeyboardInterrupt:
             if not finished:
                 raise
             code = INTERRUPTED
     stdout = Console()
     stdout.print(tables.rich_table("suite", tables.SUITE_HEADER, tables.suite_lines(finished)))
-    say(stdout, f"files: {options.out}, {options.out.with_suffix('.md')}")
+    others = ", ".join(str(options.out.with_suffix(suffix)) for suffix in (".md", ".png"))
+    say(stdout, f"files: {options.out}, {others}")
     return code
 
 
