@@ -10,11 +10,13 @@ Nothing is unpickled. Orbax is imported where it is used: that takes half a seco
 need not wait for.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +30,7 @@ from ape_jax.learner import begin
 from ape_jax.networks import EnsembleParams
 from ape_jax.runner import seed_keys
 from ape_jax.training import Task, TrainState, make_task
-from ape_jax.types import SettingError
+from ape_jax.types import DamagedError, SettingError
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +46,6 @@ UNFINISHED = ".partial"
 Tree = TypeVar("Tree")
 
 
-class DamagedError(SettingError):
-    """A checkpoint is not what was saved."""
-
-
 def folder_of(run: Path) -> Path:
     """Where a run keeps its checkpoints."""
     return run / "checkpoints"
@@ -60,35 +58,67 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
       path: its folder; one that is there is replaced.
       arrays: from :func:`named`.
       about: what else its manifest says, as JSON.
-    """
-    import orbax.checkpoint.experimental.v1 as ocp
 
+    Raises:
+      OSError: it cannot be written; nothing of it is left.
+    """
     path = path.resolve()
     partial = path.with_name(path.name + UNFINISHED)
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        _save_arrays(partial, arrays)
+        content = {
+            "schema": SCHEMA,
+            "version": __version__,
+            **about,
+            "arrays": {name: _kind(array) for name, array in arrays.items()},
+            "files": {
+                str(file.relative_to(partial)): _sha256(file.read_bytes())
+                for file in sorted(partial.rglob("*"))
+                if file.is_file()
+            },
+        }
+        content["digest"] = _digest(content)
+        text = json.dumps(content, indent=1) + "\n"
+        (partial / "manifest.json").write_text(text, encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    remove(path)
+    partial.rename(path)
+
+
+def _save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Into a folder, and once back: what is certified can be read.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    import orbax.checkpoint.experimental.v1 as ocp
+
     # One process writes, of however many train: what it holds is the whole.
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(),
         active_processes={jax.process_index()},
-        barrier_sync_key_prefix=path.name,
+        barrier_sync_key_prefix=folder.name,
     )
-    with ocp.Context(multiprocessing_options=alone if jax.process_count() > 1 else None):
-        ocp.save(partial / "state", dict(arrays))
-    content = {
-        "schema": SCHEMA,
-        "version": __version__,
-        **about,
-        "arrays": {name: _kind(array) for name, array in arrays.items()},
-        "files": {
-            str(file.relative_to(partial)): _sha256(file.read_bytes())
-            for file in sorted(partial.rglob("*"))
-            if file.is_file()
-        },
-    }
-    content["digest"] = _digest(content)
-    (partial / "manifest.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    remove(path)
-    partial.rename(path)
+    options = alone if jax.process_count() > 1 else None
+    try:
+        with _plain_name(folder) as plain, ocp.Context(multiprocessing_options=options):
+            ocp.save(plain / "state", dict(arrays))
+            ocp.load(plain / "state", dict(arrays))
+    except (ValueError, KeyError) as error:  # As TensorStore says that a disk is full.
+        raise OSError(" ".join(str(error).split())[:200]) from error
+
+
+@contextlib.contextmanager
+def _plain_name(folder: Path) -> Iterator[Path]:
+    """Another path to a folder: Orbax takes ``*``, ``?`` and ``[`` in a path for patterns."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        link = Path(elsewhere) / "checkpoint"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
 
 
 def remove(path: Path) -> None:
@@ -169,7 +199,8 @@ def read(path: Path, make: Callable[[], Tree]) -> tuple[Tree, dict[str, Any]]:
         for name, leaf in wanted.items()
     }
     try:
-        arrays = ocp.load(path / "state", shapes)
+        with _plain_name(path) as plain:
+            arrays = ocp.load(plain / "state", shapes)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise DamagedError(f"{path / 'state'} is damaged ({type(error).__name__})") from None
     leaves = [
@@ -224,15 +255,15 @@ class Saver:
 
     def wait(self) -> bool:
         """Wait for what is being written; whether it, if there is anything, was."""
-        last, self._last = self._last, None
-        if last is None:
+        if self._last is None:
             return True
-        try:
-            last.result()
-        except OSError as error:
+        error = self._last.exception()
+        self._last = None
+        if isinstance(error, OSError):
             log.warning("checkpoint not saved: %s; training goes on", error)
-            return False
-        return True
+        elif error is not None:
+            raise error
+        return error is None
 
     def _write(self, num_done: int, arrays: dict[str, np.ndarray], about: dict) -> None:
         write(path_of(self.run, num_done), arrays, about)
@@ -279,18 +310,6 @@ def load_state(run: Path, config: RunConfig, task: Task, num_done: int) -> tuple
             )
     keys = seed_keys(config.first_seed, config.seeds)
     return read(path, lambda: jax.vmap(begin, (0, None, None))(keys, task, config.hypers))
-
-
-def newest_state(run: Path, config: RunConfig, task: Task) -> tuple[int, TrainState | None]:
-    """Updates behind the newest sound checkpoint of a run, and its state [K, …]; None if none is.
-
-    Raises:
-      SettingError: it was saved by a run of other settings.
-    """
-    newest = newest_sound(run)
-    if newest is None:
-        return 0, None
-    return newest, load_state(run, config, task, newest)[0]
 
 
 def save_params(run: Path, params: EnsembleParams, config: RunConfig) -> None:

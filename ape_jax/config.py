@@ -342,8 +342,11 @@ class RunConfig:
         return {**train, **dataclasses.asdict(self.hypers), **own}
 
     def save(self, path: Path) -> None:
-        """Write as YAML that :meth:`load` reads back to an equal configuration."""
-        path.write_text(OmegaConf.to_yaml(OmegaConf.create(self.to_flat())), encoding="utf-8")
+        """Write as YAML, whole or not at all; :meth:`load` reads it back to an equal one."""
+        partial = path.with_name(path.name + ".partial")
+        text = OmegaConf.to_yaml(OmegaConf.create(self.to_flat()))
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
 
     @classmethod
     def load(
@@ -352,6 +355,7 @@ class RunConfig:
         head: str | None = None,
         min_return: float | None = None,
         algorithm: str | None = None,
+        complete: bool = False,
     ) -> "RunConfig":
         """Read YAML: any of the names that :meth:`to_flat` writes.
 
@@ -360,6 +364,7 @@ class RunConfig:
           head: whose recipe fills in what the file leaves open; the file's own head if None.
           min_return: whether that recipe is of the constrained form; the file's own if None.
           algorithm: which that recipe is for; the file's own if None.
+          complete: whether the file must leave nothing open.
 
         Raises:
           SettingError: no such file, not YAML, an unknown name, or a value of the wrong type.
@@ -368,11 +373,21 @@ class RunConfig:
             flat = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         except (OSError, UnicodeDecodeError) as error:
             raise SettingError(f"config must be a readable file; got {path} ({error})") from None
-        except YAMLError as error:
-            raise SettingError(f"config must be YAML; {path}: {error}") from None
+        except (YAMLError, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split())
+            raise SettingError(f"config must be YAML; {path}: {reason}") from None
         if not isinstance(flat, dict):
             raise SettingError(f"config must map names to values; {path} holds {flat!r}")
 
+        missing = [name for name in cls().to_flat() if name not in flat]
+        if complete and missing:
+            raise SettingError(
+                f"a run's configuration must hold every setting; {path} lacks "
+                f"{', '.join(missing)}. Restore it"
+            )
+        for name in ("head", "algorithm"):
+            if not isinstance(flat.get(name, ""), str):
+                raise SettingError(f"{path}: {name} must be text; got {flat[name]!r}")
         head = head or flat.get("head")
         if min_return is None and _is_number(flat.get("min_return")):
             min_return = flat["min_return"]

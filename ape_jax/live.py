@@ -62,10 +62,6 @@ class LiveView:
         self._bar.update(self._training, completed=chunk.num_done, description="training")
         self._live.update(Group(self._bar, returns_table(chunk, speed)))
 
-    def interrupted(self) -> None:
-        """The run ends here for now."""
-        self._bar.update(self._training, description="interrupted")
-
 
 def returns_table(chunk: Chunk, speed: float) -> Table:
     """Newest returns, and environment steps a second."""

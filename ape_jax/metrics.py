@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from ape_jax.training import Metrics
-from ape_jax.types import SettingError
+from ape_jax.types import DamagedError, SettingError
 
 
 def over_seeds(values) -> dict:
@@ -77,20 +77,11 @@ class MetricsFile:
             are cut off. None begins a new file.
 
         Raises:
-          SettingError: the file does not begin with what is to be kept.
+          DamagedError: the file does not begin with what is to be kept.
         """
         self.path = path
-        self._digest = hashlib.sha256()
-        self.num_bytes = 0
-        content = b""
-        if kept is not None and kept["bytes"]:
-            content = path.read_bytes()[: kept["bytes"]] if path.exists() else b""
-            if hashlib.sha256(content).hexdigest() != kept["sha256"]:
-                what = "is damaged before" if path.exists() else "is missing, with"
-                raise SettingError(
-                    f"{path} {what} the checkpoint's updates. Put it back as it was, or train anew"
-                )
-        self._digest.update(content)
+        content = b"" if kept is None else check_metrics(path, kept)
+        self._digest = hashlib.sha256(content)
         self.num_bytes = len(content)
         if path.exists():
             os.truncate(path, self.num_bytes)
@@ -139,6 +130,22 @@ class MetricsFile:
         self.num_bytes += len(content)
 
 
+def check_metrics(path: Path, kept: dict) -> bytes:
+    """What is to be kept of a ``metrics.jsonl``, as :meth:`MetricsFile.mark` told it.
+
+    Raises:
+      DamagedError: the file does not begin with that.
+    """
+    content = path.read_bytes()[: kept["bytes"]] if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() != kept["sha256"]:
+        raise DamagedError(f"{path} does not hold the updates before the checkpoint as they were")
+    return content
+
+
+LINE = {"update", "pe_return", "expert_returns", "observer_return"}
+"""What every line holds."""
+
+
 def read_updates(path: Path) -> list[dict]:
     """The complete lines of a ``metrics.jsonl``, also while a run writes it.
 
@@ -148,7 +155,7 @@ def read_updates(path: Path) -> list[dict]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         rows = [json.loads(line) for line in lines]
-        if all(isinstance(row, dict) and "update" in row and "pe_return" in row for row in rows):
+        if all(isinstance(row, dict) and row.keys() >= LINE for row in rows):
             return rows
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         pass

@@ -175,7 +175,8 @@ def run_curves(runs: Mapping[str, list[dict]]) -> Figure:
             _curve_with_range(
                 axes[1], updates, experts[:, :, expert], colour, f"expert {expert + 1}"
             )
-        axes[0].set_title(f"{name}\n{experts.shape[1]} seed(s)", fontsize=10)
+        title = f"{name}\n{experts.shape[1]} seed(s)"
+        axes[0].set_title(title, fontsize=10, parse_math=False)
         axes[1].set_xlabel("update")
         for panel in axes:
             panel.grid(alpha=0.25)

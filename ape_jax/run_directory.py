@@ -3,14 +3,15 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from ape_jax import checkpoint
+from ape_jax import checkpoint, trackers
 from ape_jax.config import RunConfig
-from ape_jax.metrics import MetricsFile
+from ape_jax.metrics import MetricsFile, check_metrics
 from ape_jax.training import Task, TrainState
-from ape_jax.types import SettingError
+from ape_jax.types import DamagedError, SettingError
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +44,12 @@ class RunDirectory:
         """Whether a run was begun here."""
         return (self.path / "config.yaml").exists()
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether it was trained to its end, and evaluated."""
-        return (self.path / "summary.json").exists()
-
     def begin(self, config: RunConfig) -> MetricsFile:
         """Put a run in the place of whatever run was there before."""
         (self.path / "summary.json").unlink(missing_ok=True)
-        shutil.rmtree(checkpoint.folder_of(self.path), ignore_errors=True)
+        for folder in (checkpoint.folder_of(self.path), self.path / "tensorboard"):
+            shutil.rmtree(folder, ignore_errors=True)
+        (self.path / trackers.WANDB_ID).unlink(missing_ok=True)
         config.save(self.path / "config.yaml")
         return MetricsFile(self.path / "metrics.jsonl")
 
@@ -62,28 +60,60 @@ class RunDirectory:
         no state.
 
         Raises:
-          SettingError: every checkpoint is damaged, or was saved by other settings, or the metrics
-            before it are.
+          SettingError: as :func:`newest_state`.
         """
         for left in checkpoint.folder_of(self.path).glob(f"*{checkpoint.UNFINISHED}"):
             shutil.rmtree(left, ignore_errors=True)
-        saved = checkpoint.saved_updates(self.path)
-        damaged = []
-        for num_done in reversed(saved):
-            path = checkpoint.path_of(self.path, num_done)
-            try:
-                state, manifest = checkpoint.load_state(self.path, config, task, num_done)
-            except checkpoint.DamagedError as error:
-                damaged.append((path, str(error)))
-                continue
-            metrics_file = MetricsFile(self.path / "metrics.jsonl", manifest["metrics"])
-            for other, message in damaged:
-                log.warning("%s; going on from the newest sound checkpoint, %s", message, path)
-                other.rename(other.with_name(other.name + ".damaged"))
-            return num_done, state, metrics_file
-        if damaged:
-            raise SettingError(
-                f"resume needs a sound checkpoint, and none is: "
-                f"{'; '.join(message for _, message in damaged)}. Train anew with --overwrite"
-            )
-        return 0, None, MetricsFile(self.path / "metrics.jsonl")
+        newest = newest_state(self.path, config, task)
+        for path, message in newest.damaged:
+            sound = checkpoint.path_of(self.path, newest.num_done)
+            log.warning("%s; going on from the newest sound checkpoint, %s", message, sound)
+            path.rename(path.with_name(path.name + ".damaged"))
+        file = MetricsFile(self.path / "metrics.jsonl", newest.metrics)
+        return newest.num_done, newest.state, file
+
+
+class Newest(NamedTuple):
+    """Where a run can be gone on with."""
+
+    num_done: int
+    state: TrainState | None
+    """[K, …]; None before anything was saved."""
+    metrics: dict | None
+    """What ``metrics.jsonl`` held then."""
+    damaged: list[tuple[Path, str]]
+    """Later checkpoints, and what is wrong with them."""
+
+
+def newest_state(run: Path, config: RunConfig, task: Task) -> Newest:
+    """The newest checkpoint that is sound, with the metrics before it; changes nothing.
+
+    Raises:
+      SettingError: none is, or it was saved by other settings.
+    """
+    damaged = []
+    for num_done in reversed(checkpoint.saved_updates(run)):
+        try:
+            state, manifest = checkpoint.load_state(run, config, task, num_done)
+            check_metrics(run / "metrics.jsonl", manifest["metrics"])
+        except DamagedError as error:
+            damaged.append((checkpoint.path_of(run, num_done), str(error)))
+            continue
+        return Newest(num_done, state, manifest["metrics"], damaged)
+    if damaged:
+        raise SettingError(
+            "resume needs a sound checkpoint, and none is: "
+            f"{'; '.join(message for _, message in damaged)}. Train anew with --overwrite"
+        )
+    return Newest(0, None, None, [])
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run was trained to its end, and evaluated, and its parameters can be read."""
+    if not (run / "summary.json").exists():
+        return False
+    try:
+        checkpoint.verify(checkpoint.folder_of(run) / checkpoint.FINAL)
+    except DamagedError:
+        return False
+    return True

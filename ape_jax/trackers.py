@@ -1,7 +1,9 @@
 """Other programs that watch a run: TensorBoard, and Weights & Biases. Both are extras."""
 
-import hashlib
 import importlib.util
+import logging
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -10,11 +12,18 @@ import numpy as np
 
 from ape_jax.config import RunConfig
 from ape_jax.training import Metrics
-from ape_jax.types import SettingError
+from ape_jax.types import RunError, SettingError
+
+log = logging.getLogger(__name__)
+
+WANDB_ID = ".wandb-id"
+"""File in a run's directory: which run of Weights & Biases it is."""
 
 
 class Tracker(Protocol):
     """Is told the scalars of every update."""
+
+    name: str
 
     def log(self, update: int, scalars: Mapping[str, float]) -> None:
         """Of one update."""
@@ -46,10 +55,14 @@ def scalars_of(metrics: Metrics) -> Iterator[dict[str, float]]:
 class TensorBoard:
     """Event files in ``RUN/tensorboard``, by tensorboardX."""
 
+    name = "TensorBoard"
+
     def __init__(self, run: Path, first_update: int):
-        """Go on from an update: what the files hold of later ones is hidden."""
+        """Go on from an update: what the files hold of later ones is hidden, or of all removed."""
         from tensorboardX import SummaryWriter
 
+        if not first_update:
+            shutil.rmtree(run / "tensorboard", ignore_errors=True)
         self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_update or None)
 
     def log(self, update: int, scalars: Mapping[str, float]) -> None:
@@ -65,14 +78,18 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of a project; ``WANDB_MODE=offline`` keeps it in ``RUN/wandb`` until it is synced."""
 
+    name = "Weights & Biases"
+
     def __init__(self, run: Path, project: str, config: RunConfig):
-        """Begin, or go on with, the run that belongs to a directory."""
+        """Begin, or go on with, the run that belongs to what the directory holds."""
         import wandb
 
-        name = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
+        remembered = run / WANDB_ID
+        if not remembered.exists():
+            remembered.write_text(uuid.uuid4().hex[:12], encoding="utf-8")
         self._run = wandb.init(
             project=project,
-            id=name,
+            id=remembered.read_text(encoding="utf-8"),
             name=run.name,
             dir=run,
             config=config.to_flat(),
@@ -104,13 +121,42 @@ def check(tensorboard: bool, wandb: str | None) -> None:
             )
 
 
-def start(
-    run: Path, config: RunConfig, first_update: int, tensorboard: bool, wandb: str | None
-) -> list[Tracker]:
-    """Those that are asked for."""
-    trackers: list[Tracker] = []
-    if tensorboard:
-        trackers.append(TensorBoard(run, first_update))
-    if wandb is not None:
-        trackers.append(WeightsAndBiases(run, wandb, config))
-    return trackers
+class Trackers:
+    """Those that are asked for; one that fails is told of, and not asked again."""
+
+    def __init__(
+        self, run: Path, config: RunConfig, first_update: int, tensorboard: bool, wandb: str | None
+    ):
+        """Start them.
+
+        Raises:
+          RunError: one does not start.
+        """
+        self._all: list[Tracker] = []
+        try:
+            if tensorboard:
+                self._all.append(TensorBoard(run, first_update))
+            if wandb is not None:
+                self._all.append(WeightsAndBiases(run, wandb, config))
+        except Exception as error:  # Whatever other programs raise.
+            raise RunError(
+                f"curves cannot be sent ({type(error).__name__}: {error}). Train without them"
+            ) from None
+
+    def tell(self, metrics: Metrics, first_update: int) -> None:
+        """All updates of a chunk."""
+        for tracker in tuple(self._all):
+            try:
+                for offset, scalars in enumerate(scalars_of(metrics)):
+                    tracker.log(first_update + offset, scalars)
+            except Exception as error:
+                log.warning("%s is told no more: %s", tracker.name, error)
+                self._all.remove(tracker)
+
+    def close(self) -> None:
+        """After the last chunk."""
+        for tracker in self._all:
+            try:
+                tracker.close()
+            except Exception as error:
+                log.warning("%s did not end well: %s", tracker.name, error)

@@ -10,16 +10,17 @@ from collections.abc import Iterator
 import numpy as np
 from rich.console import Console
 
-from ape_jax import guards, trackers
+from ape_jax import guards
 from ape_jax.checkpoint import Saver, path_of, saved_updates
 from ape_jax.config import Hypers, RunConfig
 from ape_jax.live import LiveView
 from ape_jax.run_directory import RunDirectory
 from ape_jax.runner import Chunk, Runner, seed_keys
+from ape_jax.trackers import Trackers
 from ape_jax.training import Metrics, TrainState
 from ape_jax.types import NonFiniteError, RunError
 
-SAVE_SECONDS = 60.0
+SAVE_SECONDS = 30.0
 """Between two checkpoints, where no number of updates is given."""
 
 
@@ -43,8 +44,13 @@ class Interrupted(Exception):  # noqa: N818
         self.num_done, self.code = num_done, code
 
 
-class _Terminated(KeyboardInterrupt):
+class Terminated(KeyboardInterrupt):
     """SIGTERM, to be answered as Ctrl-C is."""
+
+
+def code_of(stop: KeyboardInterrupt) -> int:
+    """What a process exits with, by convention."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def train(
@@ -79,7 +85,7 @@ def train(
     elif not run.holds_run:  # Else the old one goes when there is something to replace it.
         metrics_file = run.begin(config)
     due = _Due(config.save_every, num_done)
-    told = trackers.start(run.path, config, num_done, watching.tensorboard, watching.wandb)
+    told: Trackers | None = None
     view = LiveView(runner.task, config.seeds, num_done, watching.console, watching.quiet)
     last: tuple[Chunk, dict] | None = None  # With how the metrics begin, up to its end.
 
@@ -89,29 +95,28 @@ def train(
 
     keys = seed_keys(config.first_seed, config.seeds)
     try:
-        with view, _stopped_by_signals():
+        with view:
             for chunk in runner.run(keys, config.hypers, state, num_done, config.chunk):
                 if metrics_file is None:
                     metrics_file = run.begin(config)
+                if told is None:
+                    asked = watching.tensorboard, watching.wandb
+                    told = Trackers(run.path, config, num_done, *asked)
                 first = last[0].num_done if last else num_done
                 metrics_file.append(chunk.metrics, first)
                 guards.check(chunk.metrics, chunk.state, first)
                 last = chunk, metrics_file.mark()
                 view.show(chunk)
-                for offset, scalars in enumerate(
-                    trackers.scalars_of(chunk.metrics) if told else ()
-                ):
-                    for tracker in told:
-                        tracker.log(first + offset, scalars)
+                told.tell(chunk.metrics, first)
                 if due.at(chunk.num_done) or chunk.num_done == chunk.num_updates:
                     save(*last)
     except KeyboardInterrupt as stop:
-        with _deaf():
+        with deaf():
             if last is not None and due.since(last[0].num_done):
                 save(*last)
             saver.wait()
-        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
-        raise Interrupted(num_done if last is None else last[0].num_done, code) from None
+        done = num_done if last is None else last[0].num_done
+        raise Interrupted(done, code_of(stop)) from None
     except NonFiniteError as error:
         saver.wait()
         raise RunError(f"{error}. {_last_good(run)}") from None
@@ -122,8 +127,8 @@ def train(
             f"with: ape-jax train --resume {run.path}"
         ) from None
     finally:
-        for tracker in told:
-            tracker.close()
+        if told is not None:
+            told.close()
     if last is not None:
         return last[0].state
     assert state is not None, "a run has updates"
@@ -172,11 +177,11 @@ def _last_good(run: RunDirectory) -> str:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
+def stopped_by_signals() -> Iterator[None]:
     """SIGTERM raises as Ctrl-C does."""
 
     def stop(number, frame):
-        raise _Terminated
+        raise Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield  # Signals are the main thread's.
@@ -189,7 +194,7 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
+def deaf() -> Iterator[None]:
     """Another Ctrl-C or SIGTERM is not heard: what is being saved takes a moment."""
     signals = [signal.SIGINT, signal.SIGTERM]
     if threading.current_thread() is not threading.main_thread():

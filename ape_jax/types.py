@@ -51,6 +51,10 @@ class SettingError(ValueError):
     """
 
 
+class DamagedError(SettingError):
+    """A file of a run is not what was saved."""
+
+
 class RunError(RuntimeError):
     """A run that cannot go on: the message says why, and where it can be taken up again.
 

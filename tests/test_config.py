@@ -75,6 +75,23 @@ def test_configuration_survives_yaml(tmp_path):
     assert RunConfig.load(tmp_path / "config.yaml") == config
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("head: [mlp]", "head must be text; got ['mlp']"),
+        ("env: ${foo", "config must be YAML"),
+        ("a: [", "config must be YAML"),
+    ],
+)
+def test_yaml_that_is_odd_gets_one_line(text, message, tmp_path):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingError) as error:
+        RunConfig.load(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_yaml_starts_from_the_recipe_of_its_head(tmp_path):
     path = tmp_path / "some.yaml"
     path.write_text("head: mlp\nbeta: 0.5\n")

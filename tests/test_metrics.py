@@ -8,7 +8,7 @@ import pytest
 
 from ape_jax import metrics, tables
 from ape_jax.training import Metrics
-from ape_jax.types import SettingError
+from ape_jax.types import DamagedError
 
 
 def test_over_seeds_gives_mean_and_sample_deviation():
@@ -79,7 +79,7 @@ def test_metrics_file_that_does_not_hold_what_the_mark_says_is_refused(tmp_path,
         path.unlink()
     else:
         path.write_bytes(content[:-1] if damage == "cut" else content)
-    with pytest.raises(SettingError, match=r"metrics\.jsonl"):
+    with pytest.raises(DamagedError, match=r"metrics\.jsonl"):
         metrics.MetricsFile(path, file.mark())
 
 

@@ -4,8 +4,11 @@ import dataclasses
 import errno
 import functools
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,7 @@ from ape_jax.config import Hypers, RunConfig
 from ape_jax.run_directory import RunDirectory
 from ape_jax.runner import Runner
 from ape_jax.training import Metrics, make_task
-from ape_jax.types import NonFiniteError, SettingError
+from ape_jax.types import DamagedError, NonFiniteError, SettingError
 from benchmarks import survival
 
 PG = ["--num-updates", "8", "--envs-per-expert", "4", "--seeds", "2", "--observer", "learned"]
@@ -231,7 +234,71 @@ def test_metrics_that_are_damaged_are_not_gone_on_with(stopped, capfd):
     path = stopped / "metrics.jsonl"
     path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
     assert run("train", "--resume", stopped) == 2
-    assert "is damaged before the checkpoint" in " ".join(capfd.readouterr().err.split())
+    printed = " ".join(capfd.readouterr().err.split())
+    assert "metrics.jsonl does not hold the updates before the checkpoint as they were" in printed
+
+
+def test_metrics_that_end_early_take_an_older_checkpoint(whole, stopped, capfd):
+    """As when a machine went down before all of them were on its disk."""
+    path = stopped / "metrics.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:5]))
+    assert run("train", "--resume", stopped) == 0
+    assert "going on from the newest sound checkpoint" in " ".join(capfd.readouterr().err.split())
+    assert results(stopped) == results(whole["pg"])
+
+
+@pytest.mark.parametrize("content", ["", "beta: 0.5\n"])
+def test_configuration_that_lost_settings_is_refused(stopped, content, capfd):
+    (stopped / "config.yaml").write_text(content)
+    assert run("train", "--resume", stopped) == 2
+    assert "config" in capfd.readouterr().err
+    assert (stopped / "config.yaml").read_text() == content
+
+
+def test_finished_run_whose_parameters_are_damaged_is_mended(whole, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole["pg"], out)
+    (checkpoint.folder_of(out) / "final" / "manifest.json").unlink()
+    assert run("train", "--resume", out) == 0
+    checkpoint.load_run(out)
+    assert results(out) == results(whole["pg"])
+
+
+def test_names_that_are_patterns_elsewhere_hold_runs(whole, tmp_path, monkeypatch):
+    out = tmp_path / "a [b] * $x"
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        assert run("train", *PG, *EVERY, "--out", out) == 130
+    assert run("train", "--resume", out) == 0
+    checkpoint.load_run(out)
+    assert results(out) == results(whole["pg"])
+
+
+@pytest.mark.slow
+def test_files_that_cannot_grow_stop_the_run_with_one_message(tmp_path):
+    """A real limit, which the checkpoints of an MLP do not fit in."""
+    out = tmp_path / "run"
+    program = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from ape_jax import cli, training_loop; train = training_loop.RunDirectory.begin;"
+        "limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000));"
+        "training_loop.RunDirectory.begin = lambda *x: (train(*x), limit())[0];"
+        "cli.main()"
+    )
+    arguments = ["train", "--head", "mlp", "--num-updates", "40", "--envs-per-expert", "4"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--save-every", "20", "--out", str(out)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+    )
+    assert done.returncode == 1
+    printed = " ".join(done.stderr.split())
+    assert "checkpoint not saved" in printed
+    assert "error:" in printed
+    assert "cannot be written" in printed
+    assert not list(checkpoint.folder_of(out).glob("*"))
+    assert len(metrics.read_updates(out / "metrics.jsonl")) == 40
 
 
 def test_configuration_that_was_changed_is_told_apart_from_damage(stopped, capfd):
@@ -245,15 +312,13 @@ def test_configuration_that_was_changed_is_told_apart_from_damage(stopped, capfd
 def test_checkpoint_of_other_shapes_is_refused_before_it_is_used(stopped, tmp_path):
     config = RunConfig.load(stopped / "config.yaml")
     wider = make_task(dataclasses.replace(config.train, num_experts=3))
-    with pytest.raises(
-        checkpoint.DamagedError, match=r"is float32\[2, 2\], needed is float32\[2, 3\]"
-    ):
+    with pytest.raises(DamagedError, match=r"is float32\[2, 2\], needed is float32\[2, 3\]"):
         checkpoint.load_state(stopped, config, wider, 6)
 
 
 def test_checkpoint_of_a_later_schema_is_refused(stopped, monkeypatch):
     monkeypatch.setattr(checkpoint, "SCHEMA", 0)
-    with pytest.raises(checkpoint.DamagedError, match="is of schema 1, by ape_jax"):
+    with pytest.raises(DamagedError, match="is of schema 1, by ape_jax"):
         checkpoint.verify(checkpoint.path_of(stopped, 6))
 
 

@@ -79,14 +79,35 @@ def test_tensorboard_gets_every_update(runs):
     content, events = file.read_bytes(), []
     while content:  # A record: its length, a checksum of that, itself, a checksum of that.
         length = int.from_bytes(content[:8], "little")
-        data, content = content[12 : 12 + length], content[16 + length :]
-        assert masked_crc32c(data) is not None
+        data, checksum = content[12 : 12 + length], content[12 + length : 16 + length]
+        content = content[16 + length :]
+        assert masked_crc32c(data) == int.from_bytes(checksum, "little")
         events.append(Event.FromString(data))
     losses = {e.step: v.simple_value for e in events for v in e.summary.value if "policy" in v.tag}
     rows = read_updates(runs / "ppo" / "metrics.jsonl")
     assert sorted(losses) == [row["update"] for row in rows]
     for row in rows:
         assert losses[row["update"]] == pytest.approx(np.mean(row["policy_loss"]), rel=1e-5)
+
+
+def test_tensorboard_shows_one_run_alone(tmp_path):
+    for updates in (6, 2):
+        arguments = [*PG, "--num-updates", updates, "--tensorboard", "--overwrite"]
+        assert run("train", *arguments, "--out", tmp_path / "run") == 0
+        assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
+def test_tracker_that_fails_is_told_of_and_training_goes_on(tmp_path, monkeypatch, capfd):
+    def full(self, update, scalars):
+        raise OSError("no room for curves")
+
+    monkeypatch.setattr(trackers.TensorBoard, "log", full)
+    assert run("train", *PG, "--tensorboard", "--out", tmp_path / "run") == 0
+    printed = " ".join(capfd.readouterr().err.split())
+    assert "TensorBoard is told no more: no room for curves" in printed
+    monkeypatch.setattr(trackers.TensorBoard, "__init__", full)
+    assert run("train", *PG, "--tensorboard", "--out", tmp_path / "other") == 1
+    assert "curves cannot be sent" in " ".join(capfd.readouterr().err.split())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an extra")
@@ -146,8 +167,12 @@ def test_runs_are_drawn_finished_or_not(runs, tmp_path):
     assert b"<svg" in (tmp_path / "made" / "curves.svg").read_bytes()
     assert run("plot", runs / "pg") == 0
     assert (runs / "pg" / "curves.png").stat().st_size > 10_000
-    (torn / "metrics.jsonl").write_bytes(content[:10])
-    assert run("plot", torn) == 2
+    for bad in (content[:10], b'{"update": 0, "pe_return": [1.0]}\n'):
+        (torn / "metrics.jsonl").write_bytes(bad)
+        assert run("plot", torn) == 2
+    assert run("plot", runs / "pg", "--out", tmp_path / "made" / "curves.svg" / "x.png") == 2
+    (tmp_path / "d.png").mkdir()
+    assert run("plot", runs / "pg", "--out", tmp_path / "d.png") == 2
 
 
 ELSEWHERE = """

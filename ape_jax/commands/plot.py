@@ -32,6 +32,8 @@ def run(options: PlotOptions, console: Console) -> int:
     out = options.out or options.runs[0] / "curves.png"
     if out.suffix not in (".png", ".pdf", ".svg"):
         raise SettingError(f"out must end in .png, .pdf or .svg; got {out}")
+    if out.is_dir():
+        raise SettingError(f"out must be a file; got the directory {out}")
     found = {}
     for path in options.runs:
         rows = read_updates(path / "metrics.jsonl")

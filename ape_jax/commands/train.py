@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,20 @@ import tyro
 from rich.console import Console
 
 from ape_jax import checkpoint, evaluation, metrics, presets, sharding, tables, trackers
-from ape_jax.commands.output import INTERRUPTED, prepare, say
+from ape_jax.commands.output import prepare, say
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe_of
 from ape_jax.networks import EnsembleParams
-from ape_jax.run_directory import RunDirectory
+from ape_jax.run_directory import RunDirectory, is_finished, newest_state
 from ape_jax.runner import EVALUATE, RANDOM, Runner, mesh_of, seed_keys
 from ape_jax.training import Task, make_task
-from ape_jax.training_loop import Interrupted, Watching, train
+from ape_jax.training_loop import (
+    Interrupted,
+    Watching,
+    code_of,
+    deaf,
+    stopped_by_signals,
+    train,
+)
 from ape_jax.types import RunError, SettingError
 
 
@@ -51,7 +59,7 @@ class TrainOptions:
     as if it had never been stopped."""
     save_every: int | None = None
     """Updates between two checkpoints, in chunks of 50 or of this if it is fewer; if not given,
-    about once a minute. The last state is always saved."""
+    about every half minute. The last state is always saved."""
     keep: int = 3
     """How many of the newest checkpoints are kept, besides the best."""
     quiet: bool = False
@@ -121,7 +129,7 @@ def _settings_of(run: Path) -> RunConfig:
             f"resume must be the directory of a run; {run} holds no config.yaml. Train with "
             "--out, or name another"
         )
-    return RunConfig.load(run / "config.yaml")
+    return RunConfig.load(run / "config.yaml", complete=True)
 
 
 def _flag_and_value(arguments: Sequence[str], name: str) -> list[str]:
@@ -141,6 +149,10 @@ def run(options: TrainOptions, console: Console) -> int:
         options.settings, options.hypers, options.seeds, options.first_seed, options.save_every
     )
     _check(options, config)
+    if options.resume is not None and is_finished(options.resume):
+        updates = config.train.num_updates
+        say(Console(), f"{options.resume} is finished, after {updates} updates")
+        return 0
     if options.quiet:
         logging.getLogger("ape_jax").setLevel("WARNING")
     devices = _start(options)
@@ -152,7 +164,8 @@ def run(options: TrainOptions, console: Console) -> int:
     out = prepare(options.out)
     directory = RunDirectory(out)
     try:
-        return _run(options, config, runner, directory, console)
+        with stopped_by_signals():
+            return _run(options, config, runner, directory, console)
     finally:
         directory.release()
 
@@ -201,7 +214,7 @@ def _take_part(runner: Runner, config: RunConfig, options: TrainOptions) -> int:
     """What the processes other than the first do: the same training, of which they keep nothing."""
     num_done, state = 0, None
     if options.resume is not None:
-        num_done, state = checkpoint.newest_state(options.resume, config, runner.task)
+        num_done, state, *_ = newest_state(options.resume, config, runner.task)
     keys = seed_keys(config.first_seed, config.seeds)
     for _ in runner.run(keys, config.hypers, state, num_done, config.chunk):
         pass
@@ -219,13 +232,9 @@ def _run(
     task, out = runner.task, directory.path
     if options.resume is None:
         _check_free(options)  # Another run may have come and gone since.
-    if options.resume is not None and directory.is_finished:
-        say(Console(), f"{out} is finished, after {config.train.num_updates} updates")
-        return 0
     watching = Watching(console, options.quiet, options.tensorboard, options.wandb)
     saver = checkpoint.Saver(out, config, options.keep)
     started = time.monotonic()
-    num_updates = config.train.num_updates
     try:
         resume = options.resume is not None
         state = train(runner, config, directory, saver, watching, resume)
@@ -242,25 +251,37 @@ def _run(
         metrics.write_json(out / "summary.json", summary)
     except OSError as error:
         raise RunError(
-            f"{out} cannot be written ({error}). Make room, then: ape-jax train --resume {out}"
+            f"{out} cannot be written ({error}). Make room, then: {_resume(options)}"
         ) from None
     except Interrupted as stop:
-        return _say_how_to_go_on(console, out, stop.num_done, num_updates, stop.code)
-    except KeyboardInterrupt:  # While it was evaluated.
-        saver.wait()
-        return _say_how_to_go_on(console, out, num_updates, num_updates, INTERRUPTED)
+        return _say_how_to_go_on(options, console, stop.num_done, stop.code)
+    except KeyboardInterrupt as stop:  # While it was evaluated.
+        with deaf():
+            saver.wait()
+        return _say_how_to_go_on(options, console, config.train.num_updates, code_of(stop))
     _show_training(summary, config, out)
     return 0
 
 
-def _say_how_to_go_on(
-    console: Console, out: Path, num_done: int, num_updates: int, code: int
-) -> int:
-    what = (
-        f"after {num_done} of {num_updates} updates" if num_done else "before anything was finished"
-    )
-    say(console, f"interrupted {what}; go on with: ape-jax train --resume {out}")
+def _say_how_to_go_on(options: TrainOptions, console: Console, num_done: int, code: int) -> int:
+    num_updates = options.settings.num_updates
+    what = f"after {num_done} of {num_updates} updates"
+    if not num_done:
+        what = "before anything was finished"
+    say(console, f"interrupted {what}; go on with: {_resume(options)}")
     return code
+
+
+def _resume(options: TrainOptions) -> str:
+    """The command that goes on with a run as it was begun."""
+    flags = ["--resume", str(options.out)]
+    if options.keep != TrainOptions.keep:
+        flags += ["--keep", str(options.keep)]
+    if options.tensorboard:
+        flags += ["--tensorboard"]
+    if options.wandb is not None:
+        flags += ["--wandb", options.wandb]
+    return f"ape-jax train {shlex.join(flags)}"
 
 
 def _evaluate(task: Task, config: RunConfig, params: EnsembleParams) -> dict:
