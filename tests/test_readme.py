@@ -41,6 +41,14 @@ def test_readme_table_is_the_recorded_result():
     assert table in README.read_text(encoding="utf-8")
 
 
+def test_page_of_results_holds_the_recorded_table():
+    rows = json.loads((README.parent / "benchmarks" / "results" / "suite.json").read_text())["rows"]
+    table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(rows))
+    assert table in (README.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    assert all(row["first_seed"] >= 1000 for row in (row["config"] for row in rows))
+    assert all(row["effort"]["num_steps"] >= 256_000 and row["seeds"] >= 5 for row in rows)
+
+
 def test_readme_links_lead_somewhere():
     for page in (README, *(README.parent / "docs").glob("*.md")):
         links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))

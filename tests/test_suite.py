@@ -10,7 +10,7 @@ from ape_jax import cli, presets, suite
 from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.evaluation import Spread
 from ape_jax.observers import Posterior
-from ape_jax.training import make_task
+from ape_jax.training import make_task, steps_of_update
 
 CONFIG = TrainConfig(
     env="CartPole-v1",
@@ -229,7 +229,7 @@ def test_share_is_counted_from_a_random_policy():
 
 
 BAD = [
-    (["--only", "pole,ant"], "preset must be one of pole, swing; got 'ant'"),
+    (["--only", "pole,ant"], "only must name presets or environments of pole, swing; got 'ant'"),
     (["--only", ","], "only must name a preset or an environment"),
     (["--seeds", "0"], "seeds must be at least 1; got 0"),
     (["--seeds", "two"], "--seeds"),
@@ -334,5 +334,5 @@ def test_steps_of_an_update_are_those_of_all_environments():
     settings = dataclasses.replace(CONFIG, num_experts=3)
     alone = dataclasses.replace(settings, observer="none")
     whole = dataclasses.replace(settings, algorithm="pg", hold="multipliers")
-    counts = [training.steps_of_update(make_task(config)) for config in (settings, alone, whole)]
+    counts = [steps_of_update(make_task(config)) for config in (settings, alone, whole)]
     assert counts == [2 * 3 * 4 * 8, 3 * 4 * 8, 2 * 3 * 4 * 20]
