@@ -127,7 +127,8 @@ def draw(result: dict):
         panel.set_xticks(EXPERTS, [str(count) for count in EXPERTS])
     panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
     panels[1].set_ylim(bottom=0)
-    panels[2].set_yscale("log")
+    panels[2].set_yscale("log", base=2)
+    panels[2].yaxis.set_major_formatter("{x:g}")
     panels[2].legend(fontsize=8)
     return figure
 
