@@ -53,6 +53,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs():
+    """Let go of what a file compiled: programs take memory maps, and Linux allows 65,530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def small_grid() -> GridWorld:
     """Nine cells and a limit that binds now and then."""
