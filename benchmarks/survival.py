@@ -79,7 +79,7 @@ def killed(run: Path, arguments: list[str], delay: float, starting: bool) -> dic
     saved = newest_sound(run) or 0
     return {
         "starting": starting,
-        "saving": any(folder_of(run).glob(f"*{UNFINISHED}")),
+        "saving": not starting and any(folder_of(run).glob(f"*{UNFINISHED}")),
         "updates_done": num_lines(run),
         "updates_saved": saved,
         "updates_lost": max(num_lines(run) - saved, 0),
