@@ -2,8 +2,8 @@
 
 A checkpoint is a folder that takes its name when everything is in it::
 
-    RUN/checkpoints/000150/state/           # the arrays, as Orbax writes them
-    RUN/checkpoints/000150/manifest.json    # schema, configuration, arrays, SHA-256 of every file
+    RUN/checkpoints/00000150/state/         # the arrays, as Orbax writes them
+    RUN/checkpoints/00000150/manifest.json  # schema, configuration, arrays, SHA-256 of every file
     RUN/checkpoints/final/...               # the parameters after the last update
 
 Nothing is unpickled. Orbax is imported where it is used: that takes half a second, which a training
@@ -253,17 +253,16 @@ class Saver:
         about = self._about | {"update": num_done, "score": score, "metrics": metrics}
         self._last = self._writer.submit(self._write, num_done, named(state), about)
 
-    def wait(self) -> bool:
-        """Wait for what is being written; whether it, if there is anything, was."""
+    def wait(self) -> None:
+        """Wait for what is being written, if anything is."""
         if self._last is None:
-            return True
+            return
         error = self._last.exception()
         self._last = None
         if isinstance(error, OSError):
             log.warning("checkpoint not saved: %s; training goes on", error)
         elif error is not None:
             raise error
-        return error is None
 
     def _write(self, num_done: int, arrays: dict[str, np.ndarray], about: dict) -> None:
         write(path_of(self.run, num_done), arrays, about)

@@ -297,7 +297,7 @@ class RunConfig:
     first_seed: int = 0
     """They are numbered from here; a seed means the same run however many are trained."""
     save_every: int | None = None
-    """Updates between two checkpoints, in whole chunks; None saves about once a minute."""
+    """Updates between two checkpoints, in whole chunks; None saves about every half minute."""
 
     def __post_init__(self):
         if self.seeds < 1:

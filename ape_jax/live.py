@@ -5,22 +5,14 @@ import time
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from ape_jax.runner import Chunk
+from ape_jax.runner import Chunk, progress_bar
 from ape_jax.training import Task, steps_of_update
 
 
 class LiveView:
-    """A bar, and beside it the newest return of each expert, the observer, the gap, the speed.
+    """A bar, and below it the newest return of each expert, the observer, the gap, the speed.
 
     Returns are means over seeds. Nothing is shown where ``quiet``.
     """
@@ -28,16 +20,9 @@ class LiveView:
     def __init__(self, task: Task, seeds: int, first_update: int, console: Console, quiet: bool):
         """Show nothing yet; to be used as a context."""
         self._steps = seeds * steps_of_update(task)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        self._bar = progress_bar(console)
         self._training = self._bar.add_task(
-            "compiling", total=task.config.num_updates, completed=first_update
+            "compiling", total=task.config.num_updates, completed=first_update, returns=""
         )
         self._live = Live(self._bar, console=console, refresh_per_second=4)
         self._quiet = quiet

@@ -47,7 +47,7 @@ class RunDirectory:
     def begin(self, config: RunConfig) -> MetricsFile:
         """Put a run in the place of whatever run was there before."""
         (self.path / "summary.json").unlink(missing_ok=True)
-        for folder in (checkpoint.folder_of(self.path), self.path / "tensorboard"):
+        for folder in (checkpoint.folder_of(self.path), self.path / trackers.TENSORBOARD):
             shutil.rmtree(folder, ignore_errors=True)
         (self.path / trackers.WANDB_ID).unlink(missing_ok=True)
         config.save(self.path / "config.yaml")
@@ -65,6 +65,8 @@ class RunDirectory:
         for left in checkpoint.folder_of(self.path).glob(f"*{checkpoint.UNFINISHED}"):
             shutil.rmtree(left, ignore_errors=True)
         newest = newest_state(self.path, config, task)
+        if newest.metrics is None:
+            return 0, None, self.begin(config)
         for path, message in newest.damaged:
             sound = checkpoint.path_of(self.path, newest.num_done)
             log.warning("%s; going on from the newest sound checkpoint, %s", message, sound)

@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,9 @@ from ape_jax.training import Metrics
 from ape_jax.types import RunError, SettingError
 
 log = logging.getLogger(__name__)
+
+TENSORBOARD = "tensorboard"
+"""Folder in a run's directory."""
 
 WANDB_ID = ".wandb-id"
 """File in a run's directory: which run of Weights & Biases it is."""
@@ -58,12 +60,10 @@ class TensorBoard:
     name = "TensorBoard"
 
     def __init__(self, run: Path, first_update: int):
-        """Go on from an update: what the files hold of later ones is hidden, or of all removed."""
+        """Go on from an update: what the files hold of later ones is hidden."""
         from tensorboardX import SummaryWriter
 
-        if not first_update:
-            shutil.rmtree(run / "tensorboard", ignore_errors=True)
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=first_update or None)
+        self._writer = SummaryWriter(str(run / TENSORBOARD), purge_step=first_update or None)
 
     def log(self, update: int, scalars: Mapping[str, float]) -> None:
         """A point of every curve."""

@@ -77,7 +77,8 @@ def train(
     Raises:
       SettingError: there is nothing sound to resume.
       Interrupted: by Ctrl-C or SIGTERM.
-      RunError: numbers are not finite any more, or the disk takes no more of them.
+      RunError: numbers are not finite any more.
+      OSError: the disk takes no more of them.
     """
     num_done, state, metrics_file = 0, None, None
     if resume:
@@ -120,12 +121,9 @@ def train(
     except NonFiniteError as error:
         saver.wait()
         raise RunError(f"{error}. {_last_good(run)}") from None
-    except OSError as error:
+    except OSError:
         saver.wait()
-        raise RunError(
-            f"{run.path} cannot be written ({error}). {_last_good(run)}; make room, then go on "
-            f"with: ape-jax train --resume {run.path}"
-        ) from None
+        raise
     finally:
         if told is not None:
             told.close()

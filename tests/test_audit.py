@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_line import run
 
-from ape_jax import attackers, cli, demonstration_files, demonstrations
+from ape_jax import attackers, demonstration_files, demonstrations
 from ape_jax.attackers import Effort
 from ape_jax.audit import Auditor, deploy, measure, step_log_probs
 from ape_jax.config import Hypers, TrainConfig
@@ -24,12 +25,6 @@ EFFORT = Effort(
     recurrent_updates=100,
     latent_restarts=2,
 )
-
-
-def run(*arguments):
-    with pytest.raises(SystemExit) as error:
-        cli.main([str(argument) for argument in arguments])
-    return error.value.code
 
 
 @pytest.fixture(scope="module")

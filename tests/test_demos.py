@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from command_line import run
 
 from ape_jax import checkpoint, cli, demonstration_files, demonstrations, interop
 from ape_jax.commands import audit, demos
@@ -12,13 +13,6 @@ from ape_jax.demonstrations import Demonstrations
 from ape_jax.envs import GRIDWORLD
 from ape_jax.training import make_task
 from ape_jax.types import SettingError
-
-
-def run(*arguments):
-    """Exit code of a command."""
-    with pytest.raises(SystemExit) as error:
-        cli.main([str(argument) for argument in arguments])
-    return error.value.code
 
 
 @pytest.fixture(scope="module")

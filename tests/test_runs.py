@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_line import run
 
-from ape_jax import checkpoint, cli, guards, metrics, training_loop
+from ape_jax import checkpoint, guards, metrics, training_loop
 from ape_jax.commands import train
 from ape_jax.config import Hypers, RunConfig
 from ape_jax.run_directory import RunDirectory
@@ -40,13 +41,6 @@ TASKS = functools.cache(make_task)
 def one_task_of_a_kind(monkeypatch):
     """So that trainings of the same settings share what they compile."""
     monkeypatch.setattr(train, "make_task", TASKS)
-
-
-def run(*arguments):
-    """Exit code of a command."""
-    with pytest.raises(SystemExit) as error:
-        cli.main([str(argument) for argument in arguments])
-    return error.value.code
 
 
 def stop_after(monkeypatch, num_chunks, error=KeyboardInterrupt):

@@ -4,20 +4,15 @@ import json
 import jax
 import numpy as np
 import pytest
+from command_line import run
 
-from ape_jax import cli, sweep
+from ape_jax import sweep
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.learner import create_state, updates
 from ape_jax.runner import seed_keys
 from ape_jax.training import make_task
 
 SMALL = ["--seeds", "2", "--num-updates", "4", "--betas", "0.1,0.6"]
-
-
-def run(*arguments):
-    with pytest.raises(SystemExit) as error:
-        cli.main([str(argument) for argument in arguments])
-    return error.value.code
 
 
 def point(observer, training, beta, pe_return, clone_return):

@@ -10,9 +10,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+from command_line import run
 from rich.console import Console
 
-from ape_jax import checkpoint, cli, exporting, plotting, trackers
+from ape_jax import checkpoint, exporting, plotting, trackers
 from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.live import LiveView
 from ape_jax.metrics import read_updates
@@ -24,13 +25,6 @@ PG = ["--num-updates", "6", "--envs-per-expert", "4", "--seeds", "2", "--quiet"]
 PPO = ["--algorithm", "ppo", "--env", "Pendulum-v1", "--head", "gaussian", "--hidden-sizes", "4"]
 PPO += ["--envs-per-expert", "4", "--segment-length", "16", "--num-epochs", "1", "--seeds", "2"]
 PPO += ["--num-minibatches", "2", "--num-updates", "6", "--quiet"]
-
-
-def run(*arguments):
-    """Exit code of a command."""
-    with pytest.raises(SystemExit) as error:
-        cli.main([str(argument) for argument in arguments])
-    return error.value.code
 
 
 @pytest.fixture(scope="module")
