@@ -32,11 +32,15 @@ class Effort:
     curve_widths: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
     """Points of the curve over width, with all demonstrations."""
     limited_steps: int = 1_000
+    """Demonstration steps of ``limited``."""
     limited_width: int = 8
+    """Hidden units of ``limited``."""
     fit_updates: int = 2000
     """Of cloning by a network."""
     recurrent_updates: int = 1000
+    """Of ``recurrent``."""
     latent_restarts: int = 8
+    """Starts of expectation maximisation, of which the likeliest end counts."""
 
     def within(self, num_steps: int) -> "Effort":
         """The same with so many demonstration steps; points beyond them are left out."""
@@ -56,13 +60,16 @@ QUICK = Effort(
     recurrent_updates=200,
     latent_restarts=3,
 )
+"""A first look."""
 
 
 class Setting(NamedTuple):
     """What an observer is made from."""
 
     task: Task
+    """Environment, horizon and networks of the ensemble."""
     effort: Effort
+    """How much it may see and compute."""
     heads: Params | None
     """None where there are demonstrations alone."""
 
@@ -73,6 +80,7 @@ class Attacker(NamedTuple):
     sees: Callable[[Effort], str]
     """What it is allowed to see, in a few words."""
     make: Callable[[Setting], Observer]
+    """The observer for a setting."""
     needs_experts: bool = False
     """Whether it looks inside the ensemble, or asks it."""
 

@@ -19,6 +19,7 @@ from ape_jax.training import Task
 from ape_jax.types import MemoryPolicy, Params, PRNGKey
 
 DEPLOYMENTS = ("sampled", "tempered", "greedy", "best")
+"""How a clone acts, in the order of tables."""
 
 TEMPERATURE = 0.5
 """Of the tempered deployment."""
@@ -40,6 +41,7 @@ class Outcome(NamedTuple):
     """Of one deployment of a clone."""
 
     clone_return: Float[Array, "..."]
+    """Expected return of the clone."""
     agreement: Float[Array, "..."]
     """Probability of the action that a demonstrator took, mean over held-out steps."""
     log_likelihood: Float[Array, "..."] | None

@@ -22,6 +22,7 @@ EXPLANATION = (
     "look inside the ensemble. The floor bounds every sampled clone that is a function of the "
     "state and has seen enough."
 )
+"""What the terminal says below the tables of an audit."""
 
 
 def row_json(
@@ -100,9 +101,11 @@ def worst_first(rows: Iterable[dict]) -> list[dict]:
 
 
 HEADER = ["observer", "deployed", "sees", "clone return", "share", "agreement"]
+"""Columns of ``audit.md``."""
 NARROW_HEADER = HEADER[:-1]
 """For eighty characters."""
 TEXT_COLUMNS = 3
+"""How many columns, from the left, hold words."""
 
 
 def defence_lines(content: Mapping, name: str, wide: bool) -> list[list[str]]:

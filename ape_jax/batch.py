@@ -18,7 +18,9 @@ class Batch(NamedTuple):
     """Samples from anywhere: an environment, a log, a simulator."""
 
     observation: Shaped[Array, "N ..."]
+    """What the actor saw."""
     action: Int[Array, " N"]
+    """What it did."""
     returns: Float[Array, " N"]
     """Return to go R(t) that followed the action."""
     expert: Int[Array, " N"] | None = None
@@ -29,9 +31,13 @@ class BatchLosses(NamedTuple):
     """Parts of the loss before the update, averaged over the samples of each batch."""
 
     expert_policy: Float[Array, ""]
+    """Policy loss of the experts' samples."""
     expert_value: Float[Array, ""]
+    """Value loss of the experts' samples."""
     observer_policy: Float[Array, ""]
+    """Policy loss of the observer's samples."""
     observer_value: Float[Array, ""]
+    """Value loss of the observer's samples."""
 
 
 def ape_update(
@@ -42,13 +48,13 @@ def ape_update(
     Each sample counts as a trajectory of one step in Eqs. 4 and 5 of the paper. A batch of whole
     trajectories therefore gives each term divided by the mean length of its own trajectories. Where
     the observer's are longer, as they become, its term shrinks: multiply β by the observer's mean
-    length over the experts' to get the balance of :func:`ape_jax.make_train`.
+    length over the experts' to get the balance of ``ape_jax.make_train``.
 
     Shapes and types are checked; values are not, since that would wait for the device: an action or
     expert that does not exist, or a return that is not finite, goes unnoticed.
 
     Args:
-      state: from :func:`ape_jax.create_state`.
+      state: from ``ape_jax.create_state``.
       expert_batch: samples of the experts, with the index of the one that acted.
       observer_batch: samples of the observer; ``expert`` stays None.
       hypers: learning rates, β, temperature, entropy bonus, clipping norm.

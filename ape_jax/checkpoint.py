@@ -44,6 +44,7 @@ UNFINISHED = ".partial"
 """Ends the name of a folder that is being written or deleted, or was when its process ended."""
 
 Tree = TypeVar("Tree")
+"""A pytree of any kind."""
 
 
 def folder_of(run: Path) -> Path:
@@ -56,7 +57,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
 
     Args:
       path: its folder; one that is there is replaced.
-      arrays: from :func:`named`.
+      arrays: from ``named``.
       about: what else its manifest says, as JSON.
 
     Raises:

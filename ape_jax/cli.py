@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from ape_jax import __version__
-from ape_jax.commands import audit, demos, export, plot, reproduce, suite, sweep, train
+from ape_jax.commands import audit, demos, export, plot, report, reproduce, suite, sweep, train
 from ape_jax.commands.output import INTERRUPTED
 from ape_jax.config import recipe
 from ape_jax.types import RunError, SettingError
@@ -29,6 +29,7 @@ _COMMANDS: dict[str, tuple[Any, type]] = {
     "sweep": (sweep, sweep.SweepOptions),
     "suite": (suite, suite.SuiteOptions),
     "plot": (plot, plot.PlotOptions),
+    "report": (report, report.ReportOptions),
     "export": (export, export.ExportOptions),
 }
 """Each command's module, which has ``run(options, console) -> exit code``, and its options."""

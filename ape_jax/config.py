@@ -291,7 +291,9 @@ class RunConfig:
     """Everything that decides the numbers of a run; what ``config.yaml`` holds."""
 
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    """What shapes the program."""
     hypers: Hypers = dataclasses.field(default_factory=Hypers)
+    """Numbers in the program."""
     seeds: int = 1
     """Runs trained side by side."""
     first_seed: int = 0
@@ -342,7 +344,7 @@ class RunConfig:
         return {**train, **dataclasses.asdict(self.hypers), **own}
 
     def save(self, path: Path) -> None:
-        """Write as YAML, whole or not at all; :meth:`load` reads it back to an equal one."""
+        """Write as YAML, whole or not at all; ``load`` reads it back to an equal one."""
         partial = path.with_name(path.name + ".partial")
         text = OmegaConf.to_yaml(OmegaConf.create(self.to_flat()))
         partial.write_text(text, encoding="utf-8")
@@ -357,7 +359,7 @@ class RunConfig:
         algorithm: str | None = None,
         complete: bool = False,
     ) -> "RunConfig":
-        """Read YAML: any of the names that :meth:`to_flat` writes.
+        """Read YAML: any of the names that ``to_flat`` writes.
 
         Args:
           path: the file.

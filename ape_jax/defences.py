@@ -34,6 +34,7 @@ GREEDY_BETA, GREEDY_TEMPERATURE = 0.3, 0.1
 """Hyperparameters of greedy-APE: against an observer who is nearly greedy."""
 
 GREEDY_UPDATES = 2000
+"""Updates of greedy-APE."""
 
 ENTROPY_BONUS = 1.0
 """Return per nat; on the gridworld about PG-APE's price."""
@@ -46,7 +47,9 @@ class Ensemble(NamedTuple):
     """Experts of several seeds, ready to demonstrate."""
 
     name: str
+    """The defence's, as in ``LABELS``; ``run`` for an ensemble that was given."""
     num_experts: int
+    """Experts in it (E)."""
     heads: Params
     """[K, E, …]; where there are fewer experts than E, each is there several times."""
     facts: dict[str, list[bool]] = {}  # noqa: RUF012  Never changed.
@@ -120,7 +123,7 @@ class Defences:
                 )
 
     def make(self, name: str) -> Ensemble:
-        """Build or train one of those that :meth:`check` passes; made once."""
+        """Build or train one of those that ``check`` passes; made once."""
         if name not in self._ready:
             self._ready[name] = getattr(self, f"_{name}")()
         return self._ready[name]

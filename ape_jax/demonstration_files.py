@@ -38,7 +38,9 @@ class DemonstrationFile(NamedTuple):
     """What a file holds."""
 
     env_id: str
+    """Name of the gymnax environment."""
     demonstrations: Demonstrations
+    """What observers get."""
     hidden_expert: Int[Array, " N"] | None
     """The expert that acted in each step; None where the file does not tell."""
     env_param: tuple[str, ...] = ()
@@ -52,7 +54,7 @@ def save(
     hidden_expert: Int[Array, " N"] | None = None,
     env_param: tuple[str, ...] = (),
 ) -> None:
-    """Write demonstrations that :func:`load` reads back, whole or not at all.
+    """Write demonstrations that ``load`` reads back, whole or not at all.
 
     Args:
       path: the file, under exactly this name; one that is there is replaced.
@@ -62,7 +64,7 @@ def save(
       env_param: its parameters that differ from its defaults, as name=value.
 
     Raises:
-      SettingError: demonstrations that :func:`load` would not accept, or a file that cannot be
+      SettingError: demonstrations that ``load`` would not accept, or a file that cannot be
         written.
     """
     path = Path(path)
@@ -92,7 +94,7 @@ def save(
 
 
 def load(path: Path | str, expected_env: str | None = None) -> DemonstrationFile:
-    """Read demonstrations that :func:`save` or anyone else wrote in the format.
+    """Read demonstrations that ``save`` or anyone else wrote in the format.
 
     float64 is rounded to float32, and int64 taken where int32 holds every value.
 

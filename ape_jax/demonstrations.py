@@ -22,10 +22,15 @@ class Demonstrations(NamedTuple):
     """Pooled steps of an ensemble, episode after episode."""
 
     observation: Shaped[Array, "N ..."]
+    """What the actor saw before it acted."""
     action: Shaped[Array, "N ..."]
+    """What it did."""
     reward: Float[Array, " N"]
+    """What it got for that."""
     terminated: Bool[Array, " N"]
+    """The task ended with this step."""
     truncated: Bool[Array, " N"]
+    """The time limit cut the episode after this step."""
     episode: Int[Array, " N"]
     """Number of the episode, rising. The last one of each parallel stream may be cut short, with
     neither end marked."""

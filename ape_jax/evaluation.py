@@ -58,7 +58,9 @@ class TemperedMemory(NamedTuple):
     """A policy with memory, deployed at a temperature."""
 
     policy: MemoryPolicy
+    """Whose log-probabilities are tempered."""
     temperature: Float[Array, ""] | float
+    """Near 0 is greedy."""
 
     def start(self) -> Any:
         """The memory before an episode."""
@@ -106,7 +108,7 @@ def sampled_returns(
 
     Args:
       task: environment and networks.
-      policy: as in :func:`expected_return`.
+      policy: as in ``expected_return``.
       key: likewise.
       num_episodes: how many, at least.
     """
@@ -184,7 +186,9 @@ class Spread(NamedTuple):
     """Of the returns of episodes."""
 
     mean: float
+    """Over episodes."""
     std: float
+    """Standard deviation over episodes."""
 
 
 def random_return(task: Task, key: PRNGKey, num_episodes: int = NUM_EPISODES) -> Spread:

@@ -20,6 +20,7 @@ from ape_jax.types import Params
 
 PARAMETERS, FORWARD, DESCRIPTION = "parameters.safetensors", "policies.jax", "description.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
+"""What the exported forward pass runs on."""
 
 
 def export_run(out: Path, config: RunConfig, task: Task, heads: Params) -> dict:

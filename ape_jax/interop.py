@@ -160,7 +160,7 @@ def to_minari(
       The ``minari.MinariDataset``.
 
     Raises:
-      SettingError: as :func:`check_minari`, or no environment has that name.
+      SettingError: as ``check_minari``, or no environment has that name.
     """
     minari = _import_minari()
     check_minari(dataset_id)

@@ -46,9 +46,9 @@ def make_train(
 
     Args:
       config: static settings.
-      env: as in :func:`make_task`.
-      env_params: as in :func:`make_task`.
-      observer_reward: as in :func:`make_task`.
+      env: as in ``make_task``.
+      env_params: as in ``make_task``.
+      observer_reward: as in ``make_task``.
 
     Returns:
       ``train(key, hypers) -> (final state, metrics [num_updates])``.
@@ -68,7 +68,7 @@ def make_train(
 def update(
     task: Task, state: TrainState, hypers: Hypers, axis_name: str | None = None
 ) -> tuple[TrainState, Metrics]:
-    """One update, as :func:`ape_jax.pg.update` or :func:`ape_jax.ppo.update` does it."""
+    """One update, as ``ape_jax.pg.update`` or ``ape_jax.ppo.update`` does it."""
     if task.config.algorithm == "pg":
         return pg.update(task, state, hypers, axis_name)
     assert axis_name is None, "ppo carries its environments, and spreads seeds alone"

@@ -73,7 +73,7 @@ class MetricsFile:
 
         Args:
           path: the file; what it holds is replaced, but for what is kept.
-          kept: ``bytes`` and ``sha256`` of its first lines, as :meth:`mark` told them; later ones
+          kept: ``bytes`` and ``sha256`` of its first lines, as ``mark`` told them; later ones
             are cut off. None begins a new file.
 
         Raises:
@@ -131,7 +131,7 @@ class MetricsFile:
 
 
 def check_metrics(path: Path, kept: dict) -> bytes:
-    """What is to be kept of a ``metrics.jsonl``, as :meth:`MetricsFile.mark` told it.
+    """What is to be kept of a ``metrics.jsonl``, as ``MetricsFile.mark`` told it.
 
     Raises:
       DamagedError: the file does not begin with that.

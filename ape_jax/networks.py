@@ -22,7 +22,9 @@ class Table(nn.Module):
     """One row of outputs for each state of a finite observation space."""
 
     num_states: int
+    """Rows (S)."""
     num_outputs: int
+    """Numbers a row."""
     scale: float
     """Standard deviation at the start; heads that start alike stay alike."""
 
@@ -34,7 +36,7 @@ class Table(nn.Module):
 
 
 class Normalize(nn.Module):
-    """Observations in standard units of what was seen so far: see :func:`with_statistics`."""
+    """Observations in standard units of what was seen so far: see ``with_statistics``."""
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, "..."]:
@@ -54,8 +56,11 @@ class MLP(nn.Module):
     """
 
     num_outputs: int
+    """Width of the last layer."""
     hidden_sizes: tuple[int, ...]
+    """Widths of the others."""
     activation: str
+    """Nonlinearity between layers: ``tanh`` or ``relu``."""
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
     scale: float
@@ -86,11 +91,15 @@ class Conv(nn.Module):
     """One convolution of 3 x 3 over an image [H, W, C], and an MLP on what it finds."""
 
     num_outputs: int
+    """Width of the last layer."""
     hidden_sizes: tuple[int, ...]
+    """Widths of the dense layers before it."""
     activation: str
+    """Nonlinearity between layers: ``tanh`` or ``relu``."""
     scale: float
     """Of the orthogonal output layer at the start."""
     num_channels: int = 16
+    """Features of the convolution."""
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
@@ -114,6 +123,7 @@ class GaussianHead(nn.Module):
     body: nn.Module
     """Gives the means, or with ``spread_of_state`` means and log standard deviations."""
     spread_of_state: bool
+    """Whether standard deviations depend on the observation."""
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
@@ -165,14 +175,19 @@ class Networks:
     """The static half of an ensemble: what its parameters mean. Hashable."""
 
     head: nn.Module
+    """One expert's policy."""
     critic: nn.Module
+    """One value function."""
     num_experts: int
+    """Heads (E)."""
     num_actions: int
     """Discrete actions, or dimensions of a continuous one."""
     observation_shape: tuple[int, ...]
+    """Of one observation."""
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
     shared_critic: bool
+    """Whether one critic serves experts and observer."""
     classifier: nn.Module | None = None
     """q(c|s), where the observer's weights are learned."""
     action_bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None

@@ -30,10 +30,15 @@ class Estimates(NamedTuple):
     """What an update learns from its episodes: means over them, so that places can be averaged."""
 
     grads: EnsembleParams
+    """Of the objective's loss, by parameter."""
     expert_loss: objective.Loss
+    """Policy and value loss of the experts' term."""
     observer_loss: objective.Loss
+    """Policy and value loss of the observer's term."""
     expert_returns: Float[Array, " E"]
+    """Mean returns of the update's episodes."""
     observer_return: Float[Array, ""]
+    """Mean return of the update's episodes."""
     expert_length: Float[Array, ""]
     """Live steps of an expert's episode."""
     cross_entropy: Float[Array, ""] | None

@@ -24,8 +24,10 @@ DEPLOYMENT_COLOURS = {
     "tempered": "#e2a13c",
     "best": "#6a4c93",
 }
+"""Colours of sampled, tempered, greedy and best clones."""
 
 LINES = ("-", "--", "-.", ":")
+"""Line styles of ensembles, in turn."""
 
 
 def draw_policy(axes: Axes, env: GridWorld, values: np.ndarray, policy: np.ndarray, limit: float):
@@ -75,7 +77,7 @@ def policy_figure(
     env: GridWorld,
     mdp: FiniteMDP,
     rows: Mapping[str, Mapping[str, ArrayLike]],
-    title: str,
+    title: str | None,
 ) -> Figure:
     """Rows of policies on the grid under one colour scale.
 
@@ -84,7 +86,7 @@ def policy_figure(
       mdp: the same world, for exact returns.
       rows: a label of each row to its panels; a panel's title to probabilities [S, A], or to
         several policies [E, S, A], whose values and probabilities are averaged.
-      title: of the figure.
+      title: of the figure, if it has one.
     """
     num_columns = max(len(panels) for panels in rows.values())
     figure, grid = plt.subplots(
@@ -106,7 +108,8 @@ def policy_figure(
             image = draw_policy(axes, env, values, policies.mean(axis=0), -mdp.horizon)
             axes.set_title(f"{name}\nreturn {values @ np.asarray(mdp.start):.1f}", fontsize=10)
     figure.colorbar(image, ax=grid, shrink=0.8, pad=0.02, label="expected return from the cell")
-    figure.suptitle(title, fontsize=12)
+    if title is not None:
+        figure.suptitle(title, fontsize=12)
     return figure
 
 

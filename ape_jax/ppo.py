@@ -117,7 +117,7 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
 
     Args:
       task: what is trained.
-      state: before the update, from :func:`begin` or another update.
+      state: before the update, from ``begin`` or another update.
       hypers: numbers of the update.
     """
     assert state.ppo is not None

@@ -17,7 +17,9 @@ class Steps(NamedTuple):
     """What a minibatch needs of steps [N] of one policy."""
 
     observation: Shaped[Array, "N ..."]
+    """What the actor saw."""
     action: Shaped[Array, "N ..."]
+    """What it did."""
     log_prob: Float[Array, " N"]
     """When it was taken."""
     value: Float[Array, " N"]
@@ -57,9 +59,13 @@ class Parts(NamedTuple):
     """Of the loss of a minibatch."""
 
     policy: Float[Array, ""]
+    """Clipped surrogates."""
     value: Float[Array, ""]
+    """Of the critics."""
     entropy: Float[Array, ""]
+    """Mean entropy of the experts' policies, in nats."""
     classifier: Float[Array, ""] | None
+    """Cross-entropy of the classifier; None without one."""
 
 
 def minibatch_loss(

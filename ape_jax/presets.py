@@ -11,7 +11,9 @@ class Preset(NamedTuple):
     """What ``--preset`` stands for."""
 
     train: TrainConfig
+    """What shapes the program."""
     hypers: Hypers
+    """Numbers in the program."""
 
 
 def _ppo(env: str, head: HeadName, min_return: float, train: dict, hypers: dict) -> Preset:

@@ -44,7 +44,9 @@ class Scale:
     """How much to compute."""
 
     seeds: int = 10
+    """Ensembles of each kind."""
     first_seed: int = 0
+    """They are numbered from here."""
     max_updates: int = 3000
     """No row trains longer than this, or than its own number of updates."""
     num_demonstrations: int = 1_000_000
@@ -55,20 +57,28 @@ class Returns(NamedTuple):
     """Undiscounted returns of one ensemble and of its clones, all of them exact evaluations."""
 
     experts: Float[Array, " E"]
+    """Of every expert, sampling."""
     pe: Float[Array, ""]
+    """Of the ensemble: the experts' mean."""
     greedy_experts: Float[Array, ""]
     """Mean over the experts, each deployed greedily itself."""
     mixture: Float[Array, ""]
+    """Of the uniform mixture π_o, sampling."""
     bc_sampled: Float[Array, ""]
+    """Of behaviour cloning, sampling."""
     bc_greedy: Float[Array, ""]
+    """Of behaviour cloning, greedy."""
     floor: Float[Array, ""]
+    """The cloning floor."""
 
 
 class Row(NamedTuple):
     """One line of the table."""
 
     name: str
+    """Of the ensemble, as in ``LABELS``."""
     config: RunConfig
+    """What it was trained with."""
     heads: Params
     """Final expert heads [K, E, …]."""
     returns: Returns
@@ -95,6 +105,7 @@ class Row(NamedTuple):
 
 
 FIGURES = ("figure3.png", "figure4.png", "learning_curves.png")
+"""Files of the figures."""
 
 Report = Callable[[str, Chunk | None], None]
 """Told the name of the row at work, and its newest chunk where it trains in chunks."""

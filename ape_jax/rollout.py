@@ -54,7 +54,7 @@ def episodes_with_memory(
     env_params: EnvParams,
     num_steps: int,
 ) -> Transition:
-    """As :func:`episodes`, of one policy that remembers what it saw and did in the episode."""
+    """As ``episodes``, of one policy that remembers what it saw and did in the episode."""
 
     def act(memory, observation, last_action):
         memory, log_probs = policy(memory, observation, last_action)
@@ -167,6 +167,7 @@ class Streams(NamedTuple):
     """Environments between two segments of their endless streams of episodes."""
 
     observation: Shaped[Array, "N ..."]
+    """What every stream's actor sees next."""
     state: Any
     """The environments' own, [N, …]."""
     episode_return: Float[Array, " N"]
@@ -188,6 +189,7 @@ class Segment(NamedTuple):
     episode_return: Float[Array, "T N"]
     """Of the episode up to this step: undiscounted."""
     discounted_return: Float[Array, "T N"]
+    """Σ γ^k r_{t−k} of the episode up to this step."""
     log_prob: Float[Array, "T N"]
     """Of the action, under the policy that took it."""
 

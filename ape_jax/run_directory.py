@@ -60,7 +60,7 @@ class RunDirectory:
         no state.
 
         Raises:
-          SettingError: as :func:`newest_state`.
+          SettingError: as ``newest_state``.
         """
         for left in checkpoint.folder_of(self.path).glob(f"*{checkpoint.UNFINISHED}"):
             shutil.rmtree(left, ignore_errors=True)
@@ -79,6 +79,7 @@ class Newest(NamedTuple):
     """Where a run can be gone on with."""
 
     num_done: int
+    """Updates done."""
     state: TrainState | None
     """[K, …]; None before anything was saved."""
     metrics: dict | None

@@ -58,7 +58,9 @@ class Cluster(NamedTuple):
     coordinator: str | None = None
     """host:port of process 0."""
     num_processes: int | None = None
+    """Processes in all; None is found by itself."""
     process_id: int | None = None
+    """Number of this process, from 0; None is found by itself."""
 
 
 def start(

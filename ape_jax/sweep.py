@@ -27,7 +27,9 @@ class Returns(NamedTuple):
     """Of ensembles [...]."""
 
     pe: Float[Array, "..."]
+    """Of the ensemble, exact or sampled."""
     worst_expert: Float[Array, "..."]
+    """The lowest expert's."""
     clone: Float[Array, "..."]
     """Of the observer that was trained against."""
 
@@ -36,9 +38,11 @@ class Point(NamedTuple):
     """All seeds of one β."""
 
     observer: str
+    """Trained against: ``uniform`` or ``greedy``."""
     training: str
     """``sampled``, or ``exact`` by gradients of exact returns."""
     beta: float
+    """Weight of the observer's return."""
     returns: Returns
     """[K]."""
 

@@ -94,6 +94,7 @@ SUITE_HEADER = [
     *("BC sampled", "BC greedy", "posterior sampled", "mean action"),
     *("one expert: itself, greedy, BC greedy", "steps/s"),
 ]
+"""Columns of the suite's table."""
 
 
 def suite_lines(rows: Sequence[dict]) -> list[list[str]]:

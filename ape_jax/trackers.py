@@ -26,6 +26,7 @@ class Tracker(Protocol):
     """Is told the scalars of every update."""
 
     name: str
+    """As messages say it."""
 
     def log(self, update: int, scalars: Mapping[str, float]) -> None:
         """Of one update."""

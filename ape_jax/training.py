@@ -28,9 +28,13 @@ class Task:
     """
 
     config: TrainConfig
+    """What shapes the program."""
     env: Environment
+    """The environment that experts act in."""
     env_params: EnvParams
+    """Its parameters."""
     networks: Networks
+    """Heads and critics for its spaces."""
     mdp: FiniteMDP | None
     """The environment as a finite MDP, where it offers one."""
     num_steps: int
@@ -68,12 +72,15 @@ class TrainState:
     """Everything that an update changes."""
 
     params: EnsembleParams
+    """Of heads and critics."""
     opt_state: optax.OptState
+    """Of the optimiser, which is itself rebuilt from ``Hypers``."""
     key: jax.Array
     """Typed; drives the rollouts to come."""
     multipliers: jax.Array | None
     """λ_c [E] of the constrained form; None in the penalised form."""
     networks: Networks = struct.field(pytree_node=False)
+    """The modules that the parameters belong to."""
     ppo: PPOState | None = None
     """Of ppo; the policy gradient starts every update from fresh episodes."""
 
@@ -92,10 +99,13 @@ class Metrics(NamedTuple):
     pe_return: Float[Array, ""]
     """Mean over experts."""
     expert_returns: Float[Array, " E"]
+    """Every expert's mean return over the episodes of the update."""
     observer_return: Float[Array, ""]
     """Of the observer trained against, at its weights and temperature; of r̃ where one is given."""
     policy_loss: Float[Array, ""]
+    """Of both terms."""
     value_loss: Float[Array, ""]
+    """Of all critics."""
     entropy: Float[Array, ""]
     """Of the experts, mean over their live steps, in nats."""
     grad_norm: Float[Array, ""]

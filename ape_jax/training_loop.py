@@ -29,8 +29,11 @@ class Watching:
     """Who is shown a training."""
 
     console: Console
+    """Where the live view and messages go."""
     quiet: bool = False
+    """Whether warnings alone are shown."""
     tensorboard: bool = False
+    """Whether curves are written for TensorBoard."""
     wandb: str | None = None
     """Project."""
 

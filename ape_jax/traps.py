@@ -94,7 +94,7 @@ class TrapReturns(NamedTuple):
 
 
 class TrapReport(NamedTuple):
-    """Of one call of :func:`train`."""
+    """Of one call of ``train``."""
 
     returns: TrapReturns
     """Of the restart that was kept."""

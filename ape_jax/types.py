@@ -34,14 +34,19 @@ ObserverName = Literal["uniform", "posterior", "learned", "none"]
 observer at all."""
 
 AlgorithmName = Literal["pg", "ppo"]
+"""PG-APE over whole episodes, or PPO-APE over segments."""
 HoldName = Literal["multipliers", "gate"]
+"""What keeps experts at ``min_return``."""
 SpreadName = Literal["constant", "state"]
+"""What a Gaussian head's standard deviations depend on."""
 
 CriticForm = Literal["separate", "shared"]
 """V_c and V_o learned apart, or one V_c regressed on both returns (paper, Eq. 4 as printed)."""
 
 HeadName = Literal["tabular", "mlp", "conv", "gaussian"]
+"""Kinds of expert heads."""
 ActivationName = Literal["tanh", "relu"]
+"""Nonlinearities of a head."""
 
 
 class SettingError(ValueError):
@@ -87,6 +92,7 @@ class Transition(NamedTuple):
     observation: Shaped[Array, "*batch"]
     """What the actor saw before it acted."""
     action: Int[Array, "..."]
+    """What it did."""
     reward: Float[Array, "..."]
     """Zero on steps that are not live."""
     terminated: Bool[Array, "..."]

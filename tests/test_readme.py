@@ -1,6 +1,7 @@
 """The README says what is so: its programs run, and its table is the one in the repository."""
 
 import json
+import pkgutil
 import re
 from pathlib import Path
 
@@ -49,8 +50,49 @@ def test_page_of_results_holds_the_recorded_table():
     assert all(row["effort"]["num_steps"] >= 256_000 and row["seeds"] >= 5 for row in rows)
 
 
-def test_readme_links_lead_somewhere():
-    for page in (README, *(README.parent / "docs").glob("*.md")):
-        links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
-        local = [link for link in links if not link.startswith("http")]
-        assert [link for link in local if not (page.parent / link).exists()] == []
+PAGES = [
+    *(README, README.parent / "CHANGELOG.md", README.parent / "benchmarks" / "README.md"),
+    *sorted((README.parent / "docs").rglob("*.md")),
+    *sorted((README.parent / "notebooks").glob("*.ipynb")),
+]
+
+
+def text_of(page) -> str:
+    """What a page says, without its programs."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        said = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        text = "\n\n".join(said)
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def anchors(page) -> set[str]:
+    """Of the headings, as they are made on the web: lower case, hyphens, no punctuation."""
+    headings = re.findall(r"^#+ (.*)$", text_of(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def is_documented(name, page) -> bool:
+    """Whether the page is the reference of the module that defines it."""
+    pkgutil.resolve_name(name)
+    modules = re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return name in modules or name.rpartition(".")[0] in modules
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(README.parent)))
+def test_links_of_a_page_lead_somewhere(page):
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)", text_of(page)):
+        path, _, anchor = link.partition("#")
+        there = page.parent / path if path else page
+        if re.match(r"https?:", link):
+            continue
+        if not there.exists():
+            dead.append(link)
+        elif anchor.startswith("ape_jax"):
+            if not is_documented(anchor, there):
+                dead.append(link)
+        elif anchor and anchor not in anchors(there):
+            dead.append(link)
+    assert dead == []

@@ -33,12 +33,13 @@ from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.defences import Defences, Ensemble
 from ape_jax.demonstrations import Demonstrations
-from ape_jax.metrics import interval, percentiles, write_json
+from ape_jax.metrics import fingerprint, interval, percentiles, write_json
 from ape_jax.runner import EVALUATE, progress_bar, seed_keys
 from ape_jax.training import Task, make_task
 from ape_jax.types import HeadName, SettingError
 
 ALL = "all"
+"""Stands for every name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,9 +67,11 @@ class AuditOptions:
 
 
 QUICK_UPDATES = 400
+"""The most updates of training, in a first look."""
 SHOWN, HELD_OUT, ATTACK, MEASURE, RANDOM = range(5)
 """Purposes of the keys drawn from a seed's evaluation key."""
 FIGURES = ("observers.png", "demonstrations.png", "posterior_entropy.png")
+"""Files of the figures."""
 
 
 class Given(NamedTuple):
@@ -86,12 +89,17 @@ class Subject(NamedTuple):
     """What is audited."""
 
     task: Task
+    """Environment, horizon and networks of the ensembles."""
     keys: Key[Array, " K"]
     """For evaluation, one a seed."""
     ensembles: Iterator[Ensemble]
+    """Each is trained when its turn comes."""
     num_ensembles: int
+    """How many will come."""
     given: Given | None = None
     """Where demonstrations are not sampled."""
+    fingerprint: str | None = None
+    """Of the run's parameters."""
 
 
 def run(options: AuditOptions, console: Console) -> int:
@@ -127,7 +135,7 @@ def run(options: AuditOptions, console: Console) -> int:
         out = prepare(options.out)
         if subject.given is not None:
             effort = effort.within(subject.given.shown.action.shape[1])
-        content = _content(subject, effort, skipped)
+        content = _content(subject, effort, skipped, options)
         points = _curve_points(effort) if "limited" in observers else []
         progress.update(bar, total=subject.num_ensembles * (1 + len(observers) + len(points)))
         code = 0
@@ -137,6 +145,7 @@ def run(options: AuditOptions, console: Console) -> int:
                 for figure in FIGURES:
                     (out / figure).unlink(missing_ok=True)
                 content["wall_seconds"] = time.monotonic() - started
+                content["complete"] = progress.finished
                 write_json(out / "audit.json", content)
         except KeyboardInterrupt:
             if not content["defences"]:
@@ -181,7 +190,8 @@ def _subject(options: AuditOptions, report) -> Subject:
         )
     heads = jax.tree.map(lambda x: x[:seeds], params.heads)
     settings = (config.train, config.hypers, config.first_seed, seeds)
-    return _made(options, *settings, report, (task, heads))
+    subject = _made(options, *settings, report, (task, heads))
+    return subject._replace(fingerprint=fingerprint(params))
 
 
 def _made(
@@ -247,8 +257,11 @@ def _file(path: Path, seeds: int) -> Subject:
     return Subject(task, keys, ensembles, 1, Given(shown, held_out, pe_return))
 
 
-def _content(subject: Subject, effort: Effort, skipped: dict[str, str]) -> dict:
+def _content(
+    subject: Subject, effort: Effort, skipped: dict[str, str], options: AuditOptions
+) -> dict:
     """``audit.json`` before the first row."""
+    asked = dataclasses.asdict(options)
     task = subject.task
     num_actions = task.networks.num_actions
     random_return = evaluation.expected_return(
@@ -263,6 +276,9 @@ def _content(subject: Subject, effort: Effort, skipped: dict[str, str]) -> dict:
     return {
         "env": task.config.env,
         "horizon": task.num_steps,
+        "fingerprint": subject.fingerprint,
+        "options": {name: asked[name] for name in asked if name not in ("run", "out")},
+        "complete": False,
         "seeds": len(subject.keys),
         "num_steps": effort.num_steps,
         "random_return": float(random_return),

@@ -65,10 +65,15 @@ class Sample(NamedTuple):
     """Demonstrations of one seed of a run."""
 
     env_id: str
+    """Name of the environment."""
     env_param: tuple[str, ...]
+    """Its parameters that differ from its defaults, as ``name=value``."""
     seed: int
+    """Number of the seed."""
     demonstrations: Demonstrations
+    """What observers get."""
     hidden_expert: Int[Array, " N"]
+    """Who acted, which observers never get."""
 
 
 class _Ensemble(NamedTuple):
@@ -83,12 +88,15 @@ class Report(NamedTuple):
     """What was written."""
 
     seed: int
+    """Number of the seed."""
     steps: int
+    """Demonstration steps."""
     episodes: int
     """Those that are cut short among them."""
     mean_return: float
     """Of complete episodes, undiscounted."""
     bytes: int
+    """Size of the file."""
 
 
 def sample(run: Path | str, num_steps: int, seed: int | None = None) -> Sample:
@@ -120,14 +128,14 @@ def write(
     Args:
       run: its directory.
       out: the ``.npz`` file.
-      num_steps: as in :func:`sample`.
-      seed: as in :func:`sample`.
+      num_steps: as in ``sample``.
+      seed: as in ``sample``.
       overwrite: replace the file if it is there.
       with_expert: keep the hidden expert in the file, apart from what observers may see.
       minari: also export a Minari dataset of this name, never with the hidden expert.
 
     Raises:
-      SettingError: as :func:`sample`, or the output is there already or cannot be written.
+      SettingError: as ``sample``, or the output is there already or cannot be written.
     """
     if out.is_dir():
         raise SettingError(f"out must be a file; {out} is a directory. Name a file in it")
@@ -156,7 +164,7 @@ def write(
 
 
 def _select(run: Path | str, num_steps: int, seed: int | None) -> _Ensemble:
-    """Check the settings of :func:`sample`, and read the ensemble."""
+    """Check the settings of ``sample``, and read the ensemble."""
     if not 2 <= num_steps <= MAX_STEPS:
         raise SettingError(f"steps must be at least 2 and at most {MAX_STEPS}; got {num_steps}")
     config, task, params = checkpoint.load_run(run)

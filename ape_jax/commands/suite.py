@@ -16,6 +16,7 @@ from ape_jax.suite import SuiteEffort
 from ape_jax.types import SettingError
 
 QUICK = SuiteEffort(num_steps=25_600, fit_updates=100, num_episodes=64)
+"""A first look."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -115,8 +115,11 @@ def _betas(text: str) -> tuple[float, ...]:
 
 
 HEADER = ["observer", "training", "beta", "PE", "worst expert", "clone"]
+"""Columns of the sweep's table."""
 TEXT_COLUMNS = 2
+"""How many columns, from the left, hold words."""
 COMPARISON = ["observer", "beta", "PE", "gap, sampled", "gap, exact", "ratio"]
+"""Columns of the table that sets sampled training against exact."""
 
 
 def _show(content: dict, out: Path, code: int) -> None:

@@ -39,7 +39,9 @@ class TrainOptions:
     """
 
     settings: tyro.conf.OmitArgPrefixes[TrainConfig]
+    """What shapes the program. A change recompiles."""
     hypers: tyro.conf.OmitArgPrefixes[Hypers]
+    """Numbers in the program."""
     seeds: int = 1
     """Runs trained side by side, each with its own random numbers."""
     first_seed: int = 0
@@ -48,6 +50,7 @@ class TrainOptions:
         str | None,
         tyro.conf.arg(help=f"Settings in place of a recipe: one of {', '.join(presets.names())}."),
     ] = None
+    """Name of settings in place of a recipe."""
     config: Path | None = None
     """YAML file of settings: the flags' names, with underscores. A run's config.yaml is one."""
     out: Path = Path("runs/train")

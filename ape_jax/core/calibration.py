@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 NUM_BINS = 10
+"""Bins of the confidence."""
 
 
 def expected_calibration_error(

@@ -7,7 +7,7 @@ from ape_jax.core.mixture import LOG_FLOOR
 
 
 def cumulative_probs(log_probs: Float[Array, " A"]) -> Float[Array, " A"]:
-    """P(action ≤ a): what :func:`sample` needs, made once where a policy acts many times."""
+    """P(action ≤ a): what ``sample`` needs, made once where a policy acts many times."""
     return jnp.cumsum(jnp.exp(log_probs))
 
 
@@ -18,7 +18,7 @@ def sample(cumulative: Float[Array, " A"], uniform: Float[Array, ""]) -> Int[Arr
     Scaling by the last entry keeps the draw in range when the sum is not quite one.
 
     Args:
-      cumulative: from :func:`cumulative_probs`.
+      cumulative: from ``cumulative_probs``.
       uniform: a number from [0, 1).
 
     Returns:

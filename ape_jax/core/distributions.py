@@ -46,7 +46,9 @@ class Gaussian(NamedTuple):
     """Over continuous actions, each dimension for itself."""
 
     mean: Float[Array, "*E D"]
+    """Of every dimension."""
     log_std: Float[Array, "*E D"]
+    """Logarithm of every dimension's standard deviation."""
 
     def log_prob(self, action: Float[Array, " D"]) -> Float[Array, ""]:
         """Log density of one action, in nats."""
@@ -80,6 +82,7 @@ class Gaussian(NamedTuple):
 
 
 Distribution = Categorical | Gaussian
+"""Of one action, discrete or continuous."""
 
 
 class GaussianMixture(NamedTuple):
@@ -88,7 +91,9 @@ class GaussianMixture(NamedTuple):
     log_weights: Float[Array, " M"]
     """Normalised."""
     means: Float[Array, "M D"]
+    """Of every Gaussian."""
     log_stds: Float[Array, "M D"]
+    """Logarithms of their standard deviations."""
 
     def log_prob(self, action: Float[Array, " D"]) -> Float[Array, ""]:
         """Log density, in nats: log Σ_m w_m N(action; μ_m, σ_m²)."""

@@ -12,7 +12,9 @@ class Moments(NamedTuple):
     size: Float[Array, ""]
     """How many."""
     mean: Float[Array, "*F"]
+    """Their mean."""
     variance: Float[Array, "*F"]
+    """Mean squared distance from it."""
 
     def scale(self) -> Float[Array, "*F"]:
         """One over the standard deviation."""

@@ -40,7 +40,9 @@ class Loss(NamedTuple):
     """The parts of one trajectory's loss, each summed over time."""
 
     policy: Float[Array, ""]
+    """Policy-gradient surrogate."""
     value: Float[Array, ""]
+    """Squared error of the critic."""
     entropy: Float[Array, ""]
     """Of the policy that acted, in nats; a bonus enters the total with a minus sign."""
 

@@ -13,7 +13,9 @@ class Visits(NamedTuple):
     """Observations and actions of trajectories [T, ...], or of their mean [S * A, ...]."""
 
     observation: Shaped[Array, "..."]
+    """What the actor saw."""
     action: Int[Array, "..."]
+    """What it did."""
     returns: Float[Array, "..."]
     """R(t), the return to go: of a step, or the mean of a pair."""
     variances: Float[Array, "..."]

@@ -13,6 +13,7 @@ from ape_jax.envs.overrides import Overrides, parse_overrides, replace
 from ape_jax.types import SettingError
 
 GRIDWORLD = "GridWorld-ape"
+"""Name of the paper's gridworld."""
 if GRIDWORLD not in gymnax.registered_envs:
     gymnax.register(GRIDWORLD, GridWorld)
 

@@ -12,6 +12,7 @@ from ape_jax.core.tabular import FiniteMDP
 from ape_jax.types import SettingError
 
 ACTIONS = ("up", "down", "left", "right", "stay")
+"""Names of the actions, in order."""
 MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)], np.int32)
 """(row, column) step of each action."""
 
@@ -30,7 +31,9 @@ class EnvState(environment.EnvState):
     """Cell of the agent and steps since the episode began."""
 
     row: jax.Array
+    """Of the cell, from the top."""
     column: jax.Array
+    """Of the cell, from the left."""
 
 
 @struct.dataclass
@@ -38,6 +41,7 @@ class EnvParams(environment.EnvParams):
     """The time limit in steps."""
 
     max_steps_in_episode: int = 100
+    """Steps after which an episode is truncated."""
 
 
 class GridWorld(environment.Environment[EnvState, EnvParams]):
@@ -158,7 +162,7 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
         )
 
     def finite_mdp(self, params: EnvParams | None = None) -> FiniteMDP:
-        """The same world as arrays, built cell by cell and apart from :meth:`step_env`."""
+        """The same world as arrays, built cell by cell and apart from ``step_env``."""
         params = self.default_params if params is None else params
         cells, actions = self.num_states, self.num_actions
         transition = np.zeros((cells, actions, cells), np.float32)

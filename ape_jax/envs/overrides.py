@@ -14,6 +14,7 @@ Overrides = tuple[tuple[str, bool | int | float], ...]
 """(parameter, value) pairs; hashable. Of one named twice, the last counts."""
 
 TIME_LIMIT = "max_steps_in_episode"
+"""The parameter that limits the steps of an episode."""
 LONGEST = 100_000
 """Steps of an episode: random numbers of whole ones are drawn beforehand, and take memory."""
 

@@ -22,7 +22,9 @@ class TabularCloning:
     """
 
     num_states: int
+    """States (S)."""
     num_actions: int
+    """Actions (A)."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy:
         """Count, and divide."""
@@ -57,6 +59,7 @@ class BehaviourCloning:
     networks: Networks
     """The clone gets one head of this shape, such as the experts' own."""
     num_updates: int = 2000
+    """Steps of the optimiser."""
     batch_size: int = 4096
     """Steps drawn, with replacement, for an update where observations are not finite."""
     learning_rate: float = 1e-2

@@ -27,9 +27,13 @@ class Dagger:
     """
 
     task: Task
+    """Environment, horizon and networks of the ensemble."""
     heads: Params
+    """Parameters of the experts, stacked."""
     cloning: TabularCloning | BehaviourCloning
+    """How it fits what it has gathered."""
     num_rounds: int = 9
+    """Rounds of acting and asking."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> Any:
         """Clone, act, ask, and clone again."""

@@ -18,7 +18,7 @@ NUM_CHECKS = 20
 def held_out(demonstrations: Demonstrations) -> Bool[Array, " N"]:
     """Steps kept out of a fit: every tenth episode, whole.
 
-    With fewer than six episodes there is none; :func:`either` then takes all steps for both parts.
+    With fewer than six episodes there is none; ``either`` then takes all steps for both parts.
     """
     return demonstrations.episode % 10 == 5
 
@@ -105,9 +105,9 @@ def fit_samples(
       init: a key and an observation to the parameters to start from.
       loss: of one step: parameters, observation, action.
       demonstrations: to fit.
-      num_updates: as in :func:`descend`.
+      num_updates: as in ``descend``.
       batch_size: steps of an update, and of a look at the held-out loss.
-      learning_rate: as in :func:`descend`.
+      learning_rate: as in ``descend``.
     """
     key_init, key_kept, key_updates = jax.random.split(key, 3)
     kept = held_out(demonstrations)

@@ -22,7 +22,9 @@ class GaussianMixturePolicy:
     params: Params
     """Of the network, and what it adds to: centres [M, D] and log standard deviations [M, D]."""
     module: nn.Module = struct.field(pytree_node=False)
+    """The network: an observation to weights, means and spreads."""
     num_components: int = struct.field(pytree_node=False)
+    """Gaussians in the mixture."""
 
     def __call__(self, observation: Shaped[Array, "..."]) -> distributions.GaussianMixture:
         """The distribution of the action."""
@@ -42,10 +44,15 @@ class GaussianMixture:
     """
 
     num_components: int = 4
+    """Gaussians in the mixture."""
     hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
     num_updates: int = 2000
+    """Steps of the optimiser."""
     batch_size: int = 1024
+    """Demonstration steps in each of them."""
     learning_rate: float = 3e-3
+    """Adam step."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> GaussianMixturePolicy:
         """Minimise −log density of the actions."""

@@ -58,11 +58,15 @@ class TabularLatent:
     """Exact expectation maximisation where observations are finite."""
 
     num_states: int
+    """States (S)."""
     num_actions: int
+    """Actions (A)."""
     max_modes: int = 4
+    """The most experts that it looks for (K)."""
     num_restarts: int = 8
     """For each K; the likeliest one counts."""
     num_iterations: int = 100
+    """Of expectation maximisation."""
     num_steps: int = 20_000
     """Steps that the search for modes looks at; the modes are then fitted to all of them."""
     shrinkage: float = 1.0
@@ -147,11 +151,15 @@ class LatentCloning:
     """The same mixture with a network for each mode, by ascent on the likelihood of episodes."""
 
     networks: Networks
+    """One head of the clones' kind."""
     max_modes: int = 3
+    """The most experts that it looks for (K)."""
     num_updates: int = 2000
+    """Steps of the optimiser."""
     block_size: int = 4096
     """Consecutive steps of an update; an episode cut by the block's edge counts as far as seen."""
     learning_rate: float = 1e-2
+    """Adam step."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> Modes:
         """Fit for every K, and choose K."""

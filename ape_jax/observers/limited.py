@@ -15,6 +15,7 @@ class Limited:
     """Behaviour cloning of the first steps only, by a network that may be small."""
 
     cloning: BehaviourCloning
+    """How it clones what it saw."""
     num_steps: int
     """Demonstration steps that it gets to see; all, if there are fewer."""
 

@@ -19,9 +19,13 @@ class MeanActionPolicy:
     """One action for each observation."""
 
     params: Params
+    """Of the network."""
     centre: Float[Array, " D"]
+    """Mean of the demonstrated actions."""
     unit: Float[Array, " D"]
+    """Their standard deviation."""
     module: nn.Module = struct.field(pytree_node=False)
+    """The network: an observation to a standardised action."""
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Gaussian:
         """All mass on it."""
@@ -37,9 +41,13 @@ class MeanAction:
     """
 
     hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
     num_updates: int = 2000
+    """Steps of the optimiser."""
     batch_size: int = 1024
+    """Demonstration steps in each of them."""
     learning_rate: float = 3e-3
+    """Adam step."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> MeanActionPolicy:
         """Minimise ½‖action − f(observation)‖², each dimension in its standard deviations."""

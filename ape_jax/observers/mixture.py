@@ -17,7 +17,9 @@ class MixturePolicy:
     """log π_o(·|observation) of heads [E, …] in equal shares."""
 
     heads: Params
+    """Parameters of the experts, stacked."""
     networks: Networks = struct.field(pytree_node=False)
+    """Their modules."""
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " A"] | GaussianMixture:
         """Log-probabilities at one observation, or the mixture of Gaussians."""
@@ -45,7 +47,9 @@ class Mixture:
     """
 
     networks: Networks
+    """The experts' modules."""
     heads: Params
+    """Their parameters, stacked."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations | None) -> MixturePolicy:
         """The mixture, whatever the demonstrations."""

@@ -16,6 +16,7 @@ class TablePolicy:
     """log π(·|s) as a table."""
 
     log_probs: Float[Array, "S A"]
+    """Of every action in every state."""
 
     def __call__(self, state: Shaped[Array, ""]) -> Float[Array, " A"]:
         """Log-probabilities at one observation."""
@@ -27,7 +28,9 @@ class HeadPolicy:
     """log π(·|observation) of a Flax head."""
 
     params: Params
+    """Of one head."""
     head: nn.Module = struct.field(pytree_node=False)
+    """Its module."""
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
         """Log-probabilities at one observation."""
@@ -39,7 +42,9 @@ class GaussianPolicy:
     """A Gaussian head's distribution of continuous actions."""
 
     params: Params
+    """Of one head."""
     networks: Networks = struct.field(pytree_node=False)
+    """Its module, and the actions' bounds."""
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Distribution:
         """What it is at one observation."""

@@ -26,9 +26,13 @@ class ClassifiedMixture:
     """The mixture of heads [E, …], weighed by a classifier of the expert given the observation."""
 
     heads: Params
+    """Parameters of the experts, stacked."""
     classifier: Params
+    """Parameters of the classifier q(c|s)."""
     networks: Networks = struct.field(pytree_node=False)
+    """The experts' modules."""
     module: nn.Module = struct.field(pytree_node=False)
+    """The classifier."""
 
     def log_weights(self, observation: Shaped[Array, "..."]) -> Float[Array, " E"]:
         """The classifier's log q(c|observation)."""
@@ -48,12 +52,19 @@ class Posterior:
     """
 
     task: Task
+    """Environment, horizon and networks of the ensemble."""
     heads: Params
+    """Parameters of the experts, stacked."""
     num_steps: int = 100_000
+    """Steps, with their experts, that the classifier is fitted to."""
     num_updates: int = 1000
+    """Of the classifier."""
     batch_size: int = 1024
+    """Steps in each of them."""
     hidden_size: int = 64
+    """Hidden units of the classifier."""
     learning_rate: float = 3e-3
+    """Adam step."""
 
     def fit(
         self, key: PRNGKey, demonstrations: Demonstrations | None

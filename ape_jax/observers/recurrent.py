@@ -23,7 +23,9 @@ class RecurrentHead(nn.Module):
     """A gated recurrent unit over observations and the actions before them."""
 
     num_actions: int
+    """Actions (A)."""
     hidden_size: int
+    """Numbers that it remembers."""
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
 
@@ -52,7 +54,9 @@ class RecurrentPolicy:
     """log π(·|history) of a recurrent head."""
 
     params: Params
+    """Of the network."""
     head: RecurrentHead = struct.field(pytree_node=False)
+    """The network."""
 
     def start(self) -> Float[Array, " H"]:
         """The memory before an episode."""
@@ -77,16 +81,20 @@ class Recurrent:
     networks: Networks
     """Of the experts, for the spaces."""
     horizon: int
+    """Most steps of an episode."""
     hidden_size: int = 32
+    """Numbers that it remembers."""
     num_rows: int = 8192
     """Pieces of episodes that it learns from, at most: the first that were shown."""
     max_length: int = 32
     """Steps of a piece. Training remembers nothing from before it; the clone does, from the start
     of its episode."""
     num_updates: int = 1000
+    """Steps of the optimiser."""
     batch_size: int = 64
     """Pieces of an update."""
     learning_rate: float = 1e-2
+    """Adam step."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> RecurrentPolicy:
         """Minimise −Σ_t log π(a_t|s_0, a_0 … s_t) over episodes."""
