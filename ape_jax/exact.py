@@ -1,7 +1,7 @@
 """Training without sampling: gradient ascent on an exact objective of a finite MDP.
 
-Everything is a pure function of a key and of numbers, so a whole run jits, and vmaps over keys and
-over hyperparameters such as β.
+Everything is a pure function of a key and of numbers, so a whole run jits, vmaps over keys and over
+hyperparameters such as β, and has derivatives in them.
 """
 
 from collections.abc import Callable
@@ -46,8 +46,9 @@ def ascend(
     Returns:
       The last logits.
     """
-    # The schedule is applied by hand: optax's checks its arguments, which may be traced here.
-    optimizer = optax.scale_by_adam()
+    # The schedule is applied by hand: optax's checks its arguments, which may be traced here. Where
+    # a gradient is zero, as at ends, the root of its square would have no derivative.
+    optimizer = optax.scale_by_adam(eps_root=1e-30)
     shape = (num_experts, mdp.num_states, mdp.num_actions)
     logits = jax.random.normal(key, shape)
 

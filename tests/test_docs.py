@@ -73,11 +73,6 @@ def test_no_page_holds_a_placeholder():
         assert not re.search(r"\b[A-Z]{10,}\b", page.read_text("utf-8")), page
 
 
-@pytest.mark.slow
-def test_program_of_the_first_page_trains_four_seeds(capsys):
-    assert len(re.findall(r"-\d+\.", run_programs("index.md", capsys))) == 8
-
-
 def names(statement) -> list[str]:
     """What a statement defines, if anybody is to see it."""
     if isinstance(statement, ast.Assign):

@@ -65,3 +65,21 @@ def test_train_vmaps_over_keys_and_beta(small_mdp):
     together = jax.jit(jax.vmap(one))(keys, betas, rates)
     for row, key, beta, rate in zip(together, keys, betas, rates, strict=True):
         np.testing.assert_allclose(row, one(key, beta, rate), rtol=1e-3, atol=1e-3)
+
+
+def test_train_has_a_derivative_in_beta(small_mdp):
+    """Of the gap that it ends with, through every step; terminal states have no gradient at all."""
+
+    def gap(beta):
+        logits = exact.train(jax.random.key(4), mdp, beta, num_updates=20)
+        policies = jax.nn.softmax(logits)
+        experts = jax.vmap(tabular.policy_return, (None, 0))(mdp, policies)
+        return jnp.mean(experts) - tabular.policy_return(mdp, jnp.mean(policies, axis=0))
+
+    with jax.enable_x64(True):
+        mdp = jax.tree.map(lambda x: jnp.array(x, float if x.dtype == "f4" else None), small_mdp)
+        step = 1e-5
+        gap, slope = jax.jit(gap), float(jax.jit(jax.grad(gap))(0.3))
+        difference = float(gap(0.3 + step) - gap(0.3 - step)) / (2 * step)
+    assert abs(slope) > 0.01
+    np.testing.assert_allclose(slope, difference, rtol=1e-4)
