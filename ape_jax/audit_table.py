@@ -20,7 +20,7 @@ EXPLANATION = (
     "most probable, tempered ones are in between (temperature 0.5); best is what an attacker "
     "finds who may try all its clones, sampled and greedy, in the environment. Rows marked * "
     "look inside the ensemble. The floor bounds every sampled clone that is a function of the "
-    "state and has seen enough."
+    "state and was fitted to enough demonstrations; dagger, which asks for actions, is none."
 )
 """What the terminal says below the tables of an audit."""
 

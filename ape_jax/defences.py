@@ -132,6 +132,7 @@ class Defences:
         """An ensemble trained elsewhere in the same environment, heads [K, E', …]."""
         if self.task.networks.num_states is not None:
             heads = as_tables(jax.vmap(networks.tabulate_experts)(heads))
+        heads = jax.device_get(heads)  # However they were trained: one compile for all ensembles.
         times, rest = divmod(self.config.num_experts, networks.num_experts)
         assert rest == 0, (self.config.num_experts, networks.num_experts)
         heads = jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), heads)

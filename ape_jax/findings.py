@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ape_jax.attackers import ATTACKERS
 from ape_jax.audit_table import YARDSTICKS, worst_first
 from ape_jax.config import RunConfig
 from ape_jax.evaluation import LEAST_SHARE
@@ -81,24 +82,34 @@ def find(config: RunConfig, summary: Mapping, audit: Mapping | None) -> list[Fin
       summary: of its ``summary.json``.
       audit: of the ``audit.json`` of this run; None where it cannot be audited.
     """
-    pe_returns = np.asarray(summary["pe_return"]["values"], np.float64)
     if audit is not None:  # Exact on a finite MDP, and what the audit's own shares count from.
         summary = {**summary, "random_return": audit["random_return"]}
-    shares = _shares(pe_returns[:, None], pe_returns, summary["random_return"])
-    found = [_ensemble(summary, audit, learned=shares is not None)]
-    if audit is None:
-        found.insert(0, _no_audit())
-    else:
-        found.insert(0, _protection(audit))
+    found = [_no_audit() if audit is None else _protection(audit), _ensemble(summary, audit)]
+    if audit is not None:
         found += _clones(audit)
-    found.append(_mixture(summary, pe_returns))
+    found.append(_mixture(summary))
     found.append(_floor(audit))
-    found.append(_greedy_experts(config, summary, pe_returns, audit))
+    found.append(_greedy_experts(config, summary, audit))
     found.append(_dead_experts(config, summary))
     if config.hypers.min_return is not None:
         found.append(_constraint(summary, config.hypers.min_return))
     found += _spread(config.seeds, audit)
     return found
+
+
+def learned(summary: Mapping) -> bool:
+    """Whether in every seed an expert is better than a random policy by more than its spread.
+
+    Where none is, nobody is dead either (``evaluation.dead_experts``), and a share of the
+    ensemble's return would be a share of noise.
+    """
+    best = np.max(summary["expert_returns"]["values"], axis=1)
+    return bool(np.all(best > summary["random_return"] + summary["random_std"]))
+
+
+def without_shares(audit: Mapping) -> dict:
+    """The audit, where nobody learned anything."""
+    return {**audit, "rows": [{**row, "fraction": None} for row in audit["rows"]]}
 
 
 def verdicts(audit: Mapping) -> Verdicts | None:
@@ -155,21 +166,25 @@ def _protection(audit: Mapping) -> Finding:
     if found is None:
         return Finding(
             "Nothing can be said about protection.",
-            "In at least one seed the ensemble returns no more than a random policy: there is "
+            "In at least one seed no expert is clearly better than a random policy: there is "
             "nothing to protect, and no scale for shares.",
         )
-    words = ("protected against", "not protected against", "undecided for")
-    parts = [f"{word} {len(rows)}" for word, rows in zip(words, found, strict=True) if rows]
-    if len(parts) == 1:
-        alone = ("protected against all", "protected against none", "undecided for all")
-        parts = [text for text, rows in zip(alone, found, strict=True) if rows]
-    clones = _count(sum(map(len, found)), "clone")
+    rows = [row for row in rows_of(audit, RUN) if row["observer"] not in YARDSTICKS]
+    best, observers = worst_first(rows)[0], {row["observer"] for row in rows}
+    who = f"The strongest of {_count(len(observers), 'observer')}"
+    if len(observers) == 1:
+        who = "The only observer that was tried"
     whole = "" if audit["seeds"] == 1 else ", over the whole interval"
-    return Finding(
-        f"Of {clones} that observers made of the ensemble, it is {', '.join(parts)}.",
-        f"Protected: the clone gets less than half of the ensemble's return{whole}. Shares count "
-        "from what a random policy returns (0 %) to what the ensemble returns (100 %).",
+    detail = (
+        f"It may see: {best['sees']}. Protected below: the clone gets less than half of the "
+        f"ensemble's return{whole}. Shares count from what a random policy returns (0 %) to what "
+        "the ensemble returns (100 %)."
     )
+    known = {*observers, *YARDSTICKS, *audit["skipped"]}
+    absent = [name.replace("_", " ") for name in ATTACKERS if name not in known]
+    if absent:
+        detail += f" Not tried, and maybe stronger: {', '.join(absent)}."
+    return Finding(f"{who}, {name_of(best)}, {_gets(best)}.", detail)
 
 
 def _no_audit() -> Finding:
@@ -180,24 +195,23 @@ def _no_audit() -> Finding:
     )
 
 
-def _ensemble(summary: Mapping, audit: Mapping | None, learned: bool) -> Finding:
+def _ensemble(summary: Mapping, audit: Mapping | None) -> Finding:
     pe_return = interval(summary["pe_return"]["values"])
     optimal = None if audit is None else audit["optimal_return"]
     yardsticks = f"A random policy returns {number(summary['random_return'])}"
     if optimal is not None:
         yardsticks += f", an optimal one {number(optimal)}"
     claim = f"The ensemble (PE) returns {with_interval(pe_return)} an episode."
-    if not learned:
-        claim += " In at least one seed that is no more than a random policy returns."
+    if not learned(summary):
+        claim += " In at least one seed that is hardly more than a random policy returns."
     how = summary["evaluation"]
     how = "exact" if how == "exact" else f"means over {how}"
     return Finding(claim, f"{yardsticks}. Returns are {how}.")
 
 
 def _clones(audit: Mapping) -> list[Finding]:
-    """Of the plain cloner in both deployments, and of whoever gets most."""
-    rows = rows_of(audit, RUN)
-    found = []
+    """Of the plain cloner in both deployments."""
+    rows, found = rows_of(audit, RUN), []
     for deployment, who in (
         ("sampled", "An observer who clones and samples"),
         ("greedy", "An observer who clones and acts greedily"),
@@ -205,15 +219,6 @@ def _clones(audit: Mapping) -> list[Finding]:
         for row in rows:
             if (row["observer"], row["deployment"]) == ("behaviour_cloning", deployment):
                 found.append(Finding(f"{who} {_gets(row)}.", _rests_on(row, audit)))
-    cloners = worst_first(row for row in rows if row["observer"] not in YARDSTICKS)
-    if cloners:
-        best = cloners[0]
-        found.append(
-            Finding(
-                f"The strongest attacker, {name_of(best)}, {_gets(best)}.",
-                f"It may see: {best['sees']}. It returns {with_interval(best['clone_return'])}.",
-            )
-        )
     return found
 
 
@@ -241,14 +246,14 @@ def _rests_on(row: Mapping, audit: Mapping) -> str:
     (defence,) = (defence for defence in audit["defences"] if defence["name"] == RUN)
     return (
         f"Behaviour cloning of {audit['num_steps']:,} demonstration steps, {row['deployment']}, "
-        f"returns {with_interval(row['clone_return'])}, the ensemble "
+        f"returns {with_interval(row['clone_return'])}; the ensemble, measured beside it, "
         f"{number(defence['pe_return']['mean'])}."
     )
 
 
-def _mixture(summary: Mapping, pe_returns: np.ndarray) -> Finding:
+def _mixture(summary: Mapping) -> Finding:
     mixture = np.asarray(summary["mixture"]["values"], np.float64)
-    shares = _shares(mixture[:, None], pe_returns, summary["random_return"])
+    shares = _shares(mixture[:, None], summary)
     returns = with_interval(interval(mixture))
     claim = "The paper's observer, the uniform mixture π_o, "
     claim += f"returns {returns}" if shares is None else _recovers(interval(shares[:, 0]))
@@ -268,14 +273,15 @@ def _floor(audit: Mapping | None) -> Finding:
     floor = defences[0]["floor"] if defences else None
     if floor is None:
         return Finding(
-            "An observer who has seen enough, and samples, gets back what the ensemble returns, "
-            "but for the episodes that the time limit cuts.",
+            "An observer who fits enough demonstrations, and samples, gets back what the ensemble "
+            "returns, but for the episodes that the time limit cuts.",
             f"{theory} This is theory: how much the limit may cost can be computed only where the "
             "environment is a finite MDP.",
         )
     assert audit is not None
     claim = (
-        f"No observer who has seen enough, and samples, can be held below {number(floor['mean'])}."
+        "No observer who fits enough demonstrations, and samples, can be held below "
+        f"{number(floor['mean'])}."
     )
     if floor["mean"] < audit["random_return"]:
         return Finding(
@@ -292,9 +298,7 @@ def _floor(audit: Mapping | None) -> Finding:
     )
 
 
-def _greedy_experts(
-    config: RunConfig, summary: Mapping, pe_returns: np.ndarray, audit: Mapping | None
-) -> Finding:
+def _greedy_experts(config: RunConfig, summary: Mapping, audit: Mapping | None) -> Finding:
     """Whether the experts themselves fail when they are deployed greedily."""
     greedy = np.asarray(summary["greedy_experts"]["values"], np.float64)
     deployed = (
@@ -302,16 +306,17 @@ def _greedy_experts(
     )
     claim = f"The experts themselves, {deployed}, "
     facts = f"They return {with_interval(interval(greedy.mean(axis=1)))}."
-    shares = _shares(greedy, pe_returns, summary["random_return"])
+    shares = _shares(greedy, summary)
     if shares is None:
         returns = with_interval(interval(greedy.mean(axis=1)))
-        return Finding(f"{claim}return {returns}.", f"Sampling, {number(pe_returns.mean())}.")
+        sampling = np.mean(summary["pe_return"]["values"])
+        return Finding(f"{claim}return {returns}.", f"Sampling, {number(sampling)}.")
     failing = int(np.sum(shares < LEAST_SHARE))
     of = f"of {_count(shares.size, 'expert')}"
     if config.seeds > 1:
-        of += f" ({len(greedy[0])} in each of {config.seeds} seeds)"
+        of += f" ({_number_word(len(greedy[0]))} in each of {_count(config.seeds, 'seed')})"
     claim += _recovers(interval(shares.mean(axis=1))).replace("recovers", "recover")
-    claim += f"; {failing or 'none'} {of} less than half of it."
+    claim += f"; {_number_word(failing) if failing else 'none'} {of} less than half of it."
     found = None if audit is None else verdicts(audit)
     if found is not None and any(
         (row["observer"], row["deployment"]) == ("behaviour_cloning", "greedy")
@@ -345,7 +350,8 @@ def _dead_experts(config: RunConfig, summary: Mapping) -> Finding:
 def _constraint(summary: Mapping, min_return: float) -> Finding:
     returns = np.asarray(summary["expert_returns"]["values"], np.float64)
     kept = int(np.sum(returns >= min_return))
-    whom = "All" if kept == returns.size else f"{kept or 'None'} of"
+    whom = "All" if kept == returns.size else f"{_number_word(kept) if kept else 'none'} of"
+    whom = whom[0].upper() + whom[1:]
     return Finding(
         f"{whom} {_count(returns.size, 'expert')} keep the return of at least "
         f"{_plain(min_return)} that was asked for.",
@@ -372,12 +378,12 @@ def _spread(seeds: int, audit: Mapping | None) -> list[Finding]:
     return found
 
 
-def _shares(returns: np.ndarray, pe_returns: np.ndarray, random_return: float) -> np.ndarray | None:
-    """Of returns [K, X], on the audit's scale; None where PE is no better than random."""
-    scale = pe_returns - random_return
-    if np.any(scale <= 1e-6):
+def _shares(returns: np.ndarray, summary: Mapping) -> np.ndarray | None:
+    """Of returns [K, X]; None where nobody learned, or PE is no better than random."""
+    scale = np.asarray(summary["pe_return"]["values"], np.float64) - summary["random_return"]
+    if not learned(summary) or np.any(scale <= 1e-6):
         return None
-    return (returns - random_return) / scale[:, None]
+    return (returns - summary["random_return"]) / scale[:, None]
 
 
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -385,8 +391,11 @@ _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", 
 
 def _count(count: int, noun: str) -> str:
     """As in ``one seed``, ``two seeds``, ``3,000 updates``."""
-    text = _WORDS[count] if count < len(_WORDS) else f"{count:,}"
-    return f"{text} {noun}{'' if count == 1 else 's'}"
+    return f"{_number_word(count)} {noun}{'' if count == 1 else 's'}"
+
+
+def _number_word(count: int) -> str:
+    return _WORDS[count] if count < len(_WORDS) else f"{count:,}"
 
 
 def _plain(value: float) -> str:

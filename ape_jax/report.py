@@ -79,6 +79,8 @@ class Drawn(NamedTuple):
 
 def render(sources: Sources) -> str:
     """The page."""
+    if sources.audit is not None and not findings.learned(sources.summary):
+        sources = sources._replace(audit=findings.without_shares(sources.audit))
     figures, colours = _figures(sources)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -86,7 +86,8 @@ def markdown_table(
 ) -> str:
     """For a file; the first columns hold text, the others numbers."""
     rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
+    rows = [[cell.replace("|", r"\|") for cell in line] for line in [header, rule, *lines]]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 SUITE_HEADER = [

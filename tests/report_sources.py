@@ -31,6 +31,7 @@ def summary(seeds=2, greedy=0.9, **changes):
         "greedy_experts": over_seeds(greedy_experts),
         "mixture": over_seeds(RANDOM + 0.5 + around),
         "random_return": RANDOM,
+        "random_std": 20.0,
         "dead_experts": np.zeros((seeds, 2), bool).tolist(),
         "evaluation": "exact",
         "num_updates": 20,
@@ -94,7 +95,10 @@ def sweep():
         for training in ("sampled", "exact")
         for beta in (0.5, 1.0)
     ]
-    return {"env": "GridWorld-ape", "seeds": 2, "num_updates": 10, "points": points}
+    return {
+        **{"env": "GridWorld-ape", "head": "tabular", "num_experts": 2, "horizon": 100},
+        **{"seeds": 2, "num_updates": 10, "points": points},
+    }
 
 
 def policies(num_experts=2):

@@ -112,8 +112,8 @@ def test_write_json_replaces_whole_files(tmp_path):
 
 
 def test_markdown_table_has_a_rule_and_a_line_each():
-    text = tables.markdown_table(["a", "b"], [["x", "1"], ["y", "2"]])
-    assert text.splitlines() == ["| a | b |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]
+    text = tables.markdown_table(["a", "b"], [["p(c|s)", "1"], ["y", "2"]])
+    assert text.splitlines() == ["| a | b |", "| --- | ---: |", r"| p(c\|s) | 1 |", "| y | 2 |"]
 
 
 def test_interval_is_about_that_of_the_normal_mean_where_there_are_many_values():

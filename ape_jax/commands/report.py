@@ -24,7 +24,7 @@ from ape_jax.networks import EnsembleParams
 from ape_jax.observers import TabularCloning
 from ape_jax.runner import DEMONSTRATE, seed_keys
 from ape_jax.training import Task
-from ape_jax.types import SettingError
+from ape_jax.types import RunError, SettingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,8 @@ DEMONSTRATED_STEPS = 100_000
 """Behind the clones that are drawn on the grid."""
 
 _SUMMARY = {
-    *("pe_return", "expert_returns", "greedy_experts", "mixture", "random_return"),
-    *("dead_experts", "evaluation", "fingerprint", "train_seconds"),
+    *("pe_return", "expert_returns", "greedy_experts", "mixture", "random_return", "random_std"),
+    *("dead_experts", "evaluation", "fingerprint", "train_seconds", "num_updates"),
 }
 _AUDIT = {
     *("env", "horizon", "seeds", "num_steps", "random_return", "optimal_return", "rows"),
@@ -58,7 +58,7 @@ _AUDIT = {
 _ROW = {
     *("defence", "observer", "deployment", "sees", "clone_return", "fraction", "agreement"),
 }
-_SWEEP = {"env", "seeds", "num_updates", "points"}
+_SWEEP = {"env", "head", "num_experts", "horizon", "seeds", "num_updates", "points"}
 _POINT = {"observer", "training", "beta", "pe_return", "clone_return"}
 
 
@@ -72,7 +72,13 @@ def run(options: ReportOptions, console: Console) -> int:
     config, task, params = checkpoint.load_run(options.run)
     summary = _read("run", options.run / "summary.json", _SUMMARY)
     updates = metrics.read_updates(options.run / "metrics.jsonl")
-    sweep, audited = _sweep(options, config), None
+    if len(updates) != summary["num_updates"]:
+        raise SettingError(
+            f"run must hold the metrics of all {summary['num_updates']} updates; metrics.jsonl in "
+            f"{options.run} has {len(updates)}"
+        )
+    sweep, audited = _sweep(options, config, task), None
+    prepare(out.parent, "file")
     if task.networks.action_bounds is None or options.audit is not None:
         folder = options.audit or options.run / "audit"
         if options.audit is None and not _is_complete(folder):
@@ -81,7 +87,6 @@ def run(options: ReportOptions, console: Console) -> int:
             if code:
                 return code
         audited = _audit(options, folder, config, metrics.fingerprint(params))
-    prepare(out.parent, "file")
 
     matplotlib.use("Agg")
     page = report.render(
@@ -97,11 +102,16 @@ def run(options: ReportOptions, console: Console) -> int:
             commands=_commands(options, config, audited, sweep),
         )
     )
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(out)
+    try:
+        metrics.write_text(out, page)
+    except OSError as error:
+        raise RunError(f"the page could not be written: {error}") from None
     say(Console(), f"report: {out}")
     return 0
+
+
+_SUMMARISED = {"pe_return", "clone_return", "agreement"}
+"""Names whose values are means with intervals."""
 
 
 def _read(option: str, path: Path, names: set[str], rows: Iterable[tuple[str, set[str]]] = ()):
@@ -126,7 +136,10 @@ def _read(option: str, path: Path, names: set[str], rows: Iterable[tuple[str, se
     for name, keys in rows:
         entries = content[name] if sound else None
         sound = isinstance(entries, list) and all(
-            isinstance(entry, dict) and entry.keys() >= keys for entry in entries
+            isinstance(entry, dict)
+            and entry.keys() >= keys
+            and all(isinstance(entry[key], dict) for key in keys & _SUMMARISED)
+            for entry in entries
         )
     if not sound:
         raise SettingError(
@@ -162,16 +175,18 @@ def _audit(options: ReportOptions, folder: Path, config: RunConfig, fingerprint:
     return content
 
 
-def _sweep(options: ReportOptions, config: RunConfig) -> dict | None:
+def _sweep(options: ReportOptions, config: RunConfig, task: Task) -> dict | None:
     folder = options.sweep or options.run / "sweep"
     if options.sweep is None and not folder.exists():
         return None
     content = _read("sweep", folder / "sweep.json", _SWEEP, [("points", _POINT)])
-    if content["env"] != config.train.env:
-        raise SettingError(
-            f"sweep must be of the run's environment, {config.train.env}; {folder} is of "
-            f"{content['env']}. Leave it out, or name another"
-        )
+    own = (config.train.env, config.train.head, config.train.num_experts, task.num_steps)
+    for name, value in zip(("env", "head", "num_experts", "horizon"), own, strict=True):
+        if content[name] != value:
+            raise SettingError(
+                f"sweep must be of the run's {name}, {value}; that in {folder} is of "
+                f"{content[name]}. Leave it out, or name another"
+            )
     return content
 
 
@@ -226,7 +241,7 @@ def _commands(
     if audited is not None:
         flags = []
         for name, value in audited["options"].items():
-            if value != getattr(audit.AuditOptions, name):
+            if value != getattr(audit.AuditOptions, name, None):
                 flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
         folder = str(options.audit or options.run / "audit")
         commands["the audit"] = shlex.join(["ape-jax", "audit", run, *flags, "--out", folder])
@@ -236,7 +251,7 @@ def _commands(
         if value is not None:
             flags += [f"--{name}", str(value)]
     commands["this report"] = shlex.join(["ape-jax", "report", run, *flags])
-    if sweep is None and config.train.head != "gaussian":
+    if sweep is None and config.train.head != "gaussian" and not config.train.env_param:
         flags = []
         for name in ("env", "head", "num_experts"):
             value = getattr(config.train, name)

@@ -58,6 +58,8 @@ def run(options: SweepOptions, console: Console) -> int:
     started = time.monotonic()
     content: dict = {
         "env": options.env,
+        "head": config.head,
+        "num_experts": options.num_experts,
         "horizon": sweep.tasks["uniform"].num_steps,
         "seeds": options.seeds,
         "num_updates": num_updates,

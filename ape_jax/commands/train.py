@@ -299,6 +299,7 @@ def _evaluate(task: Task, config: RunConfig, params: EnsembleParams) -> dict:
         "greedy_experts": metrics.over_seeds(returns.greedy_experts),
         "mixture": metrics.over_seeds(returns.mixture),
         "random_return": at_random.mean,
+        "random_std": at_random.std,
         "dead_experts": evaluation.dead_experts(returns.experts, at_random).tolist(),
         "evaluation": (
             "exact" if task.mdp is not None else f"{evaluation.NUM_EPISODES} episodes a policy"
