@@ -298,7 +298,7 @@ def performance_tables():
         ],
     )
     yield (
-        ["checkpoints", "seconds for 3,000 updates", "more than without"],
+        ["checkpoints", "seconds for 3,000 updates", "more than metrics alone"],
         [
             [row["saving"], f"{row['seconds']:.2f}", f"{row['share']:.1%}".replace("%", " %")]
             for row in rows_of("saving")
