@@ -260,7 +260,7 @@ def _ppo_recipe(head: HeadName, min_return: float | None) -> tuple[TrainConfig, 
         normalize_observations=head == "gaussian",
         normalize_rewards=head == "gaussian",
     )
-    rate = 0.05 if head == "tabular" else 1e-3
+    rate = {"tabular": 0.05, "conv": 5e-3}.get(head, 1e-3)
     hypers = Hypers(
         learning_rate=rate,
         critic_learning_rate=rate,
@@ -276,8 +276,14 @@ def _ppo_recipe(head: HeadName, min_return: float | None) -> tuple[TrainConfig, 
         min_return=min_return,
     )
     if head == "conv":
+        # MinAtar is learned by many large steps of the optimiser, on small minibatches.
         train = dataclasses.replace(
-            train, hidden_sizes=(128,), activation="relu", envs_per_expert=64
+            train,
+            hidden_sizes=(64,),
+            activation="relu",
+            envs_per_expert=32,
+            num_epochs=2,
+            num_minibatches=32,
         )
     return train, hypers
 

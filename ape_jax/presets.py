@@ -57,8 +57,13 @@ PRESETS = {
             **{"trace_decay": 0.98, "entropy_bonus": 0.03},
         },
     ),
-    "breakout": _ppo("Breakout-MinAtar", "conv", 8.0, {}, {"gate_scale": 2.0}),
-    "asterix": _ppo("Asterix-MinAtar", "conv", 3.0, {}, {}),
+    "breakout": _ppo(
+        *("Breakout-MinAtar", "conv", 15.0, {"num_updates": 150}),
+        {"gate_scale": 5.0, "entropy_bonus": 0.05},
+    ),
+    "asterix": _ppo(
+        *("Asterix-MinAtar", "conv", 8.0, {"num_updates": 200}), {"beta": 1.5, "gate_scale": 4.0}
+    ),
     "pendulum": _ppo("Pendulum-v1", "gaussian", -250.0, {}, {"gate_scale": 50.0, "discount": 0.95}),
     "mountain-car-continuous": _ppo(
         *("MountainCarContinuous-v0", "gaussian", 75.0),
