@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
 from ape_jax import demonstrations, evaluation
-from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.config import CHUNK, Hypers, RunConfig, TrainConfig
 from ape_jax.metrics import interval
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
@@ -89,6 +91,40 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
     return Measured(own.experts, own.greedy_experts, clones)
 
 
+def train(
+    task: Task, keys: Key[Array, " K"], hypers: Hypers, report: Callable[[str], None]
+) -> tuple[Params, float | None]:
+    """Train an ensemble a key.
+
+    Seeds are trained side by side, but for images one after another: those of all seeds at once
+    take gigabytes, and half as long again.
+
+    Args:
+      task: what is trained.
+      keys: one a seed.
+      hypers: numbers of the training.
+      report: told how far it is.
+
+    Returns:
+      Heads [K, E, …], and environment steps a second, which is None where the run was too short to
+      tell it from compiling.
+    """
+    together = 1 if task.config.head == "conv" else len(keys)
+    heads, updates_timed, seconds = [], 0, 0.0
+    for first in range(0, len(keys), together):
+        started = time.monotonic()
+        for chunk in Runner(task).run(keys[first : first + together], hypers):
+            report(f"{chunk.num_done}/{chunk.num_updates}, seed {first + together}/{len(keys)}")
+            now = time.monotonic()
+            if chunk.num_done > CHUNK:  # The first chunk compiles.
+                updates_timed += chunk.metrics.pe_return.size
+                seconds += now - started
+            started = now
+        heads.append(chunk.state.params.heads)
+    speed = updates_timed * steps_of_update(task) / seconds if updates_timed else None
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *heads), speed
+
+
 def run(name: str, config: RunConfig, effort: SuiteEffort, report: Callable[[str], None]) -> dict:
     """Train ensemble and controls of one preset, clone them all: one row of the table.
 
@@ -109,22 +145,21 @@ def run(name: str, config: RunConfig, effort: SuiteEffort, report: Callable[[str
     for which in VARIANTS:
         settings = variant(which, config.train, config.hypers)
         task = with_observer if which == "ensemble" else make_task(settings[0])
-        chunk, first, started = None, 0, time.monotonic()
-        for chunk in Runner(task).run(seed_keys(first_seed, num_seeds), settings[1]):
-            report(f"{name}: {which} {chunk.num_done}/{chunk.num_updates}")
-            if first == 0 and chunk.num_done < chunk.num_updates:
-                first, started = chunk.num_done, time.monotonic()  # What came before compiled.
-        assert chunk is not None
-        if which == "ensemble" and first:
-            steps = num_seeds * steps_of_update(task) * (chunk.num_updates - first)
-            speed = steps / (time.monotonic() - started)
+        keys = seed_keys(first_seed, num_seeds)
+
+        def told(progress: str, which=which):
+            report(f"{name}: {which} {progress}")
+
+        heads, rate = train(task, keys, settings[1], told)
+        if which == "ensemble":
+            speed = rate
         # The heads are the same with an observer and without, so one program measures both.
         judged = task if which == "single" else with_observer
         measured = []
         for seed, key in enumerate(seed_keys(first_seed, num_seeds, EVALUATE)):
             report(f"{name}: {which}, clones of seed {seed + 1}/{num_seeds}")
-            heads = jax.tree.map(lambda x, seed=seed: x[seed], chunk.state.params.heads)
-            measured.append(jax.device_get(one(judged, effort, heads, key)))
+            own = jax.tree.map(lambda x, seed=seed: x[seed], heads)
+            measured.append(jax.device_get(one(judged, effort, own, key)))
         results[which] = jax.tree.map(lambda *x: np.stack(x), *measured)
     key_random = seed_keys(first_seed, 1, RANDOM)[0]
     at_random = evaluation.random_return(task, key_random, effort.num_episodes)
