@@ -62,7 +62,7 @@ PRESETS = {
         {"gate_scale": 5.0, "entropy_bonus": 0.05},
     ),
     "asterix": _ppo(
-        *("Asterix-MinAtar", "conv", 8.0, {"num_updates": 200}), {"beta": 1.5, "gate_scale": 4.0}
+        *("Asterix-MinAtar", "conv", 8.0, {"num_updates": 150}), {"beta": 1.5, "gate_scale": 4.0}
     ),
     "pendulum": _ppo("Pendulum-v1", "gaussian", -250.0, {}, {"gate_scale": 50.0, "discount": 0.95}),
     "mountain-car-continuous": _ppo(
