@@ -36,7 +36,10 @@ _COMMANDS: dict[str, tuple[Any, type]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit code 2 and one message for a setting that breaks a rule."""
+    """Run a command; exit code 2 and one message for a setting that breaks a rule.
+
+    What cannot be read or written on the way, or training gone astray, is one message and code 1.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(stderr=True)
     log = logging.getLogger("ape_jax")
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SettingError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         code = 2
-    except RunError as error:
+    except (RunError, OSError) as error:  # Such as a disk that is full.
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         code = 1
     except KeyboardInterrupt:

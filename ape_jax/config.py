@@ -288,6 +288,12 @@ def _ppo_recipe(head: HeadName, min_return: float | None) -> tuple[TrainConfig, 
     return train, hypers
 
 
+OF_PPO = (
+    *("segment_length", "num_epochs", "num_minibatches", "first_temperature"),
+    *("trace_decay", "clip_ratio", "value_clip"),
+)
+"""Settings that the policy gradient has no use for."""
+
 CHUNK = 50
 """Updates between two looks from the host, at most."""
 
@@ -320,13 +326,15 @@ class RunConfig:
         self._check_use()
 
     def _check_use(self):
-        """Settings that the others leave without effect are refused: something else was meant."""
+        """Some that the others leave without effect are refused: something else was meant."""
         train, hypers = self.train, self.hypers
         if train.algorithm == "pg":
-            for name in ("first_temperature", "value_clip"):
-                if getattr(hypers, name) is not None:
+            own = vars(train) | vars(hypers)
+            default = vars(TrainConfig()) | vars(Hypers())
+            for name in OF_PPO:
+                if own[name] != default[name]:
                     raise SettingError(
-                        f"{name} goes with algorithm=ppo; got {getattr(hypers, name)}. Leave it out"
+                        f"{name} goes with algorithm=ppo; got {own[name]}. Leave it out"
                     )
         if train.observer == "none" and hypers.min_return is not None:
             raise SettingError(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ape_jax import rollout
 from ape_jax.config import Hypers
@@ -256,14 +256,6 @@ def go_on(
     ended = steps.terminated | steps.truncated
     num_own = config.num_experts * config.envs_per_expert
 
-    def newest(mean, num_before, ended, episode_return):
-        count = jnp.sum(ended)
-        total = jnp.sum(jnp.where(ended, episode_return, 0.0))
-        share = jnp.minimum(count / config.envs_per_expert, 1.0)
-        share = jnp.where(num_before == 0, 1.0, share)
-        moved = mean * (1.0 - share) + share * total / jnp.maximum(count, 1)
-        return jnp.where(count > 0, moved, mean)
-
     own = jax.tree.map(
         lambda x: x[:, :num_own].reshape(x.shape[0], config.num_experts, -1),
         (ended, seen.episode_return),
@@ -279,12 +271,15 @@ def go_on(
         rewards = moments.merge(rewards, seen.discounted_return.reshape(-1))
     return PPOState(
         streams=streams,
-        expert_returns=jax.vmap(newest, (0, 0, 1, 1))(
-            carried.expert_returns, carried.num_episodes, *own
+        expert_returns=jax.vmap(mean_of_newest, (0, 0, 1, 1, None))(
+            *(carried.expert_returns, carried.num_episodes, *own, config.envs_per_expert)
         ),
-        observer_return=newest(
-            *(carried.observer_return, carried.observer_episodes),
-            *(ended[:, num_own:], seen.episode_return[:, num_own:]),
+        observer_return=mean_of_newest(
+            carried.observer_return,
+            carried.observer_episodes,
+            ended[:, num_own:],
+            seen.episode_return[:, num_own:],
+            config.envs_per_expert,
         ),
         num_episodes=carried.num_episodes + ends,
         observer_episodes=carried.observer_episodes + jnp.sum(ended[:, num_own:]),
@@ -293,6 +288,28 @@ def go_on(
         rewards=rewards,
         num_updates=carried.num_updates + 1,
     )
+
+
+def mean_of_newest(
+    mean: Float[Array, ""],
+    num_before: Int[Array, ""],
+    ended: Bool[Array, "T B"],
+    values: Float[Array, "T B"],
+    size: int,
+) -> Float[Array, ""]:
+    """Of the values of what has ended: a running mean that looks back over about ``size`` of them.
+
+    Args:
+      mean: of those before.
+      num_before: how many those were. Up to ``size`` in all, the mean is a plain one.
+      ended: where something has.
+      values: of it; anything elsewhere.
+      size: how many count.
+    """
+    count = jnp.sum(ended)
+    total = jnp.sum(jnp.where(ended, values, 0.0))
+    share = jnp.minimum(count / jnp.clip(num_before + count, 1, size), 1.0)
+    return jnp.where(count > 0, mean + share * (total / jnp.maximum(count, 1) - mean), mean)
 
 
 def prepare(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from ape_jax import demonstrations, evaluation
+from ape_jax import demonstrations, evaluation, guards
 from ape_jax.config import CHUNK, Hypers, RunConfig, TrainConfig
 from ape_jax.metrics import interval
 from ape_jax.networks import make_networks
@@ -30,7 +30,7 @@ class SuiteEffort:
     num_steps: int = 256_000
     """Demonstration steps of each seed."""
     fit_updates: int = 1000
-    """Of every clone that is a network."""
+    """Of every clone that is a network, and of the posterior's classifier."""
     num_episodes: int = 256
     """Behind each return where it is sampled."""
 
@@ -83,7 +83,7 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
         clone = BehaviourCloning(own_kind, effort.fit_updates, 2048, 3e-3).fit(keys[0], shown)
     score("behaviour_cloning_sampled", keys[1], clone)
     score("behaviour_cloning_greedy", keys[1], evaluation.greedy(clone))
-    posterior = Posterior(task, heads).fit(keys[2], None)
+    posterior = Posterior(task, heads, num_updates=effort.fit_updates).fit(keys[2], None)
     score("posterior_sampled", keys[1], posterior)
     if networks.action_bounds is not None:
         regression = MeanAction(num_updates=effort.fit_updates).fit(keys[3], shown)
@@ -108,15 +108,21 @@ def train(
     Returns:
       Heads [K, E, …], and environment steps a second, which is None where the run was too short to
       tell it from compiling.
+
+    Raises:
+      NonFiniteError: losses or parameters are not finite any more.
     """
     together = 1 if task.config.head == "conv" else len(keys)
     heads, updates_timed, seconds = [], 0, 0.0
     for first in range(0, len(keys), together):
-        started = time.monotonic()
+        started, num_done = time.monotonic(), 0
+        which = f"seed {first + 1}/{len(keys)}" if together == 1 else f"{len(keys)} seeds"
         for chunk in Runner(task).run(keys[first : first + together], hypers):
-            report(f"{chunk.num_done}/{chunk.num_updates}, seed {first + together}/{len(keys)}")
+            guards.check(chunk.metrics, chunk.state, num_done)
+            num_done = chunk.num_done
+            report(f"{num_done}/{chunk.num_updates}, {which}")
             now = time.monotonic()
-            if chunk.num_done > CHUNK:  # The first chunk compiles.
+            if num_done > CHUNK:  # The first chunk compiles.
                 updates_timed += chunk.metrics.pe_return.size
                 seconds += now - started
             started = now
@@ -176,8 +182,7 @@ def row(
 ) -> dict:
     """One row of ``suite.json``; intervals are over seeds.
 
-    Speed is None where the run was too short to tell it from compiling, and the share of the β = 0
-    return where that is not clearly above a random policy's.
+    Speed is None where the run was too short to tell it from compiling.
     """
     ensemble, beta0, single = (results[which] for which in VARIANTS)
 
@@ -190,11 +195,6 @@ def row(
             "clones": {observer: interval(values) for observer, values in measured.clones.items()},
         }
 
-    beta0_return = interval(beta0.experts.mean(axis=1))
-    scale = beta0.experts.mean(axis=1) - at_random.mean
-    share = None
-    if scale.min() > at_random.std:
-        share = interval((ensemble.experts.mean(axis=1) - at_random.mean) / scale)
     return {
         "preset": name,
         "env": config.train.env,
@@ -204,9 +204,8 @@ def row(
         "num_experts": config.train.num_experts,
         **summary(ensemble),
         "dead_experts": int(evaluation.dead_experts(ensemble.experts, at_random).sum()),
-        "beta0_return": beta0_return,
+        "beta0_return": interval(beta0.experts.mean(axis=1)),
         "random_return": at_random.mean,
-        "share_of_beta0": share,
         "beta0_control": summary(beta0),
         "single_expert_control": summary(single),
         "steps_per_second": speed,

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ape_jax import guards
 from ape_jax.checkpoint import Saver, path_of, saved_updates
-from ape_jax.config import Hypers, RunConfig
+from ape_jax.config import RunConfig
 from ape_jax.live import LiveView
 from ape_jax.run_directory import RunDirectory
 from ape_jax.runner import Chunk, Runner, seed_keys
@@ -94,7 +94,7 @@ def train(
     last: tuple[Chunk, dict] | None = None  # With how the metrics begin, up to its end.
 
     def save(chunk: Chunk, mark: dict) -> None:
-        saver.save(chunk.num_done, chunk.state, score_of(chunk.metrics, config.hypers), mark)
+        saver.save(chunk.num_done, chunk.state, score_of(chunk.metrics, config), mark)
         due.saved(chunk.num_done)
 
     keys = seed_keys(config.first_seed, config.seeds)
@@ -155,19 +155,25 @@ class _Due:
         return num_done - self._last >= self._every
 
 
-def score_of(metrics: Metrics, hypers: Hypers) -> list[float]:
+def score_of(metrics: Metrics, config: RunConfig) -> list[float]:
     """How good a chunk is, compared as lists are: first the constraint, then the objective.
 
-    The objective is J(PE) − β J(π_o), or −J(π_o) where a return is to be kept; what is not known
-    yet counts for nothing.
+    The objective is J(PE) − β J(π_o), or −J(π_o) where a return is to be kept, over the updates
+    that know them: a return is nan until episodes have ended. The list is empty, the least there
+    is, where none does.
     """
-    pe_return, observer_return, worst = (
-        float(np.nan_to_num(np.mean(np.asarray(x))))
-        for x in (metrics.pe_return, metrics.observer_return, metrics.expert_returns.min(axis=-1))
-    )
+    train, hypers = config.train, config.hypers
+    terms = {"pe": metrics.pe_return, "worst": np.min(metrics.expert_returns, axis=-1)}
+    if train.observer != "none":
+        terms["observer"] = metrics.observer_return
+    known = np.all([np.isfinite(term) for term in terms.values()], axis=0)
+    if not known.any():
+        return []
+    means = {name: float(np.mean(np.asarray(term)[known])) for name, term in terms.items()}
+    observer_return = means.get("observer", 0.0)
     if hypers.min_return is None:
-        return [0.0, pe_return - float(hypers.beta) * observer_return]
-    return [min(0.0, worst - float(hypers.min_return)), -observer_return]
+        return [0.0, means["pe"] - float(hypers.beta) * observer_return]
+    return [min(0.0, means["worst"] - float(hypers.min_return)), -observer_return]
 
 
 def _last_good(run: RunDirectory) -> str:

@@ -49,7 +49,8 @@ HYPERS = Hypers(
     discount=0.99,
     entropy_bonus=0.01,
 )
-"""Those of the yardstick, but for the critics' rate, which it shares with the policy."""
+"""Those of the yardstick, but for the critics' rate, which it shares with the policy; it also clips
+values, and policy and critic by one norm."""
 AGAINST_PLAIN = {
     "B": "num_envs",
     "ours": "ours_steps_per_second",

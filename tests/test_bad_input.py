@@ -67,6 +67,8 @@ BAD = [
         "wandb needs wandb, which is not installed; pip install 'ape-jax[wandb]'",
     ),
     (["--first-temperature", "0.5"], "first_temperature goes with algorithm=ppo; got 0.5"),
+    (["--clip-ratio", "0.3"], "clip_ratio goes with algorithm=ppo; got 0.3. Leave it out"),
+    (["--num-epochs", "2"], "num_epochs goes with algorithm=ppo; got 2"),
     (["--hold", "gate"], "hold must be multipliers with algorithm=pg"),
 ]
 

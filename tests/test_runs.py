@@ -18,7 +18,7 @@ from command_line import run
 
 from ape_jax import checkpoint, guards, metrics, training_loop
 from ape_jax.commands import train
-from ape_jax.config import Hypers, RunConfig
+from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.run_directory import RunDirectory
 from ape_jax.runner import Runner
 from ape_jax.training import Metrics, make_task
@@ -165,9 +165,32 @@ def test_best_is_the_objective_where_nothing_is_to_be_kept():
     fields = dict.fromkeys(Metrics._fields, np.zeros((2, 3)))
     fields["expert_returns"] = np.zeros((2, 3, 2))
     fields |= {"pe_return": np.full((2, 3), 5.0), "observer_return": np.full((2, 3), 4.0)}
-    assert training_loop.score_of(Metrics(**fields), Hypers(beta=0.5)) == [0.0, 3.0]
+    config = RunConfig(hypers=Hypers(beta=0.5))
+    assert training_loop.score_of(Metrics(**fields), config) == [0.0, 3.0]
+    # Without an observer its return is never known, and no part of the objective.
+    alone = dataclasses.replace(
+        config, train=TrainConfig(algorithm="ppo", head="mlp", observer="none")
+    )
     fields["observer_return"] = np.full((2, 3), np.nan)
-    assert training_loop.score_of(Metrics(**fields), Hypers(beta=0.5)) == [0.0, 5.0]
+    assert training_loop.score_of(Metrics(**fields), alone) == [0.0, 5.0]
+    assert training_loop.score_of(Metrics(**fields), config) == []
+
+
+@pytest.mark.parametrize("min_return", [None, -100.0])
+def test_what_is_not_known_yet_is_never_the_best(min_return):
+    """Where all returns are below zero, too: a chunk without an ended episode is the least."""
+    config = RunConfig(hypers=Hypers(beta=0.5, min_return=min_return))
+
+    def score(first, second):
+        """Two updates, of a seed and two experts; the observer gets as much."""
+        returns = np.array([[first, second]])
+        fields = dict.fromkeys(Metrics._fields, np.zeros((1, 2)))
+        fields |= {"pe_return": returns, "observer_return": returns}
+        fields["expert_returns"] = np.stack([returns, returns], axis=-1)
+        return training_loop.score_of(Metrics(**fields), config)
+
+    assert score(np.nan, np.nan) < score(-300.0, -300.0)
+    assert score(np.nan, -200.0) == score(-200.0, -200.0)
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "removed"])

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 from functools import partial
 
@@ -6,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from ape_jax import cli, presets, suite
+from ape_jax import cli, metrics, presets, suite
 from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.evaluation import Spread
 from ape_jax.observers import Posterior
+from ape_jax.runner import Runner, seed_keys
 from ape_jax.training import make_task, steps_of_update
 
 CONFIG = TrainConfig(
@@ -162,8 +164,8 @@ def test_rows_that_are_not_asked_for_are_kept(written, monkeypatch, only):
         return {**before[1], "steps_per_second": 123_456.0}
 
     monkeypatch.setattr(suite, "run", measure)
-    assert run("--only", only, "--seeds", 3, "--out", written) == 0
-    assert asked == [("swing", RunConfig(*TINY["swing"], 3, 1000), suite.SuiteEffort())]
+    assert run("--only", only, "--seeds", 2, "--out", written) == 0
+    assert asked == [("swing", RunConfig(*TINY["swing"], 2, 1000), suite.SuiteEffort())]
     after = json.loads(written.read_text())["rows"]
     assert after == [before[0], {**before[1], "steps_per_second": 123_456.0}]
     lines = written.with_suffix(".md").read_text().splitlines()
@@ -204,28 +206,55 @@ def test_interrupt_keeps_the_rows_that_are_finished(written, monkeypatch):
         return {**before[0], "steps_per_second": 1.0}
 
     monkeypatch.setattr(suite, "run", measure)
-    assert run("--out", written) == cli.INTERRUPTED
+    assert run("--seeds", 2, "--out", written) == cli.INTERRUPTED
     rows = json.loads(written.read_text())["rows"]
     assert rows == [{**before[0], "steps_per_second": 1.0}, before[1]]
 
 
-def test_share_is_counted_from_a_random_policy():
-    """From 2, experts alone get to 9 and 11, and the ensemble of the same seeds to 6 and 8."""
+def test_full_disk_keeps_the_rows_that_are_written(tmp_path, monkeypatch, capfd):
+    out = tmp_path / "suite.json"
+    write = metrics.write_text
+    writes = []
 
-    def measured(*returns):
-        experts = np.array(returns, np.float64)[:, None].repeat(2, axis=1)
-        return suite.Measured(experts, experts, dict.fromkeys(CLONES, experts[:, 0]))
+    def fill(path, text):
+        writes.append(path)
+        if len(writes) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, text)
 
-    results = {"ensemble": measured(6, 8), "beta0": measured(9, 11), "single": measured(9, 11)}
-    config = RunConfig(*TINY["pole"], 2)
+    monkeypatch.setattr(suite, "run", row)
+    monkeypatch.setattr(metrics, "write_text", fill)
+    assert run("--out", out) == 1
+    printed = " ".join(capfd.readouterr().err.split())
+    assert "error: [Errno 28] No space left on device" in printed
+    assert "Traceback" not in printed
+    assert [row["preset"] for row in json.loads(out.read_text())["rows"]] == ["pole"]
 
-    def share(spread):
-        ours = suite.row("pole", config, suite.SuiteEffort(), results, Spread(2.0, spread), 1.0)
-        assert ours["random_return"] == 2.0
-        return ours["share_of_beta0"]
 
-    assert share(1.0)["values"] == [4 / 7, 6 / 9]
-    assert share(8.0) is None  # Hardly better than chance: no scale to count on.
+def test_training_gone_astray_is_one_message(tmp_path, monkeypatch, capfd):
+    config = dataclasses.replace(CONFIG, observer="none", hold="multipliers")
+    bad = presets.Preset(config, Hypers(beta=0.0, learning_rate=1e38))
+    monkeypatch.setattr(presets, "PRESETS", {"pole": bad})
+    assert run("--seeds", 2, "--out", tmp_path / "suite.json") == 1
+    printed = " ".join(capfd.readouterr().err.split())
+    assert "not finite" in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_images_of_one_seed_at_a_time_are_trained_as_those_of_all(monkeypatch):
+    config = dataclasses.replace(
+        CONFIG, env="Catch-bsuite", env_param=(), head="conv", observer="uniform"
+    )
+    monkeypatch.setattr(suite, "CHUNK", 0)  # Timed from the first chunk on.
+    keys, hypers = seed_keys(7, 2), Hypers(min_return=-1.0)
+    task, told = make_task(config), []
+    heads, speed = suite.train(task, keys, hypers, told.append)
+    assert told == ["2/2, seed 1/2", "2/2, seed 2/2"]
+    assert speed > 0
+    *_, chunk = Runner(task).run(keys, hypers)
+    together = chunk.state.params.heads
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), heads, together)
 
 
 BAD = [
@@ -272,12 +301,34 @@ def test_file_that_is_not_of_the_suite_is_left_alone(content, tmp_path, capfd):
     assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
 
 
-def test_rows_of_another_effort_are_left_alone(written, monkeypatch, capfd):
+def test_row_that_the_figure_cannot_be_drawn_from_is_found_before_training(written, capfd):
+    content = json.loads(written.read_text())
+    del content["rows"][0]["random_return"]
+    written.write_text(json.dumps(content))
+    assert run("--seeds", 2, "--out", written) == 2
+    message = "out must be a new file or one of ape-jax suite"
+    assert message in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.parametrize("others", ["--quick --seeds 2", "--seeds 3", "--seeds 2 --first-seed 0"])
+def test_rows_of_other_seeds_and_another_effort_are_left_alone(others, written, monkeypatch, capfd):
     monkeypatch.setattr(suite, "run", row)
     before = written.read_bytes()
-    assert run("--quick", "--out", written) == 2
-    assert "out must hold rows of the same effort" in " ".join(capfd.readouterr().err.split())
+    assert run(*others.split(), "--out", written) == 2
+    message = "out must hold rows of the same seeds and effort"
+    assert message in " ".join(capfd.readouterr().err.split())
     assert written.read_bytes() == before
+
+
+def test_row_of_a_preset_that_has_changed_is_not_kept_silently(written, monkeypatch, capfd):
+    monkeypatch.setattr(suite, "run", row)
+    changed = TINY["pole"]._replace(hypers=Hypers(min_return=6.0))
+    monkeypatch.setattr(presets, "PRESETS", TINY | {"pole": changed})
+    before = written.read_bytes()
+    assert run("--seeds", 2, "--only", "swing", "--out", written) == 2
+    assert "add pole to --only" in " ".join(capfd.readouterr().err.split())
+    assert written.read_bytes() == before
+    assert run("--seeds", 2, "--only", "swing,pole", "--out", written) == 0
 
 
 def test_rows_of_presets_that_there_are_no_more_are_kept(written, monkeypatch):

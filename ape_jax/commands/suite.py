@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+from collections.abc import Set
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 from rich.console import Console
 
 from ape_jax import plotting, presets, suite, tables
 from ape_jax.commands.output import INTERRUPTED, prepare, say
 from ape_jax.config import RunConfig
-from ape_jax.metrics import write_json
+from ape_jax.metrics import write_json, write_text
 from ape_jax.runner import progress_bar
 from ape_jax.suite import SuiteEffort
 from ape_jax.types import SettingError
@@ -33,7 +35,7 @@ class SuiteOptions:
     """A first look: a twentieth of the updates, a tenth of the demonstrations."""
     out: Path = Path("runs/suite.json")
     """The results; beside them the same as a table in Markdown and as a figure. Rows of other
-    environments that it holds are kept."""
+    presets that it holds are kept, if they are of the same seeds."""
 
 
 def run(options: SuiteOptions, console: Console) -> int:
@@ -44,7 +46,7 @@ def run(options: SuiteOptions, console: Console) -> int:
     prepare(options.out.parent, "file")
     matplotlib.use("Agg")
     effort = QUICK if options.quick else SuiteEffort()
-    rows = _known(options.out, effort)
+    rows = _known(options, configs.keys(), effort)
     finished: list[dict] = []
     code = 0
     with progress_bar(console) as progress:
@@ -61,7 +63,7 @@ def run(options: SuiteOptions, console: Console) -> int:
                 ordered = [rows[preset] for preset in known if preset in rows]
                 write_json(options.out, {"rows": ordered})
                 table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(ordered))
-                options.out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+                write_text(options.out.with_suffix(".md"), table + "\n")
                 picture = options.out.with_suffix(".png")
                 plotting.save_figure(plotting.suite_shares(ordered), picture)
         except KeyboardInterrupt:
@@ -99,22 +101,31 @@ def _chosen(only: str | None) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _known(path: Path, effort: SuiteEffort) -> dict[str, dict]:
-    """Rows of an earlier run of the same effort, by preset."""
+def _known(options: SuiteOptions, asked: Set[str], effort: SuiteEffort) -> dict[str, dict]:
+    """Rows of an earlier run by preset; one table holds results of one kind."""
+    path = options.out
     if not path.exists():
         return {}
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
         tables.suite_lines(rows)
-        efforts = [row["effort"] for row in rows]
+        plt.close(plotting.suite_shares(rows))
         known = {row["preset"]: row for row in rows}
+        kinds = [(row["effort"], row["seeds"], row["config"]["first_seed"]) for row in rows]
     except (ValueError, KeyError, TypeError, OSError):
         raise SettingError(
             f"out must be a new file or one of ape-jax suite; got {path}. Choose another"
         ) from None
-    if any(other != dataclasses.asdict(effort) for other in efforts):
+    kind = dataclasses.asdict(effort), options.seeds, options.first_seed
+    if any(other != kind for other in kinds):
         raise SettingError(
-            f"out must hold rows of the same effort, with --quick or without; {path} holds others. "
-            "Choose another"
+            f"out must hold rows of the same seeds and effort, with --quick or without; {path} "
+            "holds others. Choose another"
         )
+    for name in known.keys() & presets.PRESETS.keys() - asked:
+        if known[name]["config"] != _config(name, options).to_flat():
+            raise SettingError(
+                f"out must hold rows of presets as they are; {path} holds one of {name} as it "
+                f"was. Choose another, or add {name} to --only"
+            )
     return known
