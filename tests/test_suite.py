@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ape_jax import cli, metrics, presets, suite
+from ape_jax import cli, metrics, presets, suite, tables
 from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.evaluation import Spread
 from ape_jax.observers import Posterior
@@ -186,6 +186,18 @@ def test_quick_trains_a_twentieth_and_shows_a_tenth(tmp_path, monkeypatch):
     assert run("--quick", "--out", tmp_path / "suite.json") == 0
     expected = dataclasses.replace(CONFIG, num_updates=15)
     assert asked == [(expected, suite.SuiteEffort().num_steps // 10)]
+
+
+def test_tables_on_the_terminal_are_whole_at_eighty_characters(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(suite, "run", row)
+    monkeypatch.setenv("COLUMNS", "80")
+    out = tmp_path / "suite.json"
+    assert run("--out", out) == 0
+    printed = capfd.readouterr().out
+    assert "…" not in printed
+    for line in tables.suite_lines(json.loads(out.read_text())["rows"]):
+        assert all(cell in printed for cell in line)
+    assert printed.count("mean action") == 1  # Of the continuous one.
 
 
 def test_one_seed_has_no_interval(tmp_path, monkeypatch):

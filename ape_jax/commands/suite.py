@@ -71,7 +71,10 @@ def run(options: SuiteOptions, console: Console) -> int:
                 raise
             code = INTERRUPTED
     stdout = Console()
-    stdout.print(tables.rich_table("suite", tables.SUITE_HEADER, tables.suite_lines(finished)))
+    _, *names = tables.SUITE_HEADER
+    for env, *cells in tables.suite_lines(finished):  # Side by side they fit no terminal.
+        lines = [pair for pair in zip(names, cells, strict=True) if pair[1]]
+        stdout.print(tables.rich_table(env, ["who acts", "return of an episode"], lines))
     others = ", ".join(str(options.out.with_suffix(suffix)) for suffix in (".md", ".png"))
     say(stdout, f"files: {options.out}, {others}")
     return code
