@@ -309,7 +309,8 @@ def mean_of_newest(
     count = jnp.sum(ended)
     total = jnp.sum(jnp.where(ended, values, 0.0))
     share = jnp.minimum(count / jnp.clip(num_before + count, 1, size), 1.0)
-    return jnp.where(count > 0, mean + share * (total / jnp.maximum(count, 1) - mean), mean)
+    moved = mean * (1.0 - share) + share * total / jnp.maximum(count, 1)
+    return jnp.where(count > 0, moved, mean)
 
 
 def prepare(
