@@ -2,6 +2,7 @@ import dataclasses
 import errno
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from ape_jax import cli, metrics, presets, suite, tables
 from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.evaluation import Spread
 from ape_jax.observers import Posterior
-from ape_jax.runner import Runner, seed_keys
+from ape_jax.runner import Chunk, seed_keys
 from ape_jax.training import make_task, steps_of_update
 
 CONFIG = TrainConfig(
@@ -253,20 +254,40 @@ def test_training_gone_astray_is_one_message(tmp_path, monkeypatch, capfd):
     assert "Traceback" not in printed
 
 
-@pytest.mark.slow
-def test_images_of_one_seed_at_a_time_are_trained_as_those_of_all(monkeypatch):
-    config = dataclasses.replace(
-        CONFIG, env="Catch-bsuite", env_param=(), head="conv", observer="uniform"
-    )
-    monkeypatch.setattr(suite, "CHUNK", 0)  # Timed from the first chunk on.
-    keys, hypers = seed_keys(7, 2), Hypers(min_return=-1.0)
-    task, told = make_task(config), []
-    heads, speed = suite.train(task, keys, hypers, told.append)
-    assert told == ["2/2, seed 1/2", "2/2, seed 2/2"]
+@pytest.mark.parametrize("head", ["conv", "mlp"])
+def test_images_are_trained_seed_by_seed_and_other_seeds_side_by_side(head, monkeypatch):
+    """With a runner whose heads are what it was told: the seed's key, and how far it is."""
+    asked = []
+
+    class Runner:
+        def __init__(self, task):
+            assert task.config.head == head
+
+        def run(self, keys, hypers):
+            asked.append(len(keys))
+            for num_done in (50, 60):
+                shown = np.zeros((len(keys), num_done - 50 or 50))
+                heads = {"seed": jax.random.key_data(keys), "done": np.full(len(keys), num_done)}
+                state = SimpleNamespace(params=SimpleNamespace(heads=heads))
+                yield Chunk(num_done, 60, state, SimpleNamespace(pe_return=shown))
+
+    checked = []
+    monkeypatch.setattr(suite, "Runner", Runner)
+    monkeypatch.setattr(suite.guards, "check", lambda *args: checked.append(args[2]))
+    env = "Breakout-MinAtar" if head == "conv" else "Catch-bsuite"
+    config = dataclasses.replace(CONFIG, env=env, env_param=(), head=head)
+    keys, told = seed_keys(7, 3), []
+    heads, speed = suite.train(make_task(config), keys, Hypers(min_return=0.0), told.append)
+    np.testing.assert_array_equal(heads["seed"], jax.random.key_data(keys))
+    np.testing.assert_array_equal(heads["done"], [60, 60, 60])
     assert speed > 0
-    *_, chunk = Runner(task).run(keys, hypers)
-    together = chunk.state.params.heads
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), heads, together)
+    if head == "conv":
+        assert asked == [1, 1, 1]
+        assert checked == [0, 50] * 3
+        assert told == [f"{done}/60, seed {seed}/3" for seed in (1, 2, 3) for done in (50, 60)]
+    else:
+        assert asked == [3]
+        assert told == ["50/60, 3 seeds", "60/60, 3 seeds"]
 
 
 BAD = [
