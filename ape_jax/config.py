@@ -326,7 +326,7 @@ class RunConfig:
         self._check_use()
 
     def _check_use(self):
-        """Some that the others leave without effect are refused: something else was meant."""
+        """Settings of the other algorithm, and returns to keep that nothing would, are refused."""
         train, hypers = self.train, self.hypers
         if train.algorithm == "pg":
             own = vars(train) | vars(hypers)

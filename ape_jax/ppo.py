@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from ape_jax import rollout
 from ape_jax.config import Hypers
@@ -271,10 +271,10 @@ def go_on(
         rewards = moments.merge(rewards, seen.discounted_return.reshape(-1))
     return PPOState(
         streams=streams,
-        expert_returns=jax.vmap(mean_of_newest, (0, 0, 1, 1, None))(
+        expert_returns=jax.vmap(moments.mean_of_newest, (0, 0, 1, 1, None))(
             *(carried.expert_returns, carried.num_episodes, *own, config.envs_per_expert)
         ),
-        observer_return=mean_of_newest(
+        observer_return=moments.mean_of_newest(
             carried.observer_return,
             carried.observer_episodes,
             ended[:, num_own:],
@@ -288,29 +288,6 @@ def go_on(
         rewards=rewards,
         num_updates=carried.num_updates + 1,
     )
-
-
-def mean_of_newest(
-    mean: Float[Array, ""],
-    num_before: Int[Array, ""],
-    ended: Bool[Array, "T B"],
-    values: Float[Array, "T B"],
-    size: int,
-) -> Float[Array, ""]:
-    """Of the values of what has ended: a running mean that looks back over about ``size`` of them.
-
-    Args:
-      mean: of those before.
-      num_before: how many those were. Up to ``size`` in all, the mean is a plain one.
-      ended: where something has.
-      values: of it; anything elsewhere.
-      size: how many count.
-    """
-    count = jnp.sum(ended)
-    total = jnp.sum(jnp.where(ended, values, 0.0))
-    share = jnp.minimum(count / jnp.clip(num_before + count, 1, size), 1.0)
-    moved = mean * (1.0 - share) + share * total / jnp.maximum(count, 1)
-    return jnp.where(count > 0, moved, mean)
 
 
 def prepare(

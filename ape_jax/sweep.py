@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ape_jax import evaluation, exact
+from ape_jax import evaluation, exact, guards
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.defences import GREEDY_TEMPERATURE, as_tables, greedy_weights
 from ape_jax.metrics import interval
@@ -88,14 +88,21 @@ class Sweep:
         self._ascend = jax.jit(self._ascend_seeds, static_argnums=0)
 
     def sampled(self, observer: str, report: Callable[[Chunk], None]) -> Iterator[Point]:
-        """Train from samples, all β × seeds side by side."""
+        """Train from samples, all β × seeds side by side.
+
+        Raises:
+          NonFiniteError: losses or parameters are not finite any more.
+        """
         count = len(self.betas) * self.seeds
         hypers = dataclasses.replace(self._hypers, temperature=_temperature(observer))
         hypers = jax.tree.map(lambda x: jnp.full(count, x), hypers)
         hypers = dataclasses.replace(hypers, beta=jnp.repeat(jnp.asarray(self.betas), self.seeds))
         keys = jnp.tile(self._train_keys, len(self.betas))
         task = self.tasks[observer]
+        num_done = 0
         for chunk in Runner(task, sweep=True).run(keys, hypers):
+            guards.check(chunk.metrics, chunk.state, num_done)
+            num_done = chunk.num_done
             report(chunk)
         heads = chunk.state.params.heads
         shape = (len(self.betas), self.seeds)

@@ -404,22 +404,6 @@ def test_returns_are_news_once_and_only_after_enough_episodes(observed):
     np.testing.assert_array_equal(news, [np.nan, 2.0, np.nan])
 
 
-def test_mean_of_the_newest_is_a_plain_one_until_there_are_enough():
-    """Of returns 1, 2, … one by one, the first that end must not outweigh those that follow."""
-    mean, means = jnp.float32(7.0), []
-    for count in range(6):
-        ended = jnp.array([[False, True]])
-        mean = ppo.mean_of_newest(mean, jnp.int32(count), ended, jnp.array([[9.0, count + 1.0]]), 4)
-        means.append(mean)
-    later = [2.5 + (5 - 2.5) / 4]
-    later += [later[0] + (6 - later[0]) / 4]
-    np.testing.assert_allclose(means, [1.0, 1.5, 2.0, 2.5, *later], rtol=1e-6)
-    two = jnp.array([[True, True], [True, True]]), jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    assert ppo.mean_of_newest(mean, jnp.int32(6), *two, 4) == 2.5
-    none = ppo.mean_of_newest(mean, jnp.int32(6), jnp.zeros((2, 2), bool), two[1], 4)
-    assert none == mean
-
-
 def test_a_second_reward_is_refused():
     with pytest.raises(SettingError, match="observer_reward goes with algorithm='pg'"):
         make_task(CONFIG, ACTION, observer_reward=lambda step: -step.reward)

@@ -99,6 +99,15 @@ def test_sweep_of_an_environment_without_a_finite_mdp_has_samples_alone(tmp_path
     assert content["comparison"] == []
 
 
+def test_a_sweep_gone_astray_is_one_message(tmp_path, capfd):
+    """In single precision β of this size times a return is infinite."""
+    arguments = ["--seeds", "1", "--num-updates", "2", "--betas", "0.1,3e38"]
+    assert run("sweep", *arguments, "--out", tmp_path) == 1
+    printed = " ".join(capfd.readouterr().err.split())
+    assert "not finite" in printed
+    assert "Traceback" not in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

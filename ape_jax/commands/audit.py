@@ -33,7 +33,7 @@ from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.defences import Defences, Ensemble
 from ape_jax.demonstrations import Demonstrations
-from ape_jax.metrics import fingerprint, interval, percentiles, write_json
+from ape_jax.metrics import fingerprint, interval, percentiles, write_json, write_text
 from ape_jax.runner import EVALUATE, progress_bar, seed_keys
 from ape_jax.training import Task, make_task
 from ape_jax.types import HeadName, SettingError
@@ -151,7 +151,7 @@ def run(options: AuditOptions, console: Console) -> int:
             if not content["defences"]:
                 raise
             code = INTERRUPTED
-        (out / "audit.md").write_text(audit_table.markdown(content), encoding="utf-8")
+        write_text(out / "audit.md", audit_table.markdown(content))
         _draw(content, out)
     _show(content, out, code)
     return code

@@ -35,7 +35,7 @@ class SuiteOptions:
     """A first look: a twentieth of the updates, a tenth of the demonstrations."""
     out: Path = Path("runs/suite.json")
     """The results; beside them the same as a table in Markdown and as a figure. Rows of other
-    presets that it holds are kept, if they are of the same seeds."""
+    presets that it holds are kept; they must be of the same seeds."""
 
 
 def run(options: SuiteOptions, console: Console) -> int:

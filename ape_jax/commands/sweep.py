@@ -11,7 +11,7 @@ from ape_jax import plotting, tables
 from ape_jax.audit_table import with_interval
 from ape_jax.commands.output import INTERRUPTED, prepare, say
 from ape_jax.config import RunConfig, recipe
-from ape_jax.metrics import write_json
+from ape_jax.metrics import write_json, write_text
 from ape_jax.runner import describe_returns, progress_bar
 from ape_jax.sweep import OBSERVERS, Sweep, compare
 from ape_jax.types import HeadName, SettingError
@@ -147,7 +147,7 @@ def _show(content: dict, out: Path, code: int) -> None:
         "Gap (PE − clone) of sampled training, and that of the exact frontier at the same PE:",
         tables.markdown_table(COMPARISON, compared),
     ]
-    (out / "sweep.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+    write_text(out / "sweep.md", "\n\n".join(paragraphs) + "\n")
     stdout = Console()
     stdout.print(tables.rich_table("PE and clone over beta", HEADER, lines, TEXT_COLUMNS))
     if compared:

@@ -1,9 +1,9 @@
-"""Mean and variance of everything seen so far, a batch at a time."""
+"""Mean and variance of everything seen so far, and the mean of the newest, a batch at a time."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Moments(NamedTuple):
@@ -34,3 +34,26 @@ def merge(moments: Moments, batch: Float[Array, "N *F"]) -> Moments:
     variance = (1.0 - share) * moments.variance + share * jnp.var(batch, axis=0)
     variance = variance + share * (1.0 - share) * jnp.square(apart)
     return Moments(size, moments.mean + share * apart, variance)
+
+
+def mean_of_newest(
+    mean: Float[Array, ""],
+    num_before: Int[Array, ""],
+    ended: Bool[Array, "T B"],
+    values: Float[Array, "T B"],
+    size: int,
+) -> Float[Array, ""]:
+    """Of the values of what has ended: a running mean that looks back over about ``size`` of them.
+
+    Args:
+      mean: of those before.
+      num_before: how many those were. Up to ``size`` in all, the mean is a plain one.
+      ended: where something has.
+      values: of it; anything elsewhere.
+      size: how many count.
+    """
+    count = jnp.sum(ended)
+    total = jnp.sum(jnp.where(ended, values, 0.0))
+    share = jnp.minimum(count / jnp.clip(num_before + count, 1, size), 1.0)
+    moved = mean * (1.0 - share) + share * total / jnp.maximum(count, 1)
+    return jnp.where(count > 0, moved, mean)

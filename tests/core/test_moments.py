@@ -15,6 +15,24 @@ def test_merged_moments_are_those_of_everything():
     np.testing.assert_allclose(kept.scale(), 1.0 / numbers.std(axis=0), rtol=1e-3)
 
 
+def test_mean_of_the_newest_is_a_plain_one_until_there_are_enough():
+    """Of returns 1, 2, … one by one, the first that end must not outweigh those that follow."""
+    mean, means = jnp.float32(7.0), []
+    for count in range(6):
+        ended = jnp.array([[False, True]])
+        mean = moments.mean_of_newest(
+            mean, jnp.int32(count), ended, jnp.array([[9.0, count + 1.0]]), 4
+        )
+        means.append(mean)
+    later = [2.5 + (5 - 2.5) / 4]
+    later += [later[0] + (6 - later[0]) / 4]
+    np.testing.assert_allclose(means, [1.0, 1.5, 2.0, 2.5, *later], rtol=1e-6)
+    two = jnp.array([[True, True], [True, True]]), jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    assert moments.mean_of_newest(mean, jnp.int32(6), *two, 4) == 2.5
+    none = moments.mean_of_newest(mean, jnp.int32(6), jnp.zeros((2, 2), bool), two[1], 4)
+    assert none == mean
+
+
 def test_calibration_error_is_the_distance_of_confidence_from_accuracy():
     log_probs = jnp.log(jnp.tile(jnp.array([0.8, 0.2]), (10, 1)))
     right_of_ten = lambda right: jnp.where(jnp.arange(10) < right, 0, 1)  # noqa: E731
