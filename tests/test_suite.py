@@ -91,16 +91,10 @@ def written(tmp_path):
 def measured(tmp_path_factory):
     """Real results of both presets."""
     out = tmp_path_factory.mktemp("suite") / "new" / "suite.json"
-    optimized = jax.config.values["jax_disable_most_optimizations"]
-    # All of the time goes into compiling.
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(presets, "PRESETS", TINY)
-            patch.setattr(suite, "Posterior", partial(Posterior, num_steps=2000, num_updates=20))
-            assert run("--quick", "--seeds", 2, "--first-seed", 7, "--out", out) == 0
-    finally:
-        jax.config.update("jax_disable_most_optimizations", optimized)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(presets, "PRESETS", TINY)
+        patch.setattr(suite, "Posterior", partial(Posterior, num_steps=2000, num_updates=20))
+        assert run("--quick", "--seeds", 2, "--first-seed", 7, "--out", out) == 0
     return out
 
 
