@@ -44,8 +44,11 @@ PRESETS = {
         {"gate_scale": 0.2},
     ),
     "catch": _ppo(
-        *("Catch-bsuite", "mlp", 0.65, {}),
-        {"beta": 10.0, "gate_scale": 0.15, "first_temperature": 0.3, "temperature": 0.04},
+        *("Catch-bsuite", "mlp", 0.6, {}),
+        {
+            **{"beta": 20.0, "gate_scale": 0.3, "entropy_bonus": 0.1},
+            **{"first_temperature": 1.0, "temperature": 0.04},
+        },
     ),
     "cartpole": _ppo("CartPole-v1", "mlp", 450.0, {}, {"gate_scale": 25.0}),
     "acrobot": _ppo("Acrobot-v1", "mlp", -110.0, {"normalize_rewards": True}, {"gate_scale": 10.0}),
