@@ -16,10 +16,14 @@ class Preset(NamedTuple):
     """Numbers in the program."""
 
 
-def _ppo(env: str, head: HeadName, min_return: float, train: dict, hypers: dict) -> Preset:
+def _ppo(
+    env: str, head: HeadName, *, min_return: float, hypers: dict, train: dict | None = None
+) -> Preset:
+    """The settings that ppo is tried with first, but for those that were tuned."""
     first = recipe(head, min_return, "ppo")
     return Preset(
-        dataclasses.replace(first[0], env=env, **train), dataclasses.replace(first[1], **hypers)
+        dataclasses.replace(first[0], env=env, **(train or {})),
+        dataclasses.replace(first[1], **hypers),
     )
 
 
@@ -36,60 +40,112 @@ PRESETS = {
     "gridworld": _finite("GridWorld-ape", {}),
     "frozen-lake": _finite("FrozenLake-misc", {"beta": 0.3, "critic_learning_rate": 0.02}),
     "four-rooms": _ppo(
-        *("FourRooms-misc", "mlp", 0.6),
-        {
+        "FourRooms-misc",
+        "mlp",
+        min_return=0.6,
+        train={
             "env_param": ("fail_prob=0", "resample_init_pos=true"),
             "normalize_observations": True,
         },
-        {"gate_scale": 0.2},
+        hypers={"gate_scale": 0.2},
     ),
     "catch": _ppo(
-        *("Catch-bsuite", "mlp", 0.6, {}),
-        {
-            **{"beta": 20.0, "gate_scale": 0.3, "entropy_bonus": 0.1},
-            **{"first_temperature": 1.0, "temperature": 0.04},
+        "Catch-bsuite",
+        "mlp",
+        min_return=0.6,
+        hypers={
+            "beta": 20.0,
+            "gate_scale": 0.3,
+            "entropy_bonus": 0.1,
+            "first_temperature": 1.0,
+            "temperature": 0.04,
         },
     ),
-    "cartpole": _ppo("CartPole-v1", "mlp", 450.0, {}, {"gate_scale": 25.0}),
-    "acrobot": _ppo("Acrobot-v1", "mlp", -110.0, {"normalize_rewards": True}, {"gate_scale": 10.0}),
+    "cartpole": _ppo("CartPole-v1", "mlp", min_return=450.0, hypers={"gate_scale": 25.0}),
+    "acrobot": _ppo(
+        "Acrobot-v1",
+        "mlp",
+        min_return=-110.0,
+        train={"normalize_rewards": True},
+        hypers={"gate_scale": 10.0},
+    ),
     "mountain-car": _ppo(
-        *("MountainCar-v0", "mlp", -125.0),
-        {"normalize_observations": True, "normalize_rewards": True, "segment_length": 256},
-        {
-            **{"beta": 8.0, "gate_scale": 6.0, "first_temperature": 0.3, "temperature": 0.1},
-            **{"trace_decay": 0.98, "entropy_bonus": 0.03},
+        "MountainCar-v0",
+        "mlp",
+        min_return=-125.0,
+        train={"normalize_observations": True, "normalize_rewards": True, "segment_length": 256},
+        hypers={
+            "beta": 8.0,
+            "gate_scale": 6.0,
+            "first_temperature": 0.3,
+            "temperature": 0.1,
+            "trace_decay": 0.98,
+            "entropy_bonus": 0.03,
         },
     ),
     "breakout": _ppo(
-        *("Breakout-MinAtar", "conv", 15.0, {"num_updates": 150}),
-        {"gate_scale": 5.0, "entropy_bonus": 0.05},
+        "Breakout-MinAtar",
+        "conv",
+        min_return=15.0,
+        train={"num_updates": 150},
+        hypers={"gate_scale": 5.0, "entropy_bonus": 0.05},
     ),
     "asterix": _ppo(
-        *("Asterix-MinAtar", "conv", 8.0, {"num_updates": 150}), {"beta": 1.5, "gate_scale": 4.0}
+        "Asterix-MinAtar",
+        "conv",
+        min_return=8.0,
+        train={"num_updates": 150},
+        hypers={"beta": 1.5, "gate_scale": 4.0},
     ),
-    "pendulum": _ppo("Pendulum-v1", "gaussian", -250.0, {}, {"gate_scale": 50.0, "discount": 0.95}),
+    "pendulum": _ppo(
+        "Pendulum-v1",
+        "gaussian",
+        min_return=-250.0,
+        hypers={"gate_scale": 50.0, "discount": 0.95},
+    ),
     "mountain-car-continuous": _ppo(
-        *("MountainCarContinuous-v0", "gaussian", 75.0),
-        {"segment_length": 256},
-        {
-            **{"beta": 1.0, "gate_scale": 20.0, "learning_rate": 5e-4},
-            **{"entropy_bonus": 0.01, "discount": 0.999},
+        "MountainCarContinuous-v0",
+        "gaussian",
+        min_return=75.0,
+        train={"segment_length": 256},
+        hypers={
+            "beta": 1.0,
+            "gate_scale": 20.0,
+            "learning_rate": 5e-4,
+            "entropy_bonus": 0.01,
+            "discount": 0.999,
         },
     ),
     "point-robot": _ppo(
-        *("PointRobot-misc", "gaussian", 3.5),
-        {"env_param": ("center_init=true",), "num_updates": 400, "num_minibatches": 8},
-        {
-            **{"beta": 1.5, "gate_scale": 1.0, "first_temperature": 0.3},
-            **{"learning_rate": 5e-4, "entropy_bonus": 0.0},
+        "PointRobot-misc",
+        "gaussian",
+        min_return=3.5,
+        train={"env_param": ("center_init=true",), "num_updates": 400, "num_minibatches": 8},
+        hypers={
+            "beta": 1.5,
+            "gate_scale": 1.0,
+            "first_temperature": 0.3,
+            "learning_rate": 5e-4,
+            "entropy_bonus": 0.0,
         },
     ),
     "reacher": _ppo(
-        *("Reacher-misc", "gaussian", 28.0),
-        {"segment_length": 100, "envs_per_expert": 32, "num_minibatches": 8, "num_updates": 600},
-        {
-            **{"beta": 1.0, "gate_scale": 8.0, "learning_rate": 3e-4, "entropy_bonus": 0.0},
-            **{"discount": 0.98, "trace_decay": 0.98},
+        "Reacher-misc",
+        "gaussian",
+        min_return=28.0,
+        train={
+            "segment_length": 100,
+            "envs_per_expert": 32,
+            "num_minibatches": 8,
+            "num_updates": 600,
+        },
+        hypers={
+            "beta": 1.0,
+            "gate_scale": 8.0,
+            "learning_rate": 3e-4,
+            "entropy_bonus": 0.0,
+            "discount": 0.98,
+            "trace_decay": 0.98,
         },
     ),
 }
