@@ -160,6 +160,23 @@ def make_task(
     return Task(config, env, env_params, networks, mdp, num_steps, observer_reward)
 
 
+def check_min_return(task: Task, hypers: Hypers) -> None:
+    """That experts can keep the return that they are to keep.
+
+    Raises:
+      SettingError: ``min_return`` is more than an episode can pay.
+    """
+    if hypers.min_return is None:
+        return
+    highest = envs.highest_return(task.env, task.env_params, task.mdp)
+    # The best return of a finite MDP is a sum in single precision.
+    if highest is not None and hypers.min_return > highest + 1e-4 * max(1.0, abs(highest)):
+        raise SettingError(
+            f"min_return must be at most {highest:.4g}, which is what an episode of "
+            f"{task.config.env} can pay; got {hypers.min_return:g}"
+        )
+
+
 def steps_of_update(task: Task) -> int:
     """Environment steps of one update of one seed, the experts' and the observer's.
 

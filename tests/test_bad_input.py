@@ -30,6 +30,11 @@ BAD = [
     (["--temperature", "0"], "temperature must be > 0"),
     (["--min-return", "nan"], "min_return must be a finite number; got nan"),
     (["--min-return", "low"], "--min-return"),
+    (["--min-return", "-9"], "min_return must be at most -9.091, which is what an episode of Grid"),
+    (
+        ["--preset", "cartpole", "--min-return", "501"],
+        "min_return must be at most 500, which is what an episode of CartPole-v1 can pay; got 501",
+    ),
     (["--multiplier-rate", "0"], "multiplier_rate must be > 0"),
     (["--classifier-learning-rate", "-1"], "classifier_learning_rate must be > 0"),
     (["--learning-rate", "0"], "learning_rate must be > 0"),

@@ -1,4 +1,6 @@
 import dataclasses
+import json
+from pathlib import Path
 
 import gymnax
 import jax
@@ -8,8 +10,17 @@ import pytest
 from flax import struct
 from gymnax import registration
 from gymnax.environments import environment
+from gymnax.environments.classic_control.cartpole import CartPole
 
-from ape_jax.envs import GRIDWORLD, GridWorld, finite_mdp, make, parse_overrides
+from ape_jax import presets
+from ape_jax.envs import (
+    GRIDWORLD,
+    GridWorld,
+    finite_mdp,
+    highest_return,
+    make,
+    parse_overrides,
+)
 from ape_jax.types import SettingError
 
 
@@ -214,3 +225,41 @@ def test_make_lists_all_environments_where_none_is_near():
         "env must be a registered gymnax environment; got '0000'. "
         f"Known: {', '.join(gymnax.registered_envs)}"
     )
+
+
+BEST = {
+    "GridWorld-ape": -900 / 99,  # 99 starts; distances to the goal, in a corner, sum to 900.
+    "CartPole-v1": 500.0,
+    "Catch-bsuite": 1.0,
+    "MountainCarContinuous-v0": 100.0,
+    "Breakout-MinAtar": None,
+}
+
+
+@pytest.mark.parametrize(("env_id", "best"), BEST.items())
+def test_highest_return_is_what_an_episode_can_pay(env_id, best):
+    env, params = make(env_id)
+    found = highest_return(env, params, finite_mdp(env, params))
+    assert found == (best if best is None else pytest.approx(best, rel=1e-5))
+
+
+def test_highest_return_is_not_exceeded_by_any_recorded_ensemble():
+    path = Path(__file__).parents[1] / "benchmarks" / "results" / "suite.json"
+    checked = set()
+    for row in json.loads(path.read_text())["rows"]:
+        config = presets.PRESETS[row["preset"]].train
+        env, params = make(config.env, parse_overrides(config.env_param))
+        highest = highest_return(env, params, finite_mdp(env, params))
+        if highest is not None:
+            checked.add(row["preset"])
+            recorded = [*row["beta0_return"]["values"], *row["greedy_experts"]["values"]]
+            assert max(recorded) <= highest + 1e-3
+    assert checked == set(presets.PRESETS) - {"breakout", "asterix", "point-robot", "reacher"}
+
+
+def test_highest_return_of_a_subclass_is_unknown():
+    class Generous(CartPole):
+        """May pay otherwise."""
+
+    env = Generous()
+    assert highest_return(env, env.default_params, None) is None

@@ -18,7 +18,7 @@ from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe_of
 from ape_jax.networks import EnsembleParams
 from ape_jax.run_directory import RunDirectory, is_finished, newest_state
 from ape_jax.runner import EVALUATE, RANDOM, Runner, mesh_of, seed_keys
-from ape_jax.training import Task, make_task
+from ape_jax.training import Task, check_min_return, make_task
 from ape_jax.training_loop import (
     Interrupted,
     Watching,
@@ -161,6 +161,7 @@ def run(options: TrainOptions, console: Console) -> int:
     devices = _start(options)
     mesh_of(config.train, config.seeds, devices)
     task = make_task(config.train)
+    check_min_return(task, config.hypers)
     runner = Runner(task, devices=devices, debug_nans=options.debug_nans)
     if jax.process_index() > 0:
         return _take_part(runner, config, options)

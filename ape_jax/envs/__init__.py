@@ -8,6 +8,7 @@ from gymnax.environments.misc.frozen_lake import FrozenLake
 
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.envs import frozen_lake
+from ape_jax.envs.ceiling import highest_return
 from ape_jax.envs.gridworld import GridWorld
 from ape_jax.envs.overrides import Overrides, parse_overrides, replace
 from ape_jax.types import SettingError
@@ -57,4 +58,4 @@ def finite_mdp(env: Environment, params: EnvParams) -> FiniteMDP | None:
     return frozen_lake.finite_mdp(env, params) if type(env) is FrozenLake else None
 
 
-__all__ = ["GRIDWORLD", "GridWorld", "finite_mdp", "make", "parse_overrides"]
+__all__ = ["GRIDWORLD", "GridWorld", "finite_mdp", "highest_return", "make", "parse_overrides"]
