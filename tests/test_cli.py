@@ -198,21 +198,21 @@ def test_recipe_of_the_constraint_comes_before_the_file_and_the_file_before_flag
 
 
 def test_constrained_run_is_saved_and_says_who_keeps_the_return(tmp_path, capfd):
-    """Every gridworld return is at least −100, and none of four updates' is −1."""
+    """Every gridworld return is at least −100, and none of four updates' is −10."""
     out = tmp_path / "run"
-    for min_return, kept in (("-101", 2), ("-1", 0)):
+    for min_return, kept in (("-101", 2), ("-10", 0)):
         assert run("train", *SMALL, "--min-return", min_return, "--out", out, "--overwrite") == 0
         printed = " ".join(capfd.readouterr().out.split())
         assert f"return of at least {min_return} kept by expert 1 in {kept} of 2 seed(s)" in printed
         assert f"expert 2 in {kept} of 2 seed(s), lowest -" in printed
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["min_return"] == -1.0
+    assert summary["min_return"] == -10.0
     assert np.shape(summary["multipliers"]["values"]) == (2, 2)
     row = json.loads((out / "metrics.jsonl").read_text().splitlines()[0])
     assert np.shape(row["multipliers"]) == (2, 2)
     assert "classifier_loss" not in row
     config, _, params = checkpoint.load_run(out)
-    assert config.hypers.min_return == -1.0
+    assert config.hypers.min_return == -10.0
     assert metrics.fingerprint(params) == summary["fingerprint"]
 
 
