@@ -1,14 +1,13 @@
 """Adversarial policy ensembles in JAX: experts that do well, and a clone of them that does not."""
 
 from ape_jax import core, envs, observers
-from ape_jax.batch import Batch, ape_update
+from ape_jax._version import __version__
+from ape_jax.algorithms.common import Metrics, TrainState, make_task
+from ape_jax.algorithms.from_samples import Batch, ape_update
+from ape_jax.algorithms.learner import create_state, make_train, update
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
-from ape_jax.learner import create_state, make_train, update
 from ape_jax.networks import Networks, make_networks
-from ape_jax.training import Metrics, TrainState, make_task
 from ape_jax.types import SettingError
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Batch",
@@ -19,6 +18,7 @@ __all__ = [
     "SettingError",
     "TrainConfig",
     "TrainState",
+    "__version__",
     "ape_update",
     "core",
     "create_state",

@@ -16,12 +16,12 @@ from yaml import YAMLError
 from ape_jax.types import (
     ActivationName,
     AlgorithmName,
+    ConstraintName,
     CriticForm,
     HeadName,
-    HoldName,
     ObserverName,
     SettingError,
-    SpreadName,
+    StdName,
 )
 
 
@@ -48,7 +48,7 @@ class TrainConfig:
     """Widths of a head's hidden layers."""
     activation: ActivationName = "tanh"
     """Nonlinearity of a head. Centred tanh trains; relu is the original listing's."""
-    spread: SpreadName = "constant"
+    std: StdName = "constant"
     """Standard deviations of a Gaussian head: one for all states, or a function of the state."""
     shared_trunk: bool = False
     """Heads share all layers but the last."""
@@ -58,10 +58,10 @@ class TrainConfig:
     alone."""
     critic: CriticForm = "separate"
     """Baselines: one critic a term, or the paper's Eq. 4 as printed, which shares one."""
-    hold: HoldName = "multipliers"
+    constraint: ConstraintName = "multipliers"
     """What keeps every expert at min_return: a multiplier each (paper, Eq. 2), or with ppo a gate
     that closes the observer's gradient to an expert below it."""
-    segment_length: int = 128
+    rollout_length: int = 128
     """Steps of every environment between two updates of ppo (T)."""
     num_epochs: int = 4
     """Passes of ppo over a segment."""
@@ -74,7 +74,7 @@ class TrainConfig:
 
     def __post_init__(self):
         counts = ("num_experts", "envs_per_expert", "num_updates")
-        for name in (*counts, "segment_length", "num_epochs", "num_minibatches"):
+        for name in (*counts, "rollout_length", "num_epochs", "num_minibatches"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise SettingError(f"{name} must be at least 1 and whole; got {value!r}")
@@ -83,26 +83,26 @@ class TrainConfig:
             raise SettingError(
                 f"hidden_sizes must be a tuple of widths of at least 1; got {sizes!r}"
             )
-        names = ("algorithm", "head", "activation", "spread", "observer", "critic", "hold")
+        names = ("algorithm", "head", "activation", "std", "observer", "critic", "constraint")
         for field in names:
             choices = get_args(type(self).__annotations__[field])
             if getattr(self, field) not in choices:
                 raise SettingError(
                     f"{field} must be one of {', '.join(choices)}; got {getattr(self, field)!r}"
                 )
-        if self.spread == "state" and self.head != "gaussian":
-            raise SettingError(f"spread='state' goes with head='gaussian'; got head={self.head!r}")
+        if self.std == "state" and self.head != "gaussian":
+            raise SettingError(f"std='state' goes with head='gaussian'; got head={self.head!r}")
         if self.algorithm == "ppo":
             self._check_ppo()
         else:
             self._check_pg()
 
     def _check_ppo(self):
-        steps = self.segment_length * self.envs_per_expert
+        steps = self.rollout_length * self.envs_per_expert
         if steps % self.num_minibatches:
             raise SettingError(
-                f"num_minibatches must divide segment_length x envs_per_expert, here "
-                f"{self.segment_length} x {self.envs_per_expert} = {steps}; "
+                f"num_minibatches must divide rollout_length x envs_per_expert, here "
+                f"{self.rollout_length} x {self.envs_per_expert} = {steps}; "
                 f"got {self.num_minibatches}"
             )
         if self.critic == "shared":
@@ -114,7 +114,7 @@ class TrainConfig:
         rules: dict[str, tuple[str, ...]] = {
             "head": ("tabular", "mlp", "conv"),
             "observer": ("uniform", "posterior", "learned"),
-            "hold": ("multipliers",),
+            "constraint": ("multipliers",),
         }
         for name, allowed in rules.items():
             if getattr(self, name) not in allowed:
@@ -135,7 +135,7 @@ class Hypers:
     """Adam step of the expert heads."""
     critic_learning_rate: float = 0.5
     """Adam step of the critics, in units of return where they are tables."""
-    final_rate_share: float = 1.0
+    lr_end_fraction: float = 1.0
     """Share of the learning rates that is left at the last update; they fall linearly. With ppo the
     classifier's stays."""
     max_grad_norm: float = 10.0
@@ -143,32 +143,32 @@ class Hypers:
     beta: float = 0.33
     """Weight of the observer's return in the objective; 0 trains experts alone. Unused where
     multipliers hold min_return."""
-    discount: float = 1.0
+    gamma: float = 1.0
     """Discount of rewards a step; the exact quantities of a finite MDP are undiscounted."""
     temperature: float = 1.0
     """The observer trained against deploys its mixture at this temperature; near 0 is greedy."""
-    first_temperature: float | None = None
+    init_temperature: float | None = None
     """With ppo the temperature at the first update, from where it falls linearly; None keeps it."""
-    entropy_bonus: float = 0.0
+    ent_coef: float = 0.0
     """Weight of the experts' entropy, in return per nat; with ppo in standard deviations of the
     advantage per nat."""
     classifier_learning_rate: float = 0.05
     """Adam step of the classifier behind observer=learned."""
     min_return: float | None = None
     """The return that every expert must keep while the observer's is minimised (paper, Eq. 2). With
-    hold=multipliers, one an expert takes the place of beta. None trains the penalised form
+    constraint=multipliers, one an expert takes the place of beta. None trains the penalised form
     (Eq. 3)."""
     multiplier_rate: float = 0.01
     """Growth of a multiplier's logarithm, per update and unit of return below min_return."""
     max_multiplier: float = 1000.0
     """Bound of every multiplier: the smaller, the sooner a kept constraint makes way again."""
-    gate_scale: float = 1.0
+    gate_width: float = 1.0
     """Return above min_return at which a gate is wide open."""
-    trace_decay: float = 0.95
+    gae_lambda: float = 0.95
     """λ of generalised advantages, with ppo."""
-    clip_ratio: float = 0.2
+    clip_eps: float = 0.2
     """How far a probability may move from its old one before ppo's surrogate is flat."""
-    value_clip: float | None = None
+    value_clip_eps: float | None = None
     """How far a critic of ppo may move from its old value before its loss is flat; None does not
     limit it."""
 
@@ -176,21 +176,21 @@ class Hypers:
         rules = {
             "learning_rate": (_positive, "> 0 and finite"),
             "critic_learning_rate": (_positive, "> 0 and finite"),
-            "final_rate_share": (lambda x: 0 <= x <= 1, "between 0 and 1"),
+            "lr_end_fraction": (lambda x: 0 <= x <= 1, "between 0 and 1"),
             "max_grad_norm": (lambda x: x > 0, "> 0"),
             "beta": (lambda x: 0 <= x < math.inf, ">= 0 and finite"),
-            "discount": (lambda x: 0 < x <= 1, "in (0, 1]"),
+            "gamma": (lambda x: 0 < x <= 1, "in (0, 1]"),
             "temperature": (_positive, "> 0 and finite"),
-            "entropy_bonus": (lambda x: 0 <= x < math.inf, ">= 0 and finite"),
+            "ent_coef": (lambda x: 0 <= x < math.inf, ">= 0 and finite"),
             "classifier_learning_rate": (_positive, "> 0 and finite"),
             "min_return": (lambda x: -math.inf < x < math.inf, "a finite number"),
             "multiplier_rate": (_positive, "> 0 and finite"),
             "max_multiplier": (lambda x: 1 <= x < math.inf, ">= 1 and finite"),
-            "first_temperature": (_positive, "> 0 and finite"),
-            "gate_scale": (_positive, "> 0 and finite"),
-            "trace_decay": (lambda x: 0 <= x <= 1, "between 0 and 1"),
-            "clip_ratio": (lambda x: 0 < x < 1, "between 0 and 1"),
-            "value_clip": (_positive, "> 0 and finite"),
+            "init_temperature": (_positive, "> 0 and finite"),
+            "gate_width": (_positive, "> 0 and finite"),
+            "gae_lambda": (lambda x: 0 <= x <= 1, "between 0 and 1"),
+            "clip_eps": (lambda x: 0 < x < 1, "between 0 and 1"),
+            "value_clip_eps": (_positive, "> 0 and finite"),
         }
         for name, (holds, rule) in rules.items():
             value = getattr(self, name)
@@ -220,7 +220,7 @@ def recipe(
     if head == "mlp":
         train = TrainConfig(head="mlp", num_updates=4000)
         hypers = Hypers(
-            beta=0.27, learning_rate=1e-2, critic_learning_rate=0.1, final_rate_share=0.02
+            beta=0.27, learning_rate=1e-2, critic_learning_rate=0.1, lr_end_fraction=0.02
         )
     else:
         train, hypers = TrainConfig(head=head), Hypers()
@@ -230,10 +230,10 @@ def recipe(
     if head == "mlp":
         # Without the bonus an expert now and then ends where it is sure of a bad action.
         train = dataclasses.replace(train, num_updates=5000)
-        hypers = dataclasses.replace(hypers, entropy_bonus=0.1, max_multiplier=30.0)
+        hypers = dataclasses.replace(hypers, ent_coef=0.1, max_multiplier=30.0)
     else:
         train = dataclasses.replace(train, num_updates=6000)
-        hypers = dataclasses.replace(hypers, final_rate_share=0.1)
+        hypers = dataclasses.replace(hypers, lr_end_fraction=0.1)
     return train, hypers
 
 
@@ -256,7 +256,7 @@ def _ppo_recipe(head: HeadName, min_return: float | None) -> tuple[TrainConfig, 
         envs_per_expert=16,
         num_updates=300,
         observer="learned",
-        hold="multipliers" if min_return is None else "gate",
+        constraint="multipliers" if min_return is None else "gate",
         normalize_observations=head == "gaussian",
         normalize_rewards=head == "gaussian",
     )
@@ -265,14 +265,14 @@ def _ppo_recipe(head: HeadName, min_return: float | None) -> tuple[TrainConfig, 
         learning_rate=rate,
         critic_learning_rate=rate,
         classifier_learning_rate=rate,
-        final_rate_share=0.1,
+        lr_end_fraction=0.1,
         max_grad_norm=0.5,
         # Without a return to keep, more of it sacrifices an expert.
         beta=0.5 if min_return is None else 2.5,
-        discount=0.99,
-        entropy_bonus=0.002 if head == "gaussian" else 0.02,
+        gamma=0.99,
+        ent_coef=0.002 if head == "gaussian" else 0.02,
         temperature=0.15,
-        first_temperature=0.5,
+        init_temperature=0.5,
         min_return=min_return,
     )
     if head == "conv":
@@ -289,8 +289,8 @@ def _ppo_recipe(head: HeadName, min_return: float | None) -> tuple[TrainConfig, 
 
 
 OF_PPO = (
-    *("segment_length", "num_epochs", "num_minibatches", "first_temperature"),
-    *("trace_decay", "clip_ratio", "value_clip"),
+    *("rollout_length", "num_epochs", "num_minibatches", "init_temperature"),
+    *("gae_lambda", "clip_eps", "value_clip_eps"),
 )
 """Settings that the policy gradient has no use for."""
 
@@ -341,8 +341,10 @@ class RunConfig:
                 f"min_return goes with an observer, whom experts could be sacrificed to; got "
                 f"{hypers.min_return} with observer='none'. Set it to None"
             )
-        if train.hold == "gate" and train.observer != "none" and hypers.min_return is None:
-            raise SettingError("hold='gate' needs min_return, below which gates shut; got none")
+        if train.constraint == "gate" and train.observer != "none" and hypers.min_return is None:
+            raise SettingError(
+                "constraint='gate' needs min_return, below which gates shut; got none"
+            )
 
     @property
     def chunk(self) -> int:

@@ -35,9 +35,9 @@ observer at all."""
 
 AlgorithmName = Literal["pg", "ppo"]
 """PG-APE over whole episodes, or PPO-APE over segments."""
-HoldName = Literal["multipliers", "gate"]
+ConstraintName = Literal["multipliers", "gate"]
 """What keeps experts at ``min_return``."""
-SpreadName = Literal["constant", "state"]
+StdName = Literal["constant", "state"]
 """What a Gaussian head's standard deviations depend on."""
 
 CriticForm = Literal["separate", "shared"]

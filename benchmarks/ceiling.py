@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ape_jax import learner, pg, training
+from ape_jax.algorithms import common as training
+from ape_jax.algorithms import learner, pg
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import categorical, random
 from benchmarks import common
@@ -87,14 +88,14 @@ class Stepping:
         weights = jnp.full(num_experts, -jnp.log(num_experts))
         tables = jax.jit(tables_of, static_argnums=0)(task.networks, heads, weights)
         keys = jax.random.split(key_starts, (self.CHUNK, len(actors)))
-        reset = jax.vmap(jax.vmap(task.env.reset_env, (0, None)), (0, None))
-        starts = jax.jit(reset)(keys, task.env_params)
-        uniforms = jax.random.uniform(key_uniforms, (task.num_steps, len(actors)))
+        reset = jax.vmap(jax.vmap(task.world.env.reset_env, (0, None)), (0, None))
+        starts = jax.jit(reset)(keys, task.world.params)
+        uniforms = jax.random.uniform(key_uniforms, (task.world.horizon, len(actors)))
 
         @jax.jit
         def run(tables, starts, uniforms):
             def one(total, start):
-                found = returns(tables, actors, start, uniforms, task.env, task.env_params)
+                found = returns(tables, actors, start, uniforms, task.world.env, task.world.params)
                 return total + jnp.sum(found), None
 
             return jax.lax.scan(one, 0.0, starts)[0]
@@ -106,7 +107,7 @@ class Stepping:
 def steps_an_update(config: TrainConfig) -> int:
     """Environment steps that one update simulates, of experts and observer."""
     task = training.make_task(config)
-    return 2 * config.num_experts * config.envs_per_expert * task.num_steps
+    return 2 * config.num_experts * config.envs_per_expert * task.world.horizon
 
 
 def parts(config: TrainConfig) -> dict[str, common.Contestant]:
@@ -130,8 +131,8 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
     def draw(keys):
         both = jnp.concatenate([pg.episode_keys(x, config, None).reshape(-1) for x in keys])
         start_keys, action_keys, _ = jax.lax.optimization_barrier(random.split(both, 3))
-        start = jax.vmap(task.env.reset_env, (0, None))(start_keys, task.env_params)
-        return start, random.uniforms(action_keys, task.num_steps)
+        start = jax.vmap(task.world.env.reset_env, (0, None))(start_keys, task.world.params)
+        return start, random.uniforms(action_keys, task.world.horizon)
 
     @jax.jit
     def raw_bits(key):

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ape_jax import learner, training
+from ape_jax.algorithms import common, learner
 from ape_jax.config import Hypers, TrainConfig
 
 OURS, EAGER, COMPILED, CEILING = "#1f5fa8", "#c8442d", "#e2a13c", "#777777"
@@ -108,7 +108,7 @@ class Ours:
           seeds: runs trained side by side by ``vmap``; None is one run without.
         """
         hypers = Hypers() if hypers is None else hypers
-        task = training.make_task(config)
+        task = common.make_task(config)
         create, updates = learner.create_state, learner.updates
         keys = jax.random.key(0)
         if seeds is not None:
@@ -133,7 +133,7 @@ class Ours:
 
 
 def compiled_chunk(
-    updates: Callable, task: training.Task, state: training.TrainState, hypers: Hypers, count: int
+    updates: Callable, task: common.Task, state: common.TrainState, hypers: Hypers, count: int
 ) -> jax.stages.Compiled:
     """So many updates as a program from a state's leaves, which are donated, and the numbers."""
     tree = jax.tree.structure(state)

@@ -13,12 +13,14 @@ import jax
 import numpy as np
 from rich.progress import Progress
 
-from ape_jax import evaluation, presets, tables
+from ape_jax import presets
+from ape_jax.algorithms.common import Task, make_task
 from ape_jax.config import Hypers, TrainConfig, recipe
-from ape_jax.metrics import interval
+from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation.intervals import interval
 from ape_jax.observers.posterior import exact_posterior
-from ape_jax.runner import EVALUATE, Runner, seed_keys
-from ape_jax.training import Task, make_task
+from ape_jax.reporting import tables
+from ape_jax.training.trainer import EVALUATE, Runner, seed_keys
 from ape_jax.types import Params, PRNGKey
 from benchmarks import common
 
@@ -50,8 +52,8 @@ DEFENCES = {
 def judge(task: Task, heads: Params, key: PRNGKey) -> dict[str, jax.Array]:
     """Exact returns of one ensemble and of three clones."""
     own = evaluation.ensemble_returns(task, heads, key)
-    assert task.mdp is not None
-    posterior = exact_posterior(task.mdp, task.networks, heads)
+    assert task.world.mdp is not None
+    posterior = exact_posterior(task.world.mdp, task.networks, heads)
     return {
         "pe_return": own.pe,
         "worst_expert": own.experts.min(),

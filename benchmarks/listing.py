@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from ape_jax import Batch, Hypers, TrainConfig, ape_update, batch, create_state, make_networks
+from ape_jax import Batch, Hypers, TrainConfig, ape_update, create_state, make_networks
+from ape_jax.algorithms import from_samples
 from benchmarks import common
 
 STATE_DIM, ACTION_DIM, NUM_EXPERTS, BATCH = 10, 5, 3, 32
@@ -75,7 +76,7 @@ def ours() -> dict[str, common.Contestant]:
     return {
         "loss_read": loss_read,
         "dispatched": functools.partial(dispatched, ape_update),
-        "raw": functools.partial(dispatched, batch._ape_update),
+        "raw": functools.partial(dispatched, from_samples._ape_update),
         "scanned": common.repeated(scan, start, *stacked),
     }
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import jax
 
-from ape_jax import learner, training
+from ape_jax.algorithms import common as training
+from ape_jax.algorithms import learner
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.envs import GridWorld
 from benchmarks import common

@@ -91,7 +91,7 @@ def make_train(
       epochs: passes over a rollout.
       minibatches: parts of a pass; they must divide N T.
       learning_rate: Adam's at the start; it falls linearly to 0.
-      gamma: discount a step.
+      gamma: gamma a step.
       gae_lambda: of generalised advantage estimation.
       clip: of the probability ratio around 1, and of the value around its old one.
       value_coefficient: of the value loss.

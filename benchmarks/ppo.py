@@ -19,7 +19,9 @@ import jax
 from jaxtyping import Array, Float
 from rich.console import Console
 
-from ape_jax import learner, ppo, presets, training
+from ape_jax import presets
+from ape_jax.algorithms import common as training
+from ape_jax.algorithms import learner, ppo
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.types import PRNGKey
 from benchmarks import common, plain_ppo
@@ -36,7 +38,7 @@ CONFIG = TrainConfig(
     observer="none",
     head="mlp",
     hidden_sizes=(64, 64),
-    segment_length=128,
+    rollout_length=128,
     num_epochs=4,
     num_minibatches=4,
 )
@@ -44,10 +46,10 @@ HYPERS = Hypers(
     beta=0.0,
     learning_rate=2.5e-4,
     critic_learning_rate=1e-3,
-    final_rate_share=0.0,
+    lr_end_fraction=0.0,
     max_grad_norm=0.5,
-    discount=0.99,
-    entropy_bonus=0.01,
+    gamma=0.99,
+    ent_coef=0.01,
 )
 """Those of the yardstick, but for the critics' rate, which it shares with the policy; it also clips
 values, and policy and critic by one norm."""
@@ -122,8 +124,8 @@ def plain(num_envs: int, num_updates: int) -> Program:
 
 def against_plain(num_envs: int, num_steps: int, repeats: int) -> dict:
     """One row: so many runs of each, by turns, seeds 0, 1, …; a run before them warms up."""
-    num_updates = max(1, num_steps // (num_envs * CONFIG.segment_length))
-    steps = num_updates * num_envs * CONFIG.segment_length
+    num_updates = max(1, num_steps // (num_envs * CONFIG.rollout_length))
+    steps = num_updates * num_envs * CONFIG.rollout_length
     programs = {"ours": ours(num_envs, num_updates), "plain": plain(num_envs, num_updates)}
     keys = jax.block_until_ready(list(jax.random.split(jax.random.key(0), repeats)))
     speeds: dict[str, list[float]] = {name: [] for name in programs}
@@ -216,8 +218,8 @@ def ensembles(
             "observer": config.observer,
             "trunk": "shared" if config.shared_trunk else "own",
             "num_envs": ensemble.num_envs,
-            "steps_per_second": ensemble.num_envs * config.segment_length / seconds,
-            "best_steps_per_second": ensemble.num_envs * config.segment_length / spread[0],
+            "steps_per_second": ensemble.num_envs * config.rollout_length / seconds,
+            "best_steps_per_second": ensemble.num_envs * config.rollout_length / spread[0],
             "update_seconds": seconds,
             "best_update_seconds": spread[0],
             "cpu_update_seconds": cpu_seconds,

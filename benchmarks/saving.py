@@ -12,12 +12,12 @@ from statistics import median
 import jax
 from rich.console import Console
 
-from ape_jax.checkpoint import Saver
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import RunConfig, TrainConfig
-from ape_jax.run_directory import RunDirectory
-from ape_jax.runner import Runner, seed_keys
-from ape_jax.training import make_task
-from ape_jax.training_loop import Watching, train
+from ape_jax.runs.checkpoint import Saver
+from ape_jax.runs.directory import RunDirectory
+from ape_jax.runs.loop import Watching, train
+from ape_jax.training.trainer import Runner, seed_keys
 from benchmarks import common
 
 SETTINGS = {"as it comes": None, "every 1000 updates": 1000, "every 50 updates": 50}

@@ -44,10 +44,10 @@ def train(seeds: int, config: TrainConfig, num_devices: int | None = None) -> di
 
     The first chunk compiles. With a number of devices as ``--devices``: a CPU is divided.
     """
-    from ape_jax import sharding
+    from ape_jax.algorithms.common import make_task
     from ape_jax.config import Hypers
-    from ape_jax.runner import Runner, seed_keys
-    from ape_jax.training import make_task
+    from ape_jax.training import devices as sharding
+    from ape_jax.training.trainer import Runner, seed_keys
 
     started = time.perf_counter()
     devices = sharding.start(num_devices)

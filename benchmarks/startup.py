@@ -20,20 +20,21 @@ import json, sys, time
 started = float(sys.argv[1])
 began = time.time()
 import jax
-from ape_jax import cli, runner
+from ape_jax import cli
+from ape_jax.training import trainer
 imported = time.time()
 compiling = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: compiling.append((event.rsplit("/", 1)[-1], seconds))
 )
 first = []
-run = runner.Runner.run
+run = trainer.Runner.run
 def noted(self, *arguments):
     for chunk in run(self, *arguments):
         if not first:
             first.append((time.time(), len(compiling)))
         yield chunk
-runner.Runner.run = noted
+trainer.Runner.run = noted
 code = 0
 try:
     cli.main(["train", "--num-updates", "1", "--out", sys.argv[2]])

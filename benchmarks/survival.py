@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ape_jax.checkpoint import UNFINISHED, folder_of, newest_sound, saved_updates
+from ape_jax.runs.checkpoint import UNFINISHED, folder_of, newest_sound, saved_updates
 from benchmarks import common
 
 KILLS, UPDATES, SAVE_EVERY = 25, 8000, 20

@@ -23,27 +23,7 @@ if version("jaxlib").startswith("0.10."):
 # The benchmarks are no part of the package; last, so that an installed package comes first.
 sys.path.append(str(Path(__file__).parents[1]))
 
-_hook = jaxtyping.install_import_hook(
-    [
-        "ape_jax.batch",
-        "ape_jax.core.categorical",
-        "ape_jax.core.mixture",
-        "ape_jax.core.objective",
-        "ape_jax.core.random",
-        "ape_jax.core.returns",
-        "ape_jax.core.tabular",
-        "ape_jax.demonstrations",
-        "ape_jax.evaluation",
-        "ape_jax.exact",
-        "ape_jax.learner",
-        "ape_jax.pg",
-        "ape_jax.networks",
-        "ape_jax.rollout",
-        "ape_jax.training",
-        "ape_jax.traps",
-    ],
-    "beartype.beartype",
-)
+_hook = jaxtyping.install_import_hook("ape_jax", "beartype.beartype")
 _hook.__enter__()
 
 import jax  # noqa: E402
@@ -51,10 +31,10 @@ import jax.numpy as jnp  # noqa: E402
 import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 
+from ape_jax.algorithms.common import Task, make_task  # noqa: E402
 from ape_jax.config import Hypers, TrainConfig  # noqa: E402
 from ape_jax.core.tabular import FiniteMDP  # noqa: E402
 from ape_jax.envs import GridWorld  # noqa: E402
-from ape_jax.training import Task, make_task  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ape_jax import report
 from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.envs import GridWorld
-from ape_jax.metrics import interval, over_seeds
+from ape_jax.evaluation.intervals import interval, over_seeds
+from ape_jax.reporting import html
 
 RANDOM, PE = -90.0, -10.0
 """Returns: a clone's share is linear between them."""
@@ -107,7 +107,7 @@ def policies(num_experts=2):
     drawn = np.random.default_rng(0).dirichlet(np.ones(5), (num_experts + 3, 9))
     names = ("mixture π_o", "clone, sampled", "clone, greedy")
     observers = dict(zip(names, drawn[num_experts:], strict=True))
-    return report.Policies(env, env.finite_mdp(), 3, 1_000, drawn[:num_experts], observers)
+    return html.Policies(env, env.finite_mdp(), 3, 1_000, drawn[:num_experts], observers)
 
 
 def sources(seeds=2, **changes):
@@ -121,7 +121,7 @@ def sources(seeds=2, **changes):
         }
         for update in range(20)
     ]
-    return report.Sources(
+    return html.Sources(
         name="some run",
         config=RunConfig(TrainConfig(num_updates=20), Hypers(), seeds),
         summary=summary(seeds),

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from command_line import run
 
-from ape_jax import attackers, demonstration_files, demonstrations
-from ape_jax.attackers import Effort
-from ape_jax.audit import Auditor, deploy, measure, step_log_probs
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import tabular
-from ape_jax.defences import Defences, as_tables
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations import files as demonstration_files
+from ape_jax.evaluation import attackers
+from ape_jax.evaluation.attackers import Effort
+from ape_jax.evaluation.audit import Auditor, deploy, measure, step_log_probs
+from ape_jax.evaluation.defences import Defences, as_tables
 from ape_jax.observers import Modes, TablePolicy, fitting
 from ape_jax.types import SettingError
 
@@ -251,7 +253,7 @@ def test_audit_of_a_file_alone(trained, tmp_path, capfd):
     arguments = ["--observers", observers, "--seeds", "2", "--out", tmp_path / "audit"]
     assert run("audit", shown, *arguments) == 0
     content = json.loads((tmp_path / "audit" / "audit.json").read_text())
-    returns = demonstrations.complete_returns(demonstration_files.load(shown).demonstrations)
+    returns = collect.complete_returns(demonstration_files.load(shown).demonstrations)
     defence = content["defences"][0]
     assert defence["pe_return"]["mean"] == pytest.approx(returns.mean(), abs=3.0)
     assert defence["worst_expert"] is None
@@ -311,10 +313,10 @@ def test_interrupted_audit_keeps_what_is_finished(trained, tmp_path, monkeypatch
 
 def test_resample_draws_whole_episodes(small_task, two_seeds):
     shown = jax.tree.map(lambda x: x[0, :400], two_seeds[3])
-    given, kept = demonstrations.hold_out(shown)
+    given, kept = collect.hold_out(shown)
     assert len(given.action) + len(kept.action) == 400
     assert int(kept.episode[0]) == 0
-    sample = demonstrations.resample(given, 7)
+    sample = collect.resample(given, 7)
     assert len(sample.action) == len(given.action)
     assert int(sample.episode[0]) == 0
     assert set(np.diff(np.asarray(sample.episode))) <= {0, 1}
@@ -331,7 +333,7 @@ def test_resample_keeps_what_is_held_out_apart(two_seeds):
     """No episode is both fitted and held out: their observations and actions are marked."""
     shown = jax.tree.map(lambda x: x[0, :600], two_seeds[3])
     marked = shown._replace(action=shown.episode)
-    sample = demonstrations.resample(marked, 3)
+    sample = collect.resample(marked, 3)
     kept = np.asarray(fitting.held_out(sample))
     originals = np.asarray(sample.action)
     assert kept.any()
@@ -345,7 +347,7 @@ def test_defences_do_not_inherit_what_is_not_theirs():
         Defences(config, hypers, keys).make("entropy").heads["params"]["table"]
         for hypers in (
             Hypers(),
-            Hypers(min_return=-12.0, temperature=0.1, beta=5.0, entropy_bonus=3.0),
+            Hypers(min_return=-12.0, temperature=0.1, beta=5.0, ent_coef=3.0),
         )
     )
     np.testing.assert_array_equal(plain, odd)

@@ -38,7 +38,7 @@ BAD = [
     (["--multiplier-rate", "0"], "multiplier_rate must be > 0"),
     (["--classifier-learning-rate", "-1"], "classifier_learning_rate must be > 0"),
     (["--learning-rate", "0"], "learning_rate must be > 0"),
-    (["--discount", "1.1"], "discount must be in (0, 1]"),
+    (["--gamma", "1.1"], "gamma must be in (0, 1]"),
     (["--head", "linear"], "tabular"),
     (["--env", "GridWorld"], "Nearest: GridWorld-ape"),
     (["--env", "CartPole-v1"], "Use head='mlp'"),
@@ -60,8 +60,8 @@ BAD = [
     ([*PPO, "--env", "Pendulum-v1", "--head", "mlp"], "Use head='gaussian'"),
     ([*PPO, "--env", "CartPole-v1", "--head", "gaussian"], "needs continuous actions"),
     ([*PPO, "--num-minibatches", "3"], "num_minibatches must divide"),
-    ([*PPO, "--clip-ratio", "1"], "clip_ratio must be between 0 and 1; got 1"),
-    ([*PPO, "--hold", "gate"], "hold='gate' needs min_return"),
+    ([*PPO, "--clip-eps", "1"], "clip_eps must be between 0 and 1; got 1"),
+    ([*PPO, "--constraint", "gate"], "constraint='gate' needs min_return"),
     ([*PPO, "--observer", "none", "--min-return", "1"], "min_return goes with an observer"),
     (["--preset", "catch", "--resume", "run"], "preset and resume each set everything"),
     (["--resume", "absent"], "resume must be the directory of a run; absent holds no config.yaml"),
@@ -71,10 +71,10 @@ BAD = [
         ["--wandb", "some"],
         "wandb needs wandb, which is not installed; pip install 'ape-jax[wandb]'",
     ),
-    (["--first-temperature", "0.5"], "first_temperature goes with algorithm=ppo; got 0.5"),
-    (["--clip-ratio", "0.3"], "clip_ratio goes with algorithm=ppo; got 0.3. Leave it out"),
+    (["--init-temperature", "0.5"], "init_temperature goes with algorithm=ppo; got 0.5"),
+    (["--clip-eps", "0.3"], "clip_eps goes with algorithm=ppo; got 0.3. Leave it out"),
     (["--num-epochs", "2"], "num_epochs goes with algorithm=ppo; got 2"),
-    (["--hold", "gate"], "hold must be multipliers with algorithm=pg"),
+    (["--constraint", "gate"], "constraint must be multipliers with algorithm=pg"),
 ]
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ape_jax import rollout, training
+from ape_jax.algorithms import common as training
 from ape_jax.config import TrainConfig
 from ape_jax.core import random
+from ape_jax.envs import rollout
 from benchmarks import (
     ceiling,
     common,

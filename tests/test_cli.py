@@ -16,10 +16,11 @@ import pytest
 from command_line import run
 
 import ape_jax
-from ape_jax import checkpoint, cli, metrics, presets
+from ape_jax import cli, presets
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import CHUNK, RunConfig, recipe
-from ape_jax.runner import Runner
-from ape_jax.training import make_task
+from ape_jax.runs import checkpoint, metrics
+from ape_jax.training.trainer import Runner
 from ape_jax.types import SettingError
 
 SMALL = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2"]
@@ -52,7 +53,7 @@ def test_saved_run_loads_with_the_parameters_of_its_fingerprint(small_run):
     summary = json.loads((small_run / "summary.json").read_text())
     assert metrics.fingerprint(params) == summary["fingerprint"]
     assert params.heads["params"]["table"].shape == (2, 2, 100, 5)
-    assert task.num_steps == 100
+    assert task.world.horizon == 100
     assert config.seeds == 2
 
 
@@ -96,9 +97,9 @@ def ppo_run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "ppo"
     arguments = [*PPO, "--env", "CartPole-v1", "--head", "mlp", "--hidden-sizes", "4"]
     arguments += ["--env-param", "max_steps_in_episode=20", "--env-param", "gravity=9.5"]
-    arguments += ["--observer", "learned", "--hold", "gate", "--min-return", "12"]
-    arguments += ["--num-updates", "2", "--envs-per-expert", "4", "--segment-length", "16"]
-    arguments += ["--num-epochs", "1", "--num-minibatches", "2", "--first-temperature", "0.5"]
+    arguments += ["--observer", "learned", "--constraint", "gate", "--min-return", "12"]
+    arguments += ["--num-updates", "2", "--envs-per-expert", "4", "--rollout-length", "16"]
+    arguments += ["--num-epochs", "1", "--num-minibatches", "2", "--init-temperature", "0.5"]
     assert run("train", *arguments, "--seeds", "2", "--out", out) == 0
     return out
 
@@ -112,16 +113,16 @@ def test_configuration_of_a_ppo_run_is_what_the_flags_said(ppo_run):
         algorithm="ppo",
         hidden_sizes=(4,),
         observer="learned",
-        hold="gate",
+        constraint="gate",
         num_updates=2,
         envs_per_expert=4,
-        segment_length=16,
+        rollout_length=16,
         num_epochs=1,
         num_minibatches=2,
     )
-    config = RunConfig(train, hypers.replace(first_temperature=0.5), seeds=2)
+    config = RunConfig(train, hypers.replace(init_temperature=0.5), seeds=2)
     assert RunConfig.load(ppo_run / "config.yaml") == config
-    assert make_task(config.train).env_params.gravity == 9.5
+    assert make_task(config.train).world.params.gravity == 9.5
 
 
 def test_ppo_run_is_written_whole(ppo_run):
@@ -190,7 +191,7 @@ def test_recipe_of_the_constraint_comes_before_the_file_and_the_file_before_flag
     (tmp_path / "some.yaml").write_text("min_return: -11\nfinal_rate_share: 0.5\n")
     arguments = ["train", "--config", str(tmp_path / "some.yaml")]
     options = cli._parse(arguments)[1]
-    expected = hypers.replace(min_return=-11.0, final_rate_share=0.5)
+    expected = hypers.replace(min_return=-11.0, lr_end_fraction=0.5)
     assert (options.settings, options.hypers) == (train, expected)
     options = cli._parse([*arguments, "--min-return=-12", "--num-updates", "7"])[1]
     assert options.hypers == expected.replace(min_return=-12.0)
@@ -317,7 +318,7 @@ def test_load_run_says_what_is_missing(tmp_path):
 
 
 def test_seed_means_the_same_run_however_many_are_trained(small_task, hypers):
-    from ape_jax.runner import seed_keys
+    from ape_jax.training.trainer import seed_keys
 
     runner = Runner(small_task)
     two = list(runner.run(seed_keys(5, 2), hypers))[-1].state.params

@@ -38,10 +38,10 @@ def test_static_settings_are_checked_at_once(settings, message):
         ({"temperature": 0.0}, "temperature must be > 0 and finite; got 0.0"),
         ({"learning_rate": 0}, "learning_rate must be > 0 and finite; got 0"),
         ({"learning_rate": float("inf")}, "learning_rate must be > 0"),
-        ({"discount": 1.5}, r"discount must be in \(0, 1\]; got 1.5"),
-        ({"final_rate_share": 2.0}, "final_rate_share must be between 0 and 1"),
+        ({"gamma": 1.5}, r"gamma must be in \(0, 1\]; got 1.5"),
+        ({"lr_end_fraction": 2.0}, "lr_end_fraction must be between 0 and 1"),
         ({"max_grad_norm": 0.0}, "max_grad_norm must be > 0"),
-        ({"entropy_bonus": -1.0}, "entropy_bonus must be >= 0"),
+        ({"ent_coef": -1.0}, "ent_coef must be >= 0"),
         ({"classifier_learning_rate": 0.0}, "classifier_learning_rate must be > 0 and finite"),
         ({"min_return": float("nan")}, "min_return must be a finite number; got nan"),
         ({"min_return": float("-inf")}, "min_return must be a finite number; got -inf"),
@@ -57,7 +57,7 @@ def test_numbers_are_checked_at_once(settings, message):
 def test_static_settings_hash_and_numbers_are_a_pytree_of_scalars():
     assert hash(TrainConfig()) == hash(TrainConfig())
     constrained = Hypers(min_return=-12.0)
-    left_out = {"min_return", "first_temperature", "value_clip"}
+    left_out = {"min_return", "init_temperature", "value_clip_eps"}
     assert len(jax.tree.leaves(Hypers())) == len(dataclasses.fields(Hypers)) - len(left_out)
     assert len(jax.tree.leaves(constrained)) == len(jax.tree.leaves(Hypers())) + 1
     swept = jax.vmap(lambda hypers: hypers.beta * 2)(
@@ -90,7 +90,7 @@ def test_constrained_form_has_a_recipe_of_its_own(head):
     (train, hypers), (plain, penalised) = recipe(head, -12.0), recipe(head)
     assert train.num_updates > plain.num_updates
     assert hypers.min_return == -12.0
-    assert hypers.final_rate_share <= 0.1
+    assert hypers.lr_end_fraction <= 0.1
     assert penalised.min_return is None
     assert hypers.learning_rate == penalised.learning_rate
 

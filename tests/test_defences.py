@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import defences
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import tabular
-from ape_jax.defences import Defences
 from ape_jax.envs import GridWorld
+from ape_jax.evaluation import defences
+from ape_jax.evaluation.defences import Defences
 from ape_jax.types import SettingError
 
 
@@ -25,7 +25,7 @@ def house():
 def returns(house, ensemble):
     policies = jnp.exp(ensemble.heads["params"]["table"])
     each = jax.vmap(jax.vmap(tabular.policy_return, (None, 0)), (None, 0))
-    return np.asarray(each(house.task.mdp, policies))
+    return np.asarray(each(house.task.world.mdp, policies))
 
 
 @pytest.mark.parametrize("name", ["single_optimal", "independent_optimal"])

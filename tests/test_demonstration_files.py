@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ape_jax import demonstration_files, demonstrations
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.algorithms.learner import create_state
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations import files as demonstration_files
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs import GRIDWORLD
-from ape_jax.learner import create_state
 from ape_jax.types import SettingError
 
 
@@ -54,7 +55,7 @@ def assert_equal(one: Demonstrations, other: Demonstrations):
 
 def test_collected_demonstrations_read_back(small_task, hypers, tmp_path):
     heads = create_state(jax.random.key(0), small_task.networks, hypers).params.heads
-    shown, expert = demonstrations.collect(jax.random.key(1), small_task, heads, 2000)
+    shown, expert = collect.collect(jax.random.key(1), small_task, heads, 2000)
     path = tmp_path / "shown.data"
     demonstration_files.save(path, GRIDWORLD, shown, expert)
     assert [each.name for each in tmp_path.iterdir()] == ["shown.data"]

@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 from command_line import run
 
-from ape_jax import checkpoint, cli, demonstration_files, demonstrations, interop
-from ape_jax.commands import audit, demos
+from ape_jax import cli
+from ape_jax.algorithms.common import make_task
+from ape_jax.cli import audit, demos
 from ape_jax.config import TrainConfig
 from ape_jax.core import tabular
-from ape_jax.demonstrations import Demonstrations
-from ape_jax.envs import GRIDWORLD
-from ape_jax.training import make_task
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations import files as demonstration_files
+from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.envs import GRIDWORLD, adapters
+from ape_jax.runs import checkpoint
 from ape_jax.types import SettingError
 
 
@@ -33,7 +36,7 @@ def test_demos_writes_a_file_that_loads(trained, tmp_path, capfd):
     printed = " ".join(capfd.readouterr().out.split())
     episodes = int(shown.episode[-1]) + 1
     assert f"seed 5: 3,000 steps in {episodes:,} episodes" in printed
-    mean = demonstrations.complete_returns(shown).mean()
+    mean = collect.complete_returns(shown).mean()
     assert f"mean return {mean:.2f} of those complete" in printed
     assert f"{out.stat().st_size / 1e6:.2f} MB" in printed
     assert [path.name for path in out.parent.iterdir()] == ["shown.npz"]
@@ -69,7 +72,7 @@ def test_episode_returns_are_those_of_complete_episodes():
         truncated=np.array([0, 0, 0, 0, 1, 0], bool),
         episode=np.array([0, 0, 1, 2, 2, 3], np.int32),
     )
-    np.testing.assert_array_equal(demonstrations.complete_returns(shown), [3, 24])
+    np.testing.assert_array_equal(collect.complete_returns(shown), [3, 24])
 
 
 @pytest.mark.slow
@@ -82,8 +85,8 @@ def test_mean_return_is_the_ensemble_s_own(trained):
     _, task, params = checkpoint.load_run(trained)
     heads = jax.tree.map(lambda leaf: leaf[0], params.heads)
     policies = jax.nn.softmax(task.networks.tabulate_experts(heads))
-    exact = jax.vmap(tabular.policy_return, (None, 0))(task.mdp, policies).mean()
-    returns = demonstrations.complete_returns(demos.sample(trained, 500_000).demonstrations)
+    exact = jax.vmap(tabular.policy_return, (None, 0))(task.world.mdp, policies).mean()
+    returns = collect.complete_returns(demos.sample(trained, 500_000).demonstrations)
     assert abs(returns.mean() - exact) < 4 * returns.std() / len(returns) ** 0.5 + 0.5
 
 
@@ -186,17 +189,17 @@ def test_a_file_is_audited_in_the_environment_that_it_comes_from(env, head, env_
     config = TrainConfig(env=env, env_param=env_param, head=head, hidden_sizes=(4,))
     task = make_task(config)
     heads = task.networks.init(jax.random.key(0)).heads
-    shown, _ = demonstrations.collect(jax.random.key(1), task, heads, 300)
+    shown, _ = collect.collect(jax.random.key(1), task, heads, 300)
     out = tmp_path / "shown.npz"
     demonstration_files.save(out, env, shown, env_param=env_param)
     assert demonstration_files.load(out).env_param == env_param
     judged = audit._file(out, 1).task
-    assert judged.env_params == task.env_params
+    assert judged.env_params == task.world.params
     assert judged.config.head == head
 
 
 def test_gymnasium_face_has_the_parameters_too():
-    world = interop.to_gymnasium("FourRooms-misc", ("max_steps_in_episode=4", "fail_prob=0"))
+    world = adapters.to_gymnasium("FourRooms-misc", ("max_steps_in_episode=4", "fail_prob=0"))
     world.reset(seed=0)
     ends = [world.step(0)[2:4] for _ in range(4)]
     assert ends == [(False, False)] * 3 + [(False, True)]

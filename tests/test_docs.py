@@ -12,9 +12,12 @@ import jax
 import pytest
 import yaml
 
-from ape_jax import attackers, cli, exporting, tables
+from ape_jax import cli
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import Hypers, RunConfig, TrainConfig
-from ape_jax.training import make_task
+from ape_jax.evaluation import attackers
+from ape_jax.reporting import tables
+from ape_jax.runs import export
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -63,7 +66,7 @@ def test_exported_policies_are_used_as_the_page_says(tmp_path, monkeypatch, caps
     task = make_task(config)
     heads = jax.vmap(task.networks.init)(jax.random.split(jax.random.key(0), 1)).heads
     (tmp_path / "exported").mkdir()
-    exporting.export_run(tmp_path / "exported", RunConfig(config), task, heads)
+    export.export_run(tmp_path / "exported", RunConfig(config), task, heads)
     monkeypatch.chdir(tmp_path)
     assert run_programs("runs.md", capsys) == "{'log_probs': (3, 2, 5)}\n"
 

@@ -13,14 +13,7 @@ from gymnax.environments import environment
 from gymnax.environments.classic_control.cartpole import CartPole
 
 from ape_jax import presets
-from ape_jax.envs import (
-    GRIDWORLD,
-    GridWorld,
-    finite_mdp,
-    highest_return,
-    make,
-    parse_overrides,
-)
+from ape_jax.envs import GRIDWORLD, GridWorld, finite_mdp, highest_return, make, parse_overrides
 from ape_jax.types import SettingError
 
 

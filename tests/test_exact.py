@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from ape_jax import exact
+from ape_jax.algorithms import exact
 from ape_jax.core import tabular
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from gymnax.environments.misc.frozen_lake import EnvState, FrozenLake
 
-from ape_jax import rollout
 from ape_jax.core import tabular
-from ape_jax.envs import finite_mdp, make
+from ape_jax.envs import finite_mdp, make, rollout
 from ape_jax.types import SettingError
 
 NUM_DRAWS = 2000

@@ -14,11 +14,11 @@ import numpy as np
 import optax
 import pytest
 
-from ape_jax import pg
+from ape_jax.algorithms import pg
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import objective, tabular
 from ape_jax.envs import GridWorld
-from ape_jax.training import make_task
 
 NUM_BATCHES = 1500
 GRID = GridWorld(size=3, goal=(0, 1), horizon=8)
@@ -72,7 +72,7 @@ def exact_gradient(task, params, hypers, observer_reward=None):
     """Of the loss, so minus that of the objective."""
     gradient = jax.grad(tabular.exact_objective)(
         params.heads["params"]["table"],
-        task.mdp,
+        task.world.mdp,
         hypers.beta,
         weights=task.config.observer,
         temperature=hypers.temperature,
@@ -110,7 +110,7 @@ def test_mean_sampled_gradient_equals_the_exact_gradient_of_a_second_reward():
 
     task, hypers = task_for(observer_reward=second_reward), Hypers(beta=1.0)
     params = random_params(task)
-    expected = of_pair + task.mdp.transition @ of_successor
+    expected = of_pair + task.world.mdp.transition @ of_successor
     sampled = sampled_gradients(task, params, hypers)
     exact = exact_gradient(task, params, hypers, expected)
     assert mean_square_deviation(sampled, exact) < TOLERANCE
@@ -125,8 +125,8 @@ def test_mean_sampled_gradient_of_the_constrained_form_is_the_exact_one():
 
     def dual_objective(logits):
         policies = jax.nn.softmax(logits)
-        experts = jax.vmap(tabular.policy_return, (None, 0))(task.mdp, policies)
-        clone = tabular.policy_return(task.mdp, jnp.mean(policies, axis=0))
+        experts = jax.vmap(tabular.policy_return, (None, 0))(task.world.mdp, policies)
+        clone = tabular.policy_return(task.world.mdp, jnp.mean(policies, axis=0))
         return objective.dual_objective(experts, clone, multipliers)
 
     exact = -np.asarray(jax.grad(dual_objective)(params.heads["params"]["table"]), np.float64)
@@ -168,7 +168,7 @@ def params_with_a_lasting_observer(task):
 
     def ascend(carry, _):
         logits, opt_state = carry
-        gradient = jax.grad(lambda x: -tabular.exact_objective(x, task.mdp, 0.8))(logits)
+        gradient = jax.grad(lambda x: -tabular.exact_objective(x, task.world.mdp, 0.8))(logits)
         changes, opt_state = optimizer.update(gradient, opt_state)
         return (optax.apply_updates(logits, changes), opt_state), None
 
@@ -213,7 +213,7 @@ def test_one_head_without_observer_is_plain_policy_gradient():
     """One head, β = 0: the gradient is REINFORCE with a baseline, written out in NumPy."""
     config = TrainConfig(num_experts=1, envs_per_expert=16)
     task = make_task(config, GRID)
-    params, hypers = random_params(task), Hypers(beta=0.0, discount=0.9)
+    params, hypers = random_params(task), Hypers(beta=0.0, gamma=0.9)
     params = params._replace(observer_critic=jax.tree.map(jnp.zeros_like, params.observer_critic))
     log_weights = pg.expert_log_weights(task, params)
     experts, observer = pg.collect(
@@ -249,9 +249,9 @@ def test_posterior_weights_of_the_learner_are_those_of_the_occupancies():
     task = task_for(observer="posterior")
     params = random_params(task)
     policies = jnp.exp(task.networks.tabulate_experts(params.heads))
-    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.mdp, policies)
+    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.world.mdp, policies)
     ours = jnp.exp(jax.vmap(pg.expert_log_weights(task, params))(jnp.arange(9)))
-    live = np.asarray(~task.mdp.terminal)
+    live = np.asarray(~task.world.mdp.terminal)
     expected = np.asarray(occupancies / jnp.sum(occupancies, axis=0, keepdims=True)).T
     np.testing.assert_allclose(ours[live], expected[live], rtol=1e-4)
 

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from ape_jax import demonstrations, envs, interop
+from ape_jax import envs
+from ape_jax.algorithms.learner import create_state
 from ape_jax.core import tabular
-from ape_jax.demonstrations import Demonstrations
-from ape_jax.envs import GRIDWORLD
-from ape_jax.interop import GymnaxEnv
-from ape_jax.learner import create_state
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.demonstrations.minari import to_minari
+from ape_jax.envs import GRIDWORLD, adapters
+from ape_jax.envs.adapters import GymnaxEnv
 from ape_jax.types import SettingError
 
 
@@ -28,7 +30,7 @@ def minari(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def collected(small_task, hypers):
     heads = create_state(jax.random.key(0), small_task.networks, hypers).params.heads
-    return demonstrations.collect(jax.random.key(1), small_task, heads, 300)
+    return collect.collect(jax.random.key(1), small_task, heads, 300)
 
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:gymnasium")
@@ -36,7 +38,7 @@ def collected(small_task, hypers):
     "env_id", [GRIDWORLD, "CartPole-v1", "Pendulum-v1", "FrozenLake-misc", "FourRooms-misc"]
 )
 def test_environment_passes_the_checker_of_gymnasium(env_id):
-    check_env(interop.to_gymnasium(env_id), skip_render_check=True)
+    check_env(adapters.to_gymnasium(env_id), skip_render_check=True)
 
 
 def test_episodes_end_where_the_environment_ends_them(small_grid):
@@ -60,7 +62,7 @@ def test_episodes_end_where_the_environment_ends_them(small_grid):
 
 def test_seed_decides_all_episodes_that_follow():
     def starts(seed):
-        world = interop.to_gymnasium(GRIDWORLD)
+        world = adapters.to_gymnasium(GRIDWORLD)
         first = world.reset(seed=seed)[0]
         return [first, *(world.reset()[0] for _ in range(9))]
 
@@ -74,7 +76,7 @@ def test_score_agrees_with_the_exact_return(small_grid, small_mdp, random_polici
     table = np.asarray(random_policies[0], np.float64)
     table /= table.sum(axis=-1, keepdims=True)
     draws = np.random.default_rng(0)
-    returns = interop.score(
+    returns = adapters.score(
         lambda cell: draws.choice(5, p=table[cell]), GymnaxEnv(small_grid), 1000, seed=5
     )
     assert returns.shape == (1000,)
@@ -84,7 +86,7 @@ def test_score_agrees_with_the_exact_return(small_grid, small_mdp, random_polici
 
 def test_score_with_continuous_actions_is_the_same_for_the_same_seed():
     one, again = (
-        interop.score(lambda _: np.zeros(1, np.float32), "Pendulum-v1", 2, seed=1) for _ in "ab"
+        adapters.score(lambda _: np.zeros(1, np.float32), "Pendulum-v1", 2, seed=1) for _ in "ab"
     )
     np.testing.assert_array_equal(one, again)
     assert (one < 0).all()
@@ -92,7 +94,7 @@ def test_score_with_continuous_actions_is_the_same_for_the_same_seed():
 
 def test_score_rejects_no_episodes():
     with pytest.raises(SettingError, match="episodes must be at least 1; got 0"):
-        interop.score(lambda _: 0, GRIDWORLD, 0, seed=0)
+        adapters.score(lambda _: 0, GRIDWORLD, 0, seed=0)
 
 
 def check_episodes(dataset, shown):
@@ -115,7 +117,7 @@ def check_episodes(dataset, shown):
 
 def test_minari_gives_back_every_step(minari, collected):
     shown, _ = collected
-    interop.to_minari("grid/ape-v0", GRIDWORLD, shown)
+    to_minari("grid/ape-v0", GRIDWORLD, shown)
     dataset = minari.load_dataset("grid/ape-v0")
     check_episodes(dataset, shown)
     ends = np.asarray(shown.terminated | shown.truncated)
@@ -136,14 +138,14 @@ def test_minari_gives_back_continuous_actions(minari):
         truncated=np.arange(10) == 9,
         episode=(np.arange(10) > 3).astype(np.int32),
     )
-    check_episodes(interop.to_minari("pendulum-v3", "Pendulum-v1", shown), shown)
+    check_episodes(to_minari("pendulum-v3", "Pendulum-v1", shown), shown)
 
 
 def test_hidden_expert_is_exported_only_if_asked_for(minari, collected):
     shown, expert = collected
-    hidden = interop.to_minari("hidden-v0", GRIDWORLD, shown)
+    hidden = to_minari("hidden-v0", GRIDWORLD, shown)
     assert all(not episode.infos for episode in hidden.iterate_episodes())
-    told = interop.to_minari("told-v0", GRIDWORLD, shown, expert)
+    told = to_minari("told-v0", GRIDWORLD, shown, expert)
     by_episode = [np.unique(episode.infos["hidden_expert"]) for episode in told.iterate_episodes()]
     starts = np.flatnonzero(np.diff(np.asarray(shown.episode), prepend=-1))
     np.testing.assert_array_equal(np.concatenate(by_episode), expert[starts])
@@ -152,13 +154,13 @@ def test_hidden_expert_is_exported_only_if_asked_for(minari, collected):
 @pytest.mark.parametrize("name", ["no-version", "../up-v0", "a b-v0", ""])
 def test_malformed_dataset_name_gets_one_message(name, minari, collected):
     with pytest.raises(SettingError, match="such as gridworld/ape-v0; got"):
-        interop.to_minari(name, GRIDWORLD, collected[0])
+        to_minari(name, GRIDWORLD, collected[0])
 
 
 def test_dataset_that_exists_is_not_replaced(minari, collected):
-    interop.to_minari("once-v0", GRIDWORLD, collected[0])
+    to_minari("once-v0", GRIDWORLD, collected[0])
     with pytest.raises(SettingError, match="must name a dataset that does not exist yet"):
-        interop.to_minari("once-v0", GRIDWORLD, collected[0])
+        to_minari("once-v0", GRIDWORLD, collected[0])
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -171,7 +173,7 @@ def test_export_that_fails_leaves_no_dataset(error, minari, collected, monkeypat
     monkeypatch.setattr(HDF5Storage, "update_episodes", fail)
     expected = SettingError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected):
-        interop.to_minari("half-v0", GRIDWORLD, collected[0])
+        to_minari("half-v0", GRIDWORLD, collected[0])
     monkeypatch.undo()
     assert "half-v0" not in minari.list_local_datasets()
 
@@ -182,7 +184,7 @@ def test_missing_extra_gets_one_message(collected, monkeypatch):
     monkeypatch.setitem(sys.modules, "minari", None)
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(SettingError, match=r"Run: pip install 'ape-jax\[interop\]'"):
-        interop.to_minari("any-v0", GRIDWORLD, collected[0])
+        to_minari("any-v0", GRIDWORLD, collected[0])
 
 
 def test_observation_after_the_end_is_its_own_and_not_the_next_start():

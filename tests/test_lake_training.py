@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from gymnax.environments.misc.frozen_lake import FrozenLake
 
-from ape_jax import learner, pg, presets
+from ape_jax import presets
+from ape_jax.algorithms import learner, pg
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import tabular
 from ape_jax.envs import finite_mdp
-from ape_jax.runner import seed_keys
-from ape_jax.training import make_task
+from ape_jax.training.trainer import seed_keys
 
 NUM_BATCHES = 600
 
@@ -44,7 +45,7 @@ def params(task):
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    logits = ascend(task.mdp, 0.3, params.heads["params"]["table"], 400)
+    logits = ascend(task.world.mdp, 0.3, params.heads["params"]["table"], 400)
     noise = jax.random.normal(jax.random.key(2), logits.shape)
     return jax.tree.unflatten(treedef, noisy)._replace(
         heads={"params": {"table": 0.7 * (logits + noise)}}
@@ -85,16 +86,16 @@ TOLERANCE = 1.0 + 3.0 * np.sqrt(2.0 / 66) * 1.3
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
 def test_mean_sampled_gradient_equals_the_exact_gradient(task, params, temperature):
     """And is far from that of the experts' returns alone, and of a lake with other chances."""
-    logits, live = params.heads["params"]["table"], ~np.asarray(task.mdp.terminal)
+    logits, live = params.heads["params"]["table"], ~np.asarray(task.world.mdp.terminal)
     sampled = sampled_gradients(task, params, Hypers(beta=1.0, temperature=temperature))
 
     def deviation(mdp, beta):
         exact = jax.grad(objective)(logits, mdp, beta, temperature=temperature)
         return mean_square_deviation(sampled, exact, live)
 
-    calmer = finite_mdp(FrozenLake(success_rate=0.5), task.env_params)
-    assert deviation(task.mdp, 1.0) < TOLERANCE
-    assert deviation(task.mdp, 0.0) > 2 * TOLERANCE
+    calmer = finite_mdp(FrozenLake(success_rate=0.5), task.world.params)
+    assert deviation(task.world.mdp, 1.0) < TOLERANCE
+    assert deviation(task.world.mdp, 0.0) > 2 * TOLERANCE
     assert deviation(calmer, 1.0) > 2 * TOLERANCE
 
 
@@ -113,9 +114,9 @@ def test_sampled_training_ends_where_exact_gradient_ascent_does():
     train = jax.vmap(learner.updates, (None, 0, None, None))
     last, _ = jax.jit(train, static_argnums=(0, 3))(task, first, hypers, config.num_updates)
     start, reached = (state.params.heads["params"]["table"] for state in (first, last))
-    ascended = jax.vmap(ascend, (None, None, 0, None))(task.mdp, hypers.beta, start, 6000)
+    ascended = jax.vmap(ascend, (None, None, 0, None))(task.world.mdp, hypers.beta, start, 6000)
     before, sampled, exact = (
-        np.asarray(jax.vmap(objective, (0, None, None))(logits, task.mdp, hypers.beta))
+        np.asarray(jax.vmap(objective, (0, None, None))(logits, task.world.mdp, hypers.beta))
         for logits in (start, reached, ascended)
     )
     assert np.all(before < 0.1 * exact)

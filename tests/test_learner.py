@@ -8,11 +8,11 @@ import optax
 import pytest
 
 import ape_jax
-from ape_jax import learner, pg, training
+from ape_jax.algorithms import common, learner, pg
+from ape_jax.algorithms.common import make_task
+from ape_jax.algorithms.learner import make_train
 from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.core import mixture, tabular
-from ape_jax.learner import make_train
-from ape_jax.training import make_task
 from ape_jax.types import SettingError
 
 KEYS = [jax.random.key(seed) for seed in (3, 4)]
@@ -20,7 +20,7 @@ KEYS = [jax.random.key(seed) for seed in (3, 4)]
 
 @pytest.fixture(scope="module")
 def train(small_task):
-    return make_train(small_task.config, small_task.env)
+    return make_train(small_task.config, small_task.world.env)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_vmap_over_keys_equals_a_loop(train, single, hypers):
 
 def test_vmap_over_any_hyperparameter_equals_a_loop(train, single):
     settings = [
-        Hypers(beta=0.0, learning_rate=0.1, temperature=0.5, discount=0.9, entropy_bonus=0.1),
+        Hypers(beta=0.0, learning_rate=0.1, temperature=0.5, gamma=0.9, ent_coef=0.1),
         Hypers(beta=0.7, learning_rate=0.02, critic_learning_rate=0.1, max_grad_norm=0.5),
     ]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *settings)
@@ -103,7 +103,7 @@ def test_loss_of_pairs_is_the_loss_of_every_step(critic, observer, small_grid):
     """Gradients of all parameters, and all parts of it."""
     config = TrainConfig(envs_per_expert=16, critic=critic, observer=observer)
     task = make_task(config, small_grid)
-    hypers = Hypers(beta=0.7, temperature=0.5, discount=0.9, entropy_bonus=0.3)
+    hypers = Hypers(beta=0.7, temperature=0.5, gamma=0.9, ent_coef=0.3)
     leaves, treedef = jax.tree.flatten(task.networks.init(KEYS[0]))
     noise = jax.random.split(KEYS[1], len(leaves))
     leaves = [x + jax.random.normal(k, x.shape) for x, k in zip(leaves, noise, strict=True)]
@@ -184,18 +184,18 @@ def test_learned_weights_converge_to_the_posterior_of_experts_that_stand_still(h
     """
     config = TrainConfig(envs_per_expert=16, num_updates=1000, observer="learned", head=head)
     task = make_task(config, small_grid)
-    hypers = Hypers(learning_rate=1e-9, final_rate_share=0.01)
+    hypers = Hypers(learning_rate=1e-9, lr_end_fraction=0.01)
     state = learner.create_state(KEYS[0], task.networks, hypers)
     policies = jnp.exp(task.networks.tabulate_experts(state.params.heads))
-    states = jnp.arange(task.mdp.num_states)[~task.mdp.terminal]
+    states = jnp.arange(task.world.mdp.num_states)[~task.world.mdp.terminal]
 
     def learned(params):
         return jnp.exp(jax.vmap(pg.expert_log_weights(task, params))(states))[:, 0]
 
     np.testing.assert_allclose(learned(state.params), 0.5, rtol=1e-6)
     state, metrics = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, hypers, 1000)
-    posterior = jnp.exp(tabular.observer_weights(task.mdp, policies, "posterior"))[states, 0]
-    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.mdp, policies)
+    posterior = jnp.exp(tabular.observer_weights(task.world.mdp, policies, "posterior"))[states, 0]
+    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.world.mdp, policies)
     visits = 100 * 16 * jnp.sum(occupancies, axis=0)[states]
     errors = (learned(state.params) - posterior) / jnp.sqrt(posterior * (1 - posterior) / visits)
     assert np.max(np.abs(errors)) < 4.0
@@ -229,10 +229,10 @@ def test_training_against_learned_weights_reaches_what_the_posterior_reaches():
         state, _ = learner.updates(task, state, hypers, task.config.num_updates)
         log_probs = task.networks.tabulate_experts(state.params.heads)
         policies = jnp.exp(log_probs)
-        weights = tabular.observer_weights(task.mdp, policies, "posterior")
+        weights = tabular.observer_weights(task.world.mdp, policies, "posterior")
         clone = jax.vmap(mixture.observer_log_probs, (1, 0, None))(log_probs, weights, 0.0)
-        experts = jax.vmap(tabular.policy_return, (None, 0))(task.mdp, policies)
-        return experts, tabular.policy_return(task.mdp, jnp.exp(clone))
+        experts = jax.vmap(tabular.policy_return, (None, 0))(task.world.mdp, policies)
+        return experts, tabular.policy_return(task.world.mdp, jnp.exp(clone))
 
     means = []
     for observer in ("posterior", "learned"):
@@ -254,8 +254,8 @@ def test_constrained_training_keeps_every_expert_and_fails_the_observer():
         state = learner.create_state(key, task.networks, hypers)
         state, _ = learner.updates(task, state, hypers, config.num_updates)
         policies = jnp.exp(task.networks.tabulate_experts(state.params.heads))
-        experts = jax.vmap(tabular.policy_return, (None, 0))(task.mdp, policies)
-        return experts, tabular.policy_return(task.mdp, jnp.mean(policies, axis=0))
+        experts = jax.vmap(tabular.policy_return, (None, 0))(task.world.mdp, policies)
+        return experts, tabular.policy_return(task.world.mdp, jnp.mean(policies, axis=0))
 
     experts, mixtures = jax.jit(jax.vmap(outcome))(jax.random.split(jax.random.key(12), 3))
     assert np.all(np.asarray(experts) >= -12.5)
@@ -290,7 +290,7 @@ def test_metrics_have_one_entry_an_update(single, hypers):
 
 def test_entropy_bonus_keeps_experts_random(single):
     plain, rewarded = (
-        single(KEYS[0], Hypers(entropy_bonus=bonus, learning_rate=0.2))[1] for bonus in (0.0, 50.0)
+        single(KEYS[0], Hypers(ent_coef=bonus, learning_rate=0.2))[1] for bonus in (0.0, 50.0)
     )
     assert rewarded.entropy[-1] > plain.entropy[-1] + 0.1
 
@@ -309,12 +309,12 @@ def test_training_can_be_differentiated_through_the_learning_rate(train):
 
 def test_learning_rate_falls_linearly_to_its_final_share(small_task):
     """Constant gradients make Adam's step the learning rate itself."""
-    hypers = Hypers(learning_rate=0.1, critic_learning_rate=0.2, final_rate_share=0.25)
+    hypers = Hypers(learning_rate=0.1, critic_learning_rate=0.2, lr_end_fraction=0.25)
     state = learner.create_state(KEYS[0], small_task.networks, hypers)
     ones = jax.tree.map(jnp.ones_like, state.params)
     steps = []
     for _ in range(5):
-        moved = training.apply_gradients(state, ones, hypers, num_updates=5)
+        moved = common.apply_gradients(state, ones, hypers, num_updates=5)
         change = jax.tree.map(
             lambda new, old: float((old - new).ravel()[0]), moved.params, state.params
         )
@@ -329,7 +329,7 @@ def test_gradient_of_the_heads_is_clipped_by_its_global_norm(small_task):
     hypers = Hypers(max_grad_norm=0.5)
     state = learner.create_state(KEYS[0], small_task.networks, hypers)
     ones = jax.tree.map(jnp.ones_like, state.params)
-    moved = training.apply_gradients(state, ones, hypers)
+    moved = common.apply_gradients(state, ones, hypers)
     moments = optax.tree.get(moved.opt_state.inner_states["heads"], "mu").heads
     assert optax.tree.norm(moments) == pytest.approx(0.1 * 0.5, rel=1e-4)
 
@@ -379,4 +379,4 @@ def test_make_task_takes_an_environment_that_is_not_registered(small_grid):
     task = make_task(
         TrainConfig(), small_grid, small_grid.default_params.replace(max_steps_in_episode=4)
     )
-    assert task.num_steps == task.mdp.horizon == 4
+    assert task.world.horizon == task.world.mdp.horizon == 4

@@ -3,16 +3,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from ape_jax import plotting
+from ape_jax.algorithms.common import Metrics
 from ape_jax.core import tabular
-from ape_jax.training import Metrics
+from ape_jax.reporting import figures
 
 
 def test_policy_figure_shows_values_and_returns(small_grid, small_mdp):
     stay = np.zeros((9, 5))
     stay[:, 4] = 1.0
     best = np.asarray(tabular.optimal_policy(small_mdp))
-    figure = plotting.policy_figure(
+    figure = figures.policy_figure(
         small_grid, small_mdp, {"row": {"best": best, "both": np.stack([best, stay])}}, "title"
     )
     drawn = figure.axes[0].images[0].get_array()
@@ -28,7 +28,7 @@ def test_arrows_point_where_the_action_moves(small_grid, small_mdp):
     up = np.zeros((9, 5))
     up[:, 0] = 1.0
     figure, axes = plt.subplots()
-    plotting.draw_policy(axes, small_grid, np.zeros(9), up, -8.0)
+    figures.draw_policy(axes, small_grid, np.zeros(9), up, -8.0)
     arrows = [c for c in axes.collections if hasattr(c, "U")]
     assert len(arrows) == 4
     assert np.all(arrows[0].V < 0)
@@ -43,7 +43,7 @@ def test_learning_curves_draw_mean_and_band(num_seeds):
     fields = dict.fromkeys(Metrics._fields, np.zeros((num_seeds, 30)))
     fields["pe_return"] = np.linspace(-50, -10, num_seeds)[:, None] + np.zeros((1, 30))
     fields["observer_return"] = fields["pe_return"] - 30.0
-    figure = plotting.learning_curves({"run": Metrics(**fields)}, -100.0)
+    figure = figures.learning_curves({"run": Metrics(**fields)}, -100.0)
     for line, name in zip(figure.axes[0].lines, ("pe_return", "observer_return"), strict=True):
         np.testing.assert_allclose(line.get_ydata(), fields[name].mean(axis=0))
     assert figure.axes[0].get_title() == "run"
@@ -96,7 +96,7 @@ def audit_content(*seeds):
 @pytest.mark.parametrize("seeds", [(0.0,), (0.0, 4.0)])
 def test_observer_bars_reach_from_random_to_the_clone(seeds):
     content = audit_content(*seeds)
-    figure = plotting.observer_bars(content)
+    figure = figures.observer_bars(content)
     for axes, defence in zip(figure.axes, content["defences"], strict=False):
         rows = [row for row in content["rows"] if row["defence"] == defence["name"]]
         assert axes.get_title() == defence["label"]
@@ -109,7 +109,7 @@ def test_observer_bars_reach_from_random_to_the_clone(seeds):
 
 
 def test_limited_curves_are_drawn_in_order_of_their_axis():
-    figure = plotting.limited_curves(audit_content(0.0, 4.0))
+    figure = figures.limited_curves(audit_content(0.0, 4.0))
     (line,) = figure.axes[0].lines
     np.testing.assert_allclose(line.get_xdata(), [1, 10])
     np.testing.assert_allclose(line.get_ydata(), [-3, -12])
@@ -119,7 +119,7 @@ def test_limited_curves_are_drawn_in_order_of_their_axis():
 def test_posterior_entropy_has_a_line_for_every_ensemble():
     content = audit_content(0.0, 4.0)
     content["defences"][1]["num_experts"] = 1
-    figure = plotting.posterior_entropy(content)
+    figure = figures.posterior_entropy(content)
     (line,) = figure.axes[0].lines
     np.testing.assert_allclose(line.get_ydata(), [0.65, 0.25])
     plt.close(figure)
@@ -138,7 +138,7 @@ def test_frontier_has_a_panel_for_each_observer_and_a_line_for_each_training():
         for training in ("sampled", "exact")
         for beta in (1.0, 0.5)
     ]
-    figure = plotting.frontier({"points": points})
+    figure = figures.frontier({"points": points})
     assert len(figure.axes) == 2
     for axes in figure.axes:
         exact, sampled, _ = axes.lines

@@ -7,11 +7,13 @@ import optax
 import pytest
 from probes import Probe
 
-from ape_jax import evaluation, learner, ppo, runner
+from ape_jax.algorithms import learner, ppo
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import tabular
+from ape_jax.evaluation import returns as evaluation
 from ape_jax.networks import with_statistics
-from ape_jax.training import make_task
+from ape_jax.training import trainer
 from ape_jax.types import SettingError
 
 GAMMA = 0.9
@@ -20,15 +22,15 @@ CONFIG = TrainConfig(
     num_experts=1,
     observer="none",
     envs_per_expert=8,
-    segment_length=32,
+    rollout_length=32,
     num_updates=150,
 )
 HYPERS = Hypers(
     beta=0.0,
     learning_rate=0.05,
     critic_learning_rate=0.05,
-    discount=GAMMA,
-    final_rate_share=0.0,
+    gamma=GAMMA,
+    lr_end_fraction=0.0,
     max_grad_norm=0.5,
 )
 
@@ -115,8 +117,8 @@ def test_the_observers_term_is_descended(beta, taken):
 @pytest.mark.parametrize(
     "how",
     [
-        {"hold": "gate", "beta": 3.0, "gate_scale": 0.2},
-        {"hold": "multipliers", "multiplier_rate": 0.1},
+        {"constraint": "gate", "beta": 3.0, "gate_width": 0.2},
+        {"constraint": "multipliers", "multiplier_rate": 0.1},
     ],
     ids=["gate", "multipliers"],
 )
@@ -127,11 +129,11 @@ def test_an_expert_is_held_at_its_return(how):
     updates is within its range, by rate and updates, of the least return.
     """
     # Without the bonus an expert now and then ends where it never tries the good action again.
-    static = {**OBSERVED, "num_updates": 300, "entropy_bonus": 0.05}
+    static = {**OBSERVED, "num_updates": 300, "ent_coef": 0.05}
     _, state, metrics = train(ACTION, min_return=0.0, **static, **how)
     late = np.asarray(metrics.expert_returns[:, -200:, 0]).mean(axis=1)
     assert np.all((late > -0.2) & (late < 0.4))
-    assert (state.multipliers is None) == (how["hold"] == "gate")
+    assert (state.multipliers is None) == (how["constraint"] == "gate")
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +152,8 @@ def observed():
 
 
 def test_vmap_of_train_is_a_loop_of_train(observed):
-    run = learner.make_train(observed.config, observed.env)
-    hypers = dataclasses.replace(HYPERS, beta=1.0, entropy_bonus=0.01, first_temperature=0.5)
+    run = learner.make_train(observed.config, observed.world.env)
+    hypers = dataclasses.replace(HYPERS, beta=1.0, ent_coef=0.01, init_temperature=0.5)
     keys = jax.random.split(jax.random.key(1), 2)
     together = jax.jit(jax.vmap(run, (0, None)))(keys, hypers)
     one = jax.jit(run)
@@ -229,7 +231,7 @@ def test_a_shared_trunk_is_one_and_gets_the_gradient_of_one(observed):
     config = dataclasses.replace(
         observed.config, head="mlp", shared_trunk=True, hidden_sizes=(8, 8)
     )
-    task = make_task(config, observed.env)
+    task = make_task(config, observed.world.env)
     networks = task.networks
     state = learner.begin(jax.random.key(4), task, HYPERS)
 
@@ -285,7 +287,7 @@ def test_statistics_reach_every_network_and_keep_what_it_means():
 
 
 BAD = {
-    "spread='state' goes with head='gaussian'": {"spread": "state"},
+    "std='state' goes with head='gaussian'": {"std": "state"},
     "num_minibatches must divide": {"num_minibatches": 3},
     "critic must be separate": {"critic": "shared"},
     "shared_trunk needs a head with layers": {"shared_trunk": True},
@@ -295,10 +297,10 @@ BAD = {
         "head": "gaussian",
     },
     "observer must be uniform or posterior or learned with algorithm=pg": {"algorithm": "pg"},
-    "hold must be multipliers with algorithm=pg": {
+    "constraint must be multipliers with algorithm=pg": {
         "algorithm": "pg",
         "observer": "uniform",
-        "hold": "gate",
+        "constraint": "gate",
     },
     "normalize_rewards goes with algorithm=ppo": {
         "algorithm": "pg",
@@ -344,9 +346,9 @@ def test_an_expert_far_behind_the_best_is_dead():
 
 def test_seeds_alone_are_spread_over_devices():
     devices = np.arange(2)
-    assert runner.mesh_of(CONFIG, 4, devices).shape == {"seeds": 2, "environments": 1}
+    assert trainer.mesh_of(CONFIG, 4, devices).shape == {"seeds": 2, "environments": 1}
     with pytest.raises(SettingError, match="seeds must be divisible by the 2 devices"):
-        runner.mesh_of(CONFIG, 3, devices)
+        trainer.mesh_of(CONFIG, 3, devices)
 
 
 def test_learned_weights_are_the_posterior_also_where_episodes_differ_in_length(small_grid):
@@ -354,12 +356,12 @@ def test_learned_weights_are_the_posterior_also_where_episodes_differ_in_length(
     config = dataclasses.replace(CONFIG, num_experts=2, observer="learned", num_updates=300)
     hypers = dataclasses.replace(HYPERS, learning_rate=1e-9, classifier_learning_rate=0.003)
     task = make_task(config, small_grid)
-    quick = 3.0 * tabular.optimal_policy(task.mdp)
+    quick = 3.0 * tabular.optimal_policy(task.world.mdp)
     heads = {"params": {"table": jnp.stack([quick, 0.5 * quick[::-1]])}}
     state = learner.begin(jax.random.key(6), task, hypers)
     state = dataclasses.replace(state, params=state.params._replace(heads=heads))
     state, metrics = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, hypers, 300)
-    mdp = task.mdp
+    mdp = task.world.mdp
     policies = jnp.exp(task.networks.tabulate_experts(heads))
     exact = jnp.exp(tabular.observer_weights(mdp, policies, "posterior"))
     occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(mdp, policies)
@@ -388,7 +390,7 @@ def test_no_key_of_a_fresh_state_is_used_again(observed):
     children = {tuple(np.asarray(data(k))) for k in jax.random.split(state.key, 3)}
     resets = jax.random.split(jax.random.split(start.key)[1], ppo.num_streams(observed))
     assert children.isdisjoint(tuple(np.asarray(data(k))) for k in resets)
-    expected, _ = jax.vmap(observed.env.reset_env, (0, None))(resets, observed.env_params)
+    expected, _ = jax.vmap(observed.world.env.reset_env, (0, None))(resets, observed.world.params)
     np.testing.assert_array_equal(state.ppo.streams.observation, expected)
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ape_jax import presets, reproduce, tables
+from ape_jax import presets
 from ape_jax.config import RunConfig
+from ape_jax.evaluation import reproduce
+from ape_jax.reporting import tables
 
 README = Path(__file__).parents[1] / "README.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)

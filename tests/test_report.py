@@ -16,9 +16,10 @@ from command_line import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ape_jax import cli, findings, inline_svg, presets, report
+from ape_jax import cli, presets
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
-from ape_jax.metrics import interval
+from ape_jax.evaluation.intervals import interval
+from ape_jax.reporting import findings, html, inline_svg
 
 CONFIG = RunConfig(seeds=2, first_seed=3)
 
@@ -65,7 +66,7 @@ def test_an_ensemble_that_chance_may_have_made_better_than_random_has_no_shares(
     assert "Nothing can be said about protection" in text
     assert "hardly more than a random policy" in text
     assert "recover" not in text
-    page = Page(report.render(report_sources.sources(summary=summary)))
+    page = Page(html.render(report_sources.sources(summary=summary)))
     assert "protected against" not in page.text
 
 
@@ -250,7 +251,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page():
-    return report.render(report_sources.sources())
+    return html.render(report_sources.sources())
 
 
 def test_page_loads_nothing_from_elsewhere(page):
@@ -267,7 +268,7 @@ def test_page_has_every_section_and_unique_ids(page):
         assert heading in read.text
     assert read.tags.count("figure") == 5
     assert len(read.ids) == len(set(read.ids))
-    assert page == report.render(report_sources.sources())
+    assert page == html.render(report_sources.sources())
 
 
 def test_every_reference_inside_the_figures_is_there(page):
@@ -280,9 +281,7 @@ def test_every_reference_inside_the_figures_is_there(page):
 
 def test_page_leaves_out_what_there_is_not():
     config = RunConfig(*recipe("gaussian", algorithm="ppo"), seeds=2)
-    page = report.render(
-        report_sources.sources(config=config, audit=None, sweep=None, policies=None)
-    )
+    page = html.render(report_sources.sources(config=config, audit=None, sweep=None, policies=None))
     read = Page(page)
     assert read.tags.count("figure") == 1
     assert "the actions are continuous, which an audit cannot score" in read.text
@@ -293,13 +292,13 @@ def test_page_leaves_out_what_there_is_not():
 
 def test_page_names_the_command_of_a_sweep_that_is_not_there():
     commands = {"the sweep": "ape-jax sweep --out here"}
-    page = report.render(report_sources.sources(sweep=None, policies=None, commands=commands))
+    page = html.render(report_sources.sources(sweep=None, policies=None, commands=commands))
     assert "ape-jax sweep --out here" in Page(page).text
 
 
 def test_interrupted_audit_is_told_of():
     audit = report_sources.audit(complete=False)
-    page = report.render(report_sources.sources(audit=audit, policies=None))
+    page = html.render(report_sources.sources(audit=audit, policies=None))
     assert "This audit was interrupted: rows are missing." in Page(page).text
 
 
@@ -316,7 +315,7 @@ def test_everything_is_escaped():
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("matplotlib.text.Text.get_parse_math", lambda self: False)
-        page = report.render(sources)
+        page = html.render(sources)
     read = Page(page)
     assert "b" not in read.tags
     assert read.tags.count("script") == 1
@@ -324,7 +323,7 @@ def test_everything_is_escaped():
 
 
 def test_table_sorts_the_strongest_first_and_tells_deployments_apart():
-    table = report.table(report_sources.audit())
+    table = html.table(report_sources.audit())
     assert [name for name, _ in table.header] == [
         *("observer", "deployed", "sees", "clone return", "share", "agreement")
     ]
@@ -339,7 +338,7 @@ def test_table_has_a_column_for_ensembles_where_there_are_several():
     audit = report_sources.audit(learned=False)
     audit["defences"].append(dict(audit["defences"][0], name="pg_ape", label="PG-APE"))
     audit["rows"].append(dict(audit["rows"][0], defence="pg_ape"))
-    table = report.table(audit)
+    table = html.table(audit)
     assert table.header[0] == ("ensemble", False)
     assert {cells[0].text for _, cells in table.rows} == {"run", "PG-APE"}
     assert all(cells[5] == ("–", None) for _, cells in table.rows)
@@ -348,7 +347,7 @@ def test_table_has_a_column_for_ensembles_where_there_are_several():
 def test_settings_mark_what_differs_from_the_nearest_preset():
     train, hypers = presets.find("cartpole")
     config = RunConfig(dataclasses.replace(train, num_updates=60), hypers, 2)
-    base, groups = report.settings(config)
+    base, groups = html.settings(config)
     assert base == "the preset cartpole"
     changed = {line.name: line for lines in groups.values() for line in lines if line.usual}
     assert changed.keys() == {"num_updates", "seeds"}
@@ -371,16 +370,16 @@ RUNS = [
             presets.find("pendulum").train,
             normalize_rewards=False,
             env_param=("g=9.0",),
-            hold="multipliers",
+            constraint="multipliers",
         ),
-        Hypers(min_return=None, value_clip=0.2),
+        Hypers(min_return=None, value_clip_eps=0.2),
     ),
 ]
 
 
 @pytest.mark.parametrize("config", RUNS, ids=lambda config: config.train.env)
 def test_command_of_a_run_gives_its_settings(config):
-    command = shlex.split(report.train_command(config, "there"))
+    command = shlex.split(html.train_command(config, "there"))
     assert command[:2] == ["ape-jax", "train"]
     _, options = cli._parse(command[1:])
     parsed = RunConfig(
@@ -441,7 +440,7 @@ def test_command_writes_one_page_and_the_same_again(trained, audited, tmp_path, 
 
 
 def test_command_audits_where_that_was_not_done(trained, audited, tmp_path, monkeypatch):
-    from ape_jax.commands import audit
+    from ape_jax.cli import audit
 
     own = tmp_path / "run"
     shutil.copytree(trained, own)
@@ -466,7 +465,7 @@ def test_command_audits_where_that_was_not_done(trained, audited, tmp_path, monk
 
 
 def test_interrupted_audit_leaves_no_page(trained, tmp_path, monkeypatch):
-    from ape_jax.commands import audit
+    from ape_jax.cli import audit
 
     own = tmp_path / "run"
     shutil.copytree(trained, own)
@@ -487,7 +486,7 @@ def test_audit_says_which_parameters_it_is_of(trained, audited):
 def test_continuous_run_is_reported_without_an_audit(tmp_path):
     flags = ["--algorithm", "ppo", "--head", "gaussian", "--env", "Pendulum-v1"]
     flags += ["--env-param", "max_steps_in_episode=10", "--hidden-sizes", "4"]
-    flags += ["--envs-per-expert", "2", "--segment-length", "8", "--num-minibatches", "2"]
+    flags += ["--envs-per-expert", "2", "--rollout-length", "8", "--num-minibatches", "2"]
     flags += ["--num-updates", "2", "--num-epochs", "1"]
     assert run("train", *flags, "--out", tmp_path / "run") == 0
     assert run("report", tmp_path / "run") == 0
@@ -634,6 +633,6 @@ def test_audit_of_a_later_version_is_shown_with_what_was_asked(trained, audited,
 
 def test_grid_of_many_experts_is_drawn_in_lines():
     panels = {f"expert {index}": np.zeros((9, 5)) for index in range(7)}
-    lines = list(report._rows(panels).values())
+    lines = list(html._rows(panels).values())
     assert [len(line) for line in lines] == [4, 3]
     assert [name for line in lines for name in line] == list(panels)

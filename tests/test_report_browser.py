@@ -6,7 +6,7 @@ import shutil
 import pytest
 import report_sources
 
-from ape_jax import inline_svg, report
+from ape_jax.reporting import html, inline_svg
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 
@@ -33,7 +33,7 @@ def address(tmp_path_factory):
     audit = report_sources.audit(shares=report_sources.CLONES | shares)
     audit["rows"][5]["fraction"] = None  # The mixture, which is nobody to be protected against.
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(report.render(report_sources.sources(audit=audit)), encoding="utf-8")
+    path.write_text(html.render(report_sources.sources(audit=audit)), encoding="utf-8")
     return path.as_uri()
 
 

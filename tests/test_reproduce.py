@@ -7,8 +7,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from ape_jax import cli, reproduce, tables
-from ape_jax.metrics import over_seeds
+from ape_jax import cli
+from ape_jax.evaluation import reproduce
+from ape_jax.evaluation.intervals import over_seeds
+from ape_jax.reporting import tables
 
 SCALE = reproduce.Scale(seeds=4, first_seed=50, max_updates=1200, num_demonstrations=200_000)
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import envs, rollout
+from ape_jax import envs
 from ape_jax.core import categorical, tabular
-from ape_jax.envs import GridWorld
+from ape_jax.envs import GridWorld, rollout
 
 UNIFORM = jnp.cumsum(jnp.full(5, 0.2))
 
@@ -83,7 +83,7 @@ def test_each_head_acts_in_its_block_and_the_observer_in_its_own(finite, small_t
     if not finite:
         networks = dataclasses.replace(networks, num_states=None)
     keys = jax.random.split(jax.random.key(1), (2, 6))
-    world = (small_task.env, small_task.env_params, small_task.num_steps)
+    world = (small_task.world.env, small_task.world.params, small_task.world.horizon)
     experts, observer = rollout.ensemble_episodes(
         *(keys, keys.reshape(-1), networks, heads),
         lambda _: jnp.log(jax.nn.one_hot(4, 5) + 1e-9),

@@ -16,19 +16,20 @@ import numpy as np
 import pytest
 from command_line import run
 
-from ape_jax import checkpoint, guards, metrics, training_loop
-from ape_jax.commands import train
+from ape_jax.algorithms.common import Metrics, make_task
+from ape_jax.cli import train
 from ape_jax.config import Hypers, RunConfig, TrainConfig
-from ape_jax.run_directory import RunDirectory
-from ape_jax.runner import Runner
-from ape_jax.training import Metrics, make_task
+from ape_jax.runs import checkpoint, loop, metrics
+from ape_jax.runs.directory import RunDirectory
+from ape_jax.training import guards
+from ape_jax.training.trainer import Runner
 from ape_jax.types import DamagedError, NonFiniteError, SettingError
 from benchmarks import survival
 
 PG = ["--num-updates", "8", "--envs-per-expert", "4", "--seeds", "2", "--observer", "learned"]
 PG += ["--min-return", "-50"]
 PPO = ["--algorithm", "ppo", "--env", "Pendulum-v1", "--head", "gaussian", "--hidden-sizes", "4"]
-PPO += ["--envs-per-expert", "4", "--segment-length", "16", "--num-epochs", "1", "--seeds", "2"]
+PPO += ["--envs-per-expert", "4", "--rollout-length", "16", "--num-epochs", "1", "--seeds", "2"]
 PPO += ["--num-minibatches", "2", "--num-updates", "8", "--env-param", "max_steps_in_episode=20"]
 PPO += ["--min-return", "-200"]
 EVERY = ["--save-every", "2", "--quiet"]
@@ -166,14 +167,14 @@ def test_best_is_the_objective_where_nothing_is_to_be_kept():
     fields["expert_returns"] = np.zeros((2, 3, 2))
     fields |= {"pe_return": np.full((2, 3), 5.0), "observer_return": np.full((2, 3), 4.0)}
     config = RunConfig(hypers=Hypers(beta=0.5))
-    assert training_loop.score_of(Metrics(**fields), config) == [0.0, 3.0]
+    assert loop.score_of(Metrics(**fields), config) == [0.0, 3.0]
     # Without an observer its return is never known, and no part of the objective.
     alone = dataclasses.replace(
         config, train=TrainConfig(algorithm="ppo", head="mlp", observer="none")
     )
     fields["observer_return"] = np.full((2, 3), np.nan)
-    assert training_loop.score_of(Metrics(**fields), alone) == [0.0, 5.0]
-    assert training_loop.score_of(Metrics(**fields), config) == []
+    assert loop.score_of(Metrics(**fields), alone) == [0.0, 5.0]
+    assert loop.score_of(Metrics(**fields), config) == []
 
 
 @pytest.mark.parametrize("min_return", [None, -100.0])
@@ -187,7 +188,7 @@ def test_what_is_not_known_yet_is_never_the_best(min_return):
         fields = dict.fromkeys(Metrics._fields, np.zeros((1, 2)))
         fields |= {"pe_return": returns, "observer_return": returns}
         fields["expert_returns"] = np.stack([returns, returns], axis=-1)
-        return training_loop.score_of(Metrics(**fields), config)
+        return loop.score_of(Metrics(**fields), config)
 
     assert score(np.nan, np.nan) < score(-300.0, -300.0)
     assert score(np.nan, -200.0) == score(-200.0, -200.0)
@@ -297,7 +298,7 @@ def test_files_that_cannot_grow_stop_the_run_with_one_message(tmp_path):
     out = tmp_path / "run"
     program = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "from ape_jax import cli, training_loop; train = training_loop.RunDirectory.begin;"
+        "from ape_jax import cli, training_loop; train = loop.RunDirectory.begin;"
         "limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000));"
         "training_loop.RunDirectory.begin = lambda *x: (train(*x), limit())[0];"
         "cli.main()"
@@ -430,7 +431,7 @@ def test_guard_names_the_first_term_and_update():
 
 def test_last_good_checkpoint_is_named(stopped):
     directory = RunDirectory(stopped)
-    assert "00000006, after 6 updates" in training_loop._last_good(directory)
+    assert "00000006, after 6 updates" in loop._last_good(directory)
     directory.release()
 
 

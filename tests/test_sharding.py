@@ -13,9 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import checkpoint, cli, learner, pg, sharding
+from ape_jax import cli
+from ape_jax.algorithms import learner, pg
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.training import make_task
+from ape_jax.runs import checkpoint
+from ape_jax.training import devices as sharding
 from ape_jax.types import SettingError
 
 KEY = jax.random.key(3)
@@ -175,11 +178,11 @@ def test_eight_devices_and_two_processes_of_two_train_the_same_run(tmp_path):
 def test_any_environment_trains_on_a_divided_cpu():
     """Environments whose module made arrays before the CPU was divided."""
     program = """
-        from ape_jax import sharding
+        from ape_jax.training import devices as sharding
         devices = sharding.start(2)
         from ape_jax.config import Hypers, TrainConfig
-        from ape_jax.training import make_task
-        from ape_jax.runner import Runner, seed_keys
+        from ape_jax.algorithms.common import make_task
+        from ape_jax.training.trainer import Runner, seed_keys
         import jax, json
         task = make_task(TrainConfig(num_updates=2, envs_per_expert=4))
         runner, keys = Runner(task, sweep=True), seed_keys(0, 2)

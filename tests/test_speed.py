@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ape_jax import learner, training
+from ape_jax.algorithms import common, learner
 from ape_jax.config import Hypers, TrainConfig
 
 UPDATES = 20
@@ -42,7 +42,7 @@ def numpy_update(tables, batch, random):
 @pytest.mark.slow
 def test_training_is_many_times_as_fast_as_a_loop_in_numpy():
     """Twelve times was measured on two cores, beside less work; a third of that is asked."""
-    task, hypers = training.make_task(TrainConfig()), Hypers()
+    task, hypers = common.make_task(TrainConfig()), Hypers()
     state = learner.create_state(jax.random.key(0), task.networks, hypers)
     train = jax.jit(lambda state: learner.updates(task, state, hypers, UPDATES))
     tables = np.asarray(state.params.heads["params"]["table"])

@@ -8,12 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from ape_jax import cli, metrics, presets, suite, tables
+from ape_jax import cli, presets
+from ape_jax.algorithms.common import make_task, steps_of_update
 from ape_jax.config import Hypers, RunConfig, TrainConfig
-from ape_jax.evaluation import Spread
+from ape_jax.evaluation import suite
+from ape_jax.evaluation.returns import Spread
 from ape_jax.observers import Posterior
-from ape_jax.runner import Chunk, seed_keys
-from ape_jax.training import make_task, steps_of_update
+from ape_jax.reporting import tables
+from ape_jax.runs import metrics
+from ape_jax.training.trainer import Chunk, seed_keys
 
 CONFIG = TrainConfig(
     env="CartPole-v1",
@@ -22,9 +25,9 @@ CONFIG = TrainConfig(
     head="mlp",
     hidden_sizes=(4,),
     observer="learned",
-    hold="gate",
+    constraint="gate",
     envs_per_expert=4,
-    segment_length=8,
+    rollout_length=8,
     num_epochs=1,
     num_minibatches=2,
     num_updates=2,
@@ -239,7 +242,7 @@ def test_full_disk_keeps_the_rows_that_are_written(tmp_path, monkeypatch, capfd)
 
 
 def test_training_gone_astray_is_one_message(tmp_path, monkeypatch, capfd):
-    config = dataclasses.replace(CONFIG, observer="none", hold="multipliers")
+    config = dataclasses.replace(CONFIG, observer="none", constraint="multipliers")
     bad = presets.Preset(config, Hypers(beta=0.0, learning_rate=1e38))
     monkeypatch.setattr(presets, "PRESETS", {"pole": bad})
     assert run("--seeds", 2, "--out", tmp_path / "suite.json") == 1
@@ -411,6 +414,6 @@ def test_steps_of_an_update_are_those_of_all_environments():
     """Four environments an expert, as many for the observer; twenty steps or segments of 8."""
     settings = dataclasses.replace(CONFIG, num_experts=3)
     alone = dataclasses.replace(settings, observer="none")
-    whole = dataclasses.replace(settings, algorithm="pg", hold="multipliers")
+    whole = dataclasses.replace(settings, algorithm="pg", constraint="multipliers")
     counts = [steps_of_update(make_task(config)) for config in (settings, alone, whole)]
     assert counts == [2 * 3 * 4 * 8, 3 * 4 * 8, 2 * 3 * 4 * 20]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from command_line import run
 
-from ape_jax import sweep
+from ape_jax.algorithms.common import make_task
+from ape_jax.algorithms.learner import create_state, updates
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.learner import create_state, updates
-from ape_jax.runner import seed_keys
-from ape_jax.training import make_task
+from ape_jax.evaluation import sweep
+from ape_jax.training.trainer import seed_keys
 
 SMALL = ["--seeds", "2", "--num-updates", "4", "--betas", "0.1,0.6"]
 

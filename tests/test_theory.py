@@ -16,11 +16,12 @@ import pytest
 from gymnax.environments import spaces
 from gymnax.environments.classic_control.pendulum import Pendulum
 
-from ape_jax import evaluation, exact, learner
+from ape_jax.algorithms import exact, learner
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import tabular
+from ape_jax.evaluation import returns as evaluation
 from ape_jax.observers import Mixture, Posterior
-from ape_jax.training import make_task
 
 NUM_BATCHES, BATCH = 16, 256
 """Of episodes behind each sampled return."""
@@ -78,7 +79,7 @@ def lake():
 
 def test_exact_clone_of_random_experts_returns_what_they_do(lake):
     """Of a return of one at most, episodes that were cut can bring no more than their share."""
-    mdp = lake.mdp
+    mdp = lake.world.mdp
     heads = 3.0 * jax.random.normal(jax.random.key(0), (200, 3, mdp.num_states, mdp.num_actions))
 
     @jax.jit
@@ -107,10 +108,10 @@ def test_sampled_clone_returns_what_the_ensemble_does_on_frozen_lake():
     """With the classifier of environments that have no finite MDP, and few episodes cut short."""
     config = TrainConfig(env="FrozenLake-misc", env_param=("max_steps_in_episode=300",))
     lake = make_task(config)
-    logits = exact.train(jax.random.key(1), lake.mdp, 0.6, num_updates=300)
+    logits = exact.train(jax.random.key(1), lake.world.mdp, 0.6, num_updates=300)
     policies = jax.nn.softmax(logits)
-    returns = jax.vmap(tabular.policy_return, (None, 0))(lake.mdp, policies)
-    slack = float(jnp.mean(returns) - tabular.cloning_floor(lake.mdp, policies))
+    returns = jax.vmap(tabular.policy_return, (None, 0))(lake.world.mdp, policies)
+    slack = float(jnp.mean(returns) - tabular.cloning_floor(lake.world.mdp, policies))
     assert 0 <= slack < 0.01
     assert_only_the_posterior_returns_what_the_ensemble_does(
         dataclasses.replace(lake, mdp=None),

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import demonstrations, evaluation, traps
+from ape_jax.algorithms import traps
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import TrainConfig
 from ape_jax.core import tabular
+from ape_jax.demonstrations import collect
 from ape_jax.envs import GridWorld
+from ape_jax.evaluation import returns as evaluation
 from ape_jax.observers import TabularCloning
-from ape_jax.training import make_task
 from ape_jax.types import SettingError
 
 SMALL = traps.TrapConfig(num_restarts=3, num_updates=5, train_horizon=6)
@@ -54,7 +56,7 @@ def test_objective_of_one_temperature_reduces_to_the_exact_one(small_mdp, random
 
 
 def test_objective_lets_beta_fall_to_its_final_share(small_mdp, random_policies):
-    config = traps.TrapConfig(beta=0.9, final_beta_share=0.5)
+    config = traps.TrapConfig(beta=0.9, beta_end_fraction=0.5)
     logits = jnp.log(random_policies)
     without = dataclasses.replace(config, beta=0.0)
     start, end = (
@@ -117,14 +119,16 @@ def test_most_pairs_on_the_paper_grid_trap_the_greedy_clone_of_sampled_demonstra
     task = make_task(TrainConfig(num_experts=2), GridWorld())
     keys = jax.vmap(jax.random.key)(jnp.arange(1000, 1003))
     logits, report = jax.jit(
-        lambda keys: jax.lax.map(lambda key: traps.train(key, task.mdp, 2), keys)
+        lambda keys: jax.lax.map(lambda key: traps.train(key, task.world.mdp, 2), keys)
     )(keys)
 
     @jax.jit
     def greedy_clone_return(key, logits):
         heads = {"params": {"table": logits}}
-        shown, _ = demonstrations.collect(key, task, heads, 1_000_000)
-        clone = TabularCloning(task.mdp.num_states, task.mdp.num_actions).fit(key, shown)
+        shown, _ = collect.collect(key, task, heads, 1_000_000)
+        clone = TabularCloning(task.world.mdp.num_states, task.world.mdp.num_actions).fit(
+            key, shown
+        )
         return evaluation.expected_return(task, evaluation.greedy(clone), key)
 
     successes = 0

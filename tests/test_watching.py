@@ -13,17 +13,19 @@ import pytest
 from command_line import run
 from rich.console import Console
 
-from ape_jax import checkpoint, exporting, plotting, trackers
+from ape_jax.algorithms.common import Metrics, make_task
 from ape_jax.config import Hypers, RunConfig, TrainConfig
-from ape_jax.live import LiveView
-from ape_jax.metrics import read_updates
-from ape_jax.runner import Chunk, Runner, seed_keys
-from ape_jax.training import Metrics, make_task
+from ape_jax.reporting import figures as plotting
+from ape_jax.runs import checkpoint, trackers
+from ape_jax.runs import export as exporting
+from ape_jax.runs.live import LiveView
+from ape_jax.runs.metrics import read_updates
+from ape_jax.training.trainer import Chunk, Runner, seed_keys
 from ape_jax.types import SettingError
 
 PG = ["--num-updates", "6", "--envs-per-expert", "4", "--seeds", "2", "--quiet"]
 PPO = ["--algorithm", "ppo", "--env", "Pendulum-v1", "--head", "gaussian", "--hidden-sizes", "4"]
-PPO += ["--envs-per-expert", "4", "--segment-length", "16", "--num-epochs", "1", "--seeds", "2"]
+PPO += ["--envs-per-expert", "4", "--rollout-length", "16", "--num-epochs", "1", "--seeds", "2"]
 PPO += ["--num-minibatches", "2", "--num-updates", "6", "--quiet"]
 
 
@@ -192,7 +194,7 @@ def test_exported_policies_act_alike_in_a_process_without_this_package(name, run
     assert run("export", runs / name, "--out", out) == 2  # Not unasked.
     _, task, params = checkpoint.load_run(runs / name)
     keys = jax.random.split(jax.random.key(0), 7)
-    space = task.env.observation_space(task.env_params)
+    space = task.world.env.observation_space(task.world.params)
     observations = jax.vmap(space.sample)(keys)
     np.save(tmp_path / "seen.npy", observations)
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE)

@@ -61,7 +61,7 @@ def clipped_surrogate(
     log_probs: Float[Array, " N"],
     old_log_probs: Float[Array, " N"],
     advantages: Float[Array, " N"],
-    clip_ratio: Float[Array, ""] | float,
+    clip_eps: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
     """PPO's surrogate, negated, mean over steps (Schulman et al., arXiv 1707.06347, Eq. 7).
 
@@ -69,7 +69,7 @@ def clipped_surrogate(
     minus its advantage.
     """
     ratios = jnp.exp(log_probs - old_log_probs)
-    clipped = jnp.clip(ratios, 1.0 - clip_ratio, 1.0 + clip_ratio)
+    clipped = jnp.clip(ratios, 1.0 - clip_eps, 1.0 + clip_eps)
     return -jnp.mean(jnp.minimum(ratios * advantages, clipped * advantages))
 
 
@@ -77,12 +77,12 @@ def clipped_value_loss(
     values: Float[Array, " N"],
     old_values: Float[Array, " N"],
     targets: Float[Array, " N"],
-    value_clip: Float[Array, ""] | float | None,
+    value_clip_eps: Float[Array, ""] | float | None,
 ) -> Float[Array, ""]:
     """½ (V − target)², mean over steps; the larger of it and that of V kept near its old value."""
     errors = jnp.square(values - targets)
-    if value_clip is not None:
-        near = old_values + jnp.clip(values - old_values, -value_clip, value_clip)
+    if value_clip_eps is not None:
+        near = old_values + jnp.clip(values - old_values, -value_clip_eps, value_clip_eps)
         errors = jnp.maximum(errors, jnp.square(near - targets))
     return 0.5 * jnp.mean(errors)
 

@@ -21,8 +21,8 @@ def discounted_returns(
     """
 
     def backward(later, now):
-        reward, discount = now
-        return_ = reward + discount * later
+        reward, gamma = now
+        return_ = reward + gamma * later
         return return_, return_
 
     _, returns = jax.lax.scan(
@@ -37,8 +37,8 @@ def generalized_advantages(
     next_values: Float[Array, " T"],
     terminated: Bool[Array, " T"],
     truncated: Bool[Array, " T"],
-    discount: Float[Array, ""] | float,
-    trace_decay: Float[Array, ""] | float,
+    gamma: Float[Array, ""] | float,
+    gae_lambda: Float[Array, ""] | float,
 ) -> Float[Array, " T"]:
     """GAE(λ) over a stream of episodes (Schulman et al., arXiv 1506.02438, Eq. 16).
 
@@ -54,14 +54,14 @@ def generalized_advantages(
       next_values: V(s'_t) of the true successor, before any autoreset (``final_observation``).
       terminated: the task ended at t.
       truncated: a time limit cut the episode at t.
-      discount: γ.
-      trace_decay: λ; 0 gives one-step temporal differences, 1 gives returns minus values.
+      gamma: γ.
+      gae_lambda: λ; 0 gives one-step temporal differences, 1 gives returns minus values.
 
     Returns:
       Â_t.
     """
-    deltas = rewards + discount * jnp.where(terminated, 0.0, next_values) - values
-    decays = jnp.where(terminated | truncated, 0.0, discount * trace_decay)
+    deltas = rewards + gamma * jnp.where(terminated, 0.0, next_values) - values
+    decays = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda)
     return discounted_returns(deltas, decays)
 
 

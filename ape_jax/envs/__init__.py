@@ -8,7 +8,7 @@ from gymnax.environments.misc.frozen_lake import FrozenLake
 
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.envs import frozen_lake
-from ape_jax.envs.ceiling import highest_return
+from ape_jax.envs.bounds import highest_return
 from ape_jax.envs.gridworld import GridWorld
 from ape_jax.envs.overrides import Overrides, parse_overrides, replace
 from ape_jax.types import SettingError

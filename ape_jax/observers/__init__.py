@@ -5,9 +5,9 @@ An observer is anything with ``fit(key, demonstrations) -> policy``. A policy is
 a ``MemoryPolicy`` over histories, or ``Modes`` to choose from, or acts in a continuous space.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.observers.behaviour_cloning import BehaviourCloning, TabularCloning
 from ape_jax.observers.dagger import Dagger
 from ape_jax.observers.gaussian_mixture import GaussianMixture, GaussianMixturePolicy
@@ -21,6 +21,7 @@ from ape_jax.observers.recurrent import Recurrent
 from ape_jax.types import PRNGKey
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Anyone who clones."""
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from ape_jax.core.mixture import LOG_FLOOR
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import Networks
 from ape_jax.observers import fitting
 from ape_jax.observers.policies import GaussianPolicy, HeadPolicy, TablePolicy

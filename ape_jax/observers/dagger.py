@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ape_jax import demonstrations as demos
+from ape_jax.algorithms.common import Task
 from ape_jax.core import categorical
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.observers.behaviour_cloning import BehaviourCloning, TabularCloning
-from ape_jax.training import Task
 from ape_jax.types import Params, PRNGKey
 
 
@@ -69,7 +69,7 @@ class Dagger:
         def act(observation, _, uniforms):
             return categorical.sample(acting(observation), uniforms[0])
 
-        visited, expert = demos.pool(key_visit, self.task, act, num_steps)
+        visited, expert = collect.pool(key_visit, self.task, act, num_steps)
         uniforms = jax.random.uniform(key_answer, (num_steps, 1))
-        answer = demos.sampler(self.task, self.heads)
+        answer = collect.sampler(self.task, self.heads)
         return visited._replace(action=jax.vmap(answer)(visited.observation, expert, uniforms))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import with_statistics
 from ape_jax.types import Params, PRNGKey
 

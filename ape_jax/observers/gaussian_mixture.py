@@ -9,7 +9,7 @@ from flax import struct
 from jaxtyping import Array, Shaped
 
 from ape_jax.core import distributions
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import MLP
 from ape_jax.observers import fitting
 from ape_jax.types import Params, PRNGKey

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.observers.behaviour_cloning import BehaviourCloning
 from ape_jax.observers.policies import GaussianPolicy, HeadPolicy
 from ape_jax.types import PRNGKey

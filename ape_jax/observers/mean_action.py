@@ -8,7 +8,7 @@ from flax import struct
 from jaxtyping import Array, Float, Shaped
 
 from ape_jax.core.distributions import Gaussian, point
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import MLP
 from ape_jax.observers import fitting
 from ape_jax.types import Params, PRNGKey

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ape_jax.core import mixture
 from ape_jax.core.distributions import Gaussian, GaussianMixture
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import Networks
 from ape_jax.types import Params, PRNGKey
 

@@ -10,14 +10,14 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
-from ape_jax import demonstrations as demos
+from ape_jax.algorithms.common import Task
 from ape_jax.core import mixture, tabular
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import MLP, Networks
 from ape_jax.observers import fitting
 from ape_jax.observers.mixture import mixed
 from ape_jax.observers.policies import TablePolicy
-from ape_jax.training import Task
 from ape_jax.types import Params, PRNGKey
 
 
@@ -71,10 +71,10 @@ class Posterior:
     ) -> TablePolicy | ClassifiedMixture:
         """The weighed mixture, whatever the demonstrations."""
         del demonstrations
-        if self.task.mdp is not None:
-            return exact_posterior(self.task.mdp, self.task.networks, self.heads)
+        if self.task.world.mdp is not None:
+            return exact_posterior(self.task.world.mdp, self.task.networks, self.heads)
         key_steps, key_init, key_rows, key_updates = jax.random.split(key, 4)
-        steps, expert = demos.collect(key_steps, self.task, self.heads, self.num_steps)
+        steps, expert = collect.collect(key_steps, self.task, self.heads, self.num_steps)
         networks = self.task.networks
         module = MLP(
             *(networks.num_experts, (self.hidden_size,), "tanh", networks.num_states),

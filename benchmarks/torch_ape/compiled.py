@@ -54,7 +54,7 @@ class Trainer:
 
         Args:
           config: static settings; a world or an observer other than the paper's is refused.
-          hypers: rates, β, discount, entropy bonus, clipping norm.
+          hypers: rates, β, gamma, entropy bonus, clipping norm.
           device: where everything lives.
           seed: of parameters and rollouts.
 
@@ -106,7 +106,7 @@ class Trainer:
             places = compiled_act(
                 places, self.uniforms[part], thresholds, self.successors, self.keys[part]
             )
-        statistics = compiled_summarize(self.keys, self.rewards, self.hypers.discount)
+        statistics = compiled_summarize(self.keys, self.rewards, self.hypers.gamma)
         return compiled_learn(
             self.params, self.moments, self.count, statistics, self.config, self.hypers
         )
@@ -169,16 +169,16 @@ def act(
     return places
 
 
-def summarize(keys: Tensor, rewards: Tensor, discount: float) -> Statistics:
+def summarize(keys: Tensor, rewards: Tensor, gamma: float) -> Statistics:
     """Statistics of episodes.
 
     Args:
       keys: place · A + action of each step [T, N]: the experts' blocks, then as many of the
         observer's. After its end an episode stays on the goal.
       rewards: by key [P * S * A]; zero on the goal.
-      discount: γ.
+      gamma: γ.
     """
-    returns = discounted_returns(rewards[keys], discount)
+    returns = discounted_returns(rewards[keys], gamma)
     index = keys.flatten()
     zeros = torch.zeros_like(rewards)
     counts = zeros.scatter_add(0, index, torch.ones_like(index, dtype=rewards.dtype))
@@ -189,11 +189,11 @@ def summarize(keys: Tensor, rewards: Tensor, discount: float) -> Statistics:
     return Statistics(live, sums.view(shape), squares)
 
 
-def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
+def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
     """Returns to go of rewards [T, N], by doubling how far each looks ahead."""
     returns, ahead = rewards, 1
     while ahead < len(rewards):
-        returns = returns + discount**ahead * pad(returns[ahead:], (0, 0, 0, ahead))
+        returns = returns + gamma**ahead * pad(returns[ahead:], (0, 0, 0, ahead))
         ahead *= 2
     return returns
 
@@ -238,11 +238,11 @@ def learn(
       count: steps taken so far [].
       statistics: of the episodes.
       config: static settings.
-      hypers: rates, β, discount, entropy bonus, clipping norm.
+      hypers: rates, β, gamma, entropy bonus, clipping norm.
     """
 
     def total(params: Params) -> Tensor:
-        return losses(params, statistics, config, hypers).total(hypers.entropy_bonus)
+        return losses(params, statistics, config, hypers).total(hypers.ent_coef)
 
     gradients = torch.func.grad(total)(params)
     descend(params, moments, count, gradients, config, hypers)

@@ -42,7 +42,7 @@ class Trainer:
 
         Args:
           config: static settings; a world or an observer other than the paper's is refused.
-          hypers: rates, β, discount, entropy bonus, clipping norm.
+          hypers: rates, β, gamma, entropy bonus, clipping norm.
           device: where everything lives.
           seed: of parameters and rollouts.
 
@@ -69,7 +69,7 @@ class Trainer:
         """Collect, loss, gradient, step; returns the mean returns of the episodes collected."""
         experts, observer = collect(self.params, self.config, self.generator)
         parts = losses(self.params, experts, observer, self.hypers, self.config.activation)
-        self.descend(parts.total(self.hypers.entropy_bonus))
+        self.descend(parts.total(self.hypers.ent_coef))
         return {
             "pe_return": experts.rewards.sum(-1).mean(),
             "observer_return": observer.rewards.sum(-1).mean(),
@@ -133,12 +133,12 @@ def observer_log_probs(params: Params, cells: Tensor, activation: str) -> Tensor
     return (log_probs + uniform_log_weight(num_experts)).logsumexp(dim=0)
 
 
-def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
+def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
     """Returns to go of rewards [..., T]."""
     later = torch.zeros_like(rewards[..., 0])
     returns = []
     for reward in reversed(rewards.unbind(dim=-1)):
-        later = reward + discount * later
+        later = reward + gamma * later
         returns.append(later)
     return torch.stack(returns[::-1], dim=-1)
 
@@ -152,7 +152,7 @@ def losses(
       params: heads and critics.
       experts: episodes [E, B, T].
       observer: episodes [N, T].
-      hypers: β, discount.
+      hypers: β, gamma.
       activation: of MLPs.
     """
     cells = experts.cells.flatten(1)
@@ -160,7 +160,7 @@ def losses(
     log_probs = expert_log_probs(params, cells, activation).view(*shape, -1)
     expert_critics = [weights[:-1] for weights in params.critics]
     values = networks.outputs_at(expert_critics, cells, activation).view(shape)
-    targets = discounted_returns(experts.rewards, hypers.discount)
+    targets = discounted_returns(experts.rewards, hypers.gamma)
     policy, value, entropy = _terms(log_probs, values, targets, experts)
 
     cells = observer.cells.flatten()
@@ -168,7 +168,7 @@ def losses(
     log_probs = observer_log_probs(params, cells, activation).view(*shape, -1)
     observer_critic = [weights[-1:] for weights in params.critics]
     values = networks.outputs_at(observer_critic, cells[None], activation).view(shape)
-    targets = -hypers.beta * discounted_returns(observer.rewards, hypers.discount)
+    targets = -hypers.beta * discounted_returns(observer.rewards, hypers.gamma)
     observer_policy, observer_value, _ = _terms(log_probs, values, targets, observer)
     return Losses(policy, value, entropy, observer_policy, observer_value)
 

@@ -19,11 +19,11 @@ class Losses(NamedTuple):
     observer_policy: Tensor
     observer_value: Tensor
 
-    def total(self, entropy_bonus: float) -> Tensor:
+    def total(self, ent_coef: float) -> Tensor:
         """What the parameters descend."""
         policies = self.expert_policy + self.observer_policy
         values = self.expert_value + self.observer_value
-        return policies + values - entropy_bonus * self.expert_entropy
+        return policies + values - ent_coef * self.expert_entropy
 
 
 def check(config: TrainConfig, hypers: Hypers) -> None:
@@ -45,8 +45,8 @@ def check(config: TrainConfig, hypers: Hypers) -> None:
 
 
 def learning_rate_share(count: Tensor | int, config: TrainConfig, hypers: Hypers) -> Tensor | float:
-    """Share of the learning rates left at an update: linear, from 1 to ``final_rate_share``."""
-    fall = 1.0 - hypers.final_rate_share
+    """Share of the learning rates left at an update: linear, from 1 to ``lr_end_fraction``."""
+    fall = 1.0 - hypers.lr_end_fraction
     return 1.0 - fall * count / max(config.num_updates - 1, 1)
 
 

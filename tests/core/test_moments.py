@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.core import calibration, moments, objective, random
+from ape_jax.core import objective, random
+from ape_jax.core import statistics as calibration
+from ape_jax.core import statistics as moments
 
 
 def test_merged_moments_are_those_of_everything():

@@ -9,8 +9,8 @@ from ape_jax.core import returns
 
 def loop_returns(rewards, discounts):
     later, out = 0.0, []
-    for reward, discount in zip(rewards[::-1], discounts[::-1], strict=True):
-        later = reward + discount * later
+    for reward, gamma in zip(rewards[::-1], discounts[::-1], strict=True):
+        later = reward + gamma * later
         out.append(later)
     return np.array(out[::-1])
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.core import visits
+from ape_jax.core import samples
 from ape_jax.types import Transition
 
 T, G, N, S, A = 7, 2, 5, 4, 3
@@ -22,7 +22,7 @@ def episodes():
 
 
 def test_steps_carry_the_return_to_go_and_count_once_while_live(episodes):
-    seen = visits.every_step(episodes, 0.9)
+    seen = samples.every_step(episodes, 0.9)
     expected = np.zeros((T + 1, G, N))
     for t in reversed(range(T)):
         expected[t] = np.asarray(episodes.reward[t]) + 0.9 * expected[t + 1]
@@ -31,8 +31,8 @@ def test_steps_carry_the_return_to_go_and_count_once_while_live(episodes):
 
 
 def test_pairs_hold_counts_means_and_variances(episodes):
-    steps = visits.every_step(episodes, 1.0)
-    pairs = visits.every_pair(steps, S, A)
+    steps = samples.every_step(episodes, 1.0)
+    pairs = samples.every_pair(steps, S, A)
     assert pairs.action.shape == (S * A, G, 1)
     live, states, actions, returns = (
         np.asarray(x) for x in (episodes.live, steps.observation, steps.action, steps.returns)

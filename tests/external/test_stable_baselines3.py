@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import demonstrations, evaluation, interop
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import TrainConfig
 from ape_jax.core import tabular
-from ape_jax.envs import GRIDWORLD
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations.minari import to_minari
+from ape_jax.envs import GRIDWORLD, adapters
+from ape_jax.evaluation import returns as evaluation
 from ape_jax.observers import TabularCloning
-from ape_jax.training import make_task
 
 REASON = 'not installed: pip install ".[test,attack]"'
 torch = pytest.importorskip("torch", reason=f"torch is {REASON}")
@@ -54,7 +56,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def shown(task):
-    return demonstrations.collect(jax.random.key(0), task, ensemble(), NUM_STEPS)[0]
+    return collect.collect(jax.random.key(0), task, ensemble(), NUM_STEPS)[0]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def attacker(shown, tmp_path_factory):
     """Behaviour cloning of the dataset as anyone would write it with these libraries."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
-        interop.to_minari("gridworld/traps-v0", GRIDWORLD, shown)
+        to_minari("gridworld/traps-v0", GRIDWORLD, shown)
         dataset = minari.load_dataset("gridworld/traps-v0")
         episodes = list(dataset.iterate_episodes())
     observations = torch.as_tensor(np.concatenate([e.observations[:-1] for e in episodes]))
@@ -88,7 +90,7 @@ def attacker(shown, tmp_path_factory):
 @pytest.fixture(scope="module")
 def ours(task, shown):
     """Exact returns of our cloner: sampled, greedy."""
-    cloner = TabularCloning(task.mdp.num_states, task.mdp.num_actions)
+    cloner = TabularCloning(task.world.mdp.num_states, task.world.mdp.num_actions)
     clone = cloner.fit(jax.random.key(1), shown)
     return {
         deployed: float(evaluation.expected_return(task, policy, jax.random.key(2)))
@@ -104,7 +106,7 @@ def test_the_case_tells_sampled_and_greedy_clones_apart(ours):
 def test_attacker_gets_what_our_cloner_gets(deployed, attacker, ours):
     """Mean of its episodes in the Gymnasium environment, at four standard errors."""
     torch.manual_seed(1)
-    returns = interop.score(
+    returns = adapters.score(
         lambda cell: attacker.predict(cell, deterministic=deployed == "greedy")[0],
         GRIDWORLD,
         NUM_EPISODES,
@@ -119,12 +121,12 @@ def test_attacker_gets_what_our_cloner_gets(deployed, attacker, ours):
 def test_attacker_s_policy_is_worth_the_same_exactly(task, attacker, ours):
     """Its probabilities as a table, on the finite MDP: fitting error alone is left."""
     with torch.no_grad():
-        distribution = attacker.get_distribution(torch.arange(task.mdp.num_states))
+        distribution = attacker.get_distribution(torch.arange(task.world.mdp.num_states))
         probs = jnp.asarray(distribution.distribution.probs.numpy())
-    greedy = jax.nn.one_hot(jnp.argmax(probs, axis=-1), task.mdp.num_actions)
-    exact = float(tabular.policy_return(task.mdp, probs))
+    greedy = jax.nn.one_hot(jnp.argmax(probs, axis=-1), task.world.mdp.num_actions)
+    exact = float(tabular.policy_return(task.world.mdp, probs))
     print(f"exact: sampled {exact:.2f} against {ours['sampled']:.2f}")
     assert abs(exact - ours["sampled"]) < 0.5
-    exact = float(tabular.policy_return(task.mdp, greedy))
+    exact = float(tabular.policy_return(task.world.mdp, greedy))
     print(f"exact: greedy {exact:.2f} against {ours['greedy']:.2f}")
     assert abs(exact - ours["greedy"]) < 0.5

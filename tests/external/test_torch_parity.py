@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import learner, pg, training
+from ape_jax.algorithms import common, learner, pg
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import mixture
 from ape_jax.envs import GridWorld
@@ -29,11 +29,11 @@ from benchmarks.torch_ape.networks import Params  # noqa: E402
 
 HYPERS = Hypers(
     beta=0.4,
-    discount=0.97,
-    entropy_bonus=0.3,
+    gamma=0.97,
+    ent_coef=0.3,
     learning_rate=0.02,
     critic_learning_rate=0.3,
-    final_rate_share=0.5,
+    lr_end_fraction=0.5,
 )
 CLIPPING, NOT_CLIPPING = 0.5, 1e6
 NUM_EXPERTS, NUM_ENVS = 3, 16
@@ -70,7 +70,7 @@ def case(request):
     config = TrainConfig(
         head=request.param, hidden_sizes=sizes, num_experts=NUM_EXPERTS, envs_per_expert=NUM_ENVS
     )
-    task = training.make_task(dataclasses.replace(config, num_updates=4))
+    task = common.make_task(dataclasses.replace(config, num_updates=4))
     params = task.networks.init(jax.random.key(0))
     # Critics start at zero outputs, and parts of the loss would vanish.
     leaves, tree = jax.tree.flatten(params)
@@ -146,7 +146,7 @@ def weights(params):
 def losses_of(version, trainer, case):
     if version == "compiled":
         keys = keys_in_torch(case)
-        statistics = compiled.summarize(keys, trainer.rewards, trainer.hypers.discount)
+        statistics = compiled.summarize(keys, trainer.rewards, trainer.hypers.gamma)
         return compiled.losses(trainer.params, statistics, case.config, trainer.hypers)
     episodes = episodes_in_torch(case.experts), episodes_in_torch(case.observer)
     return eager.losses(trainer.params, *episodes, trainer.hypers, case.config.activation)
@@ -186,7 +186,7 @@ def test_losses_agree(version, case):
     expected = [expert.policy, expert.value, expert.entropy, observer.policy, observer.value]
     for name, ours, theirs in zip(parts._fields, expected, parts, strict=True):
         assert theirs.item() == pytest.approx(float(ours), rel=1e-5), name
-    assert parts.total(HYPERS.entropy_bonus).item() == pytest.approx(float(total), rel=1e-5)
+    assert parts.total(HYPERS.ent_coef).item() == pytest.approx(float(total), rel=1e-5)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -195,7 +195,7 @@ def test_gradients_agree(version, case):
     trainer = trainer_at(version, case, HYPERS)
     for tensor in weights(trainer.params):
         tensor.requires_grad_()
-    losses_of(version, trainer, case).total(HYPERS.entropy_bonus).backward()
+    losses_of(version, trainer, case).total(HYPERS.ent_coef).backward()
     expected = weights(to_torch(gradients))
     for index, tensor in enumerate(weights(trainer.params)):
         assert_close(expected[index].numpy(), tensor.grad, 2e-5, f"weights {index}")
@@ -216,7 +216,7 @@ def test_optimiser_steps_agree(version, max_grad_norm, case):
         assert (norm > max_grad_norm) == (max_grad_norm == CLIPPING)
         start = weights(to_torch(state.params))
         before = [tensor.detach().clone() for tensor in weights(trainer.params)]
-        state = training.apply_gradients(state, gradients, hypers, case.config.num_updates)
+        state = common.apply_gradients(state, gradients, hypers, case.config.num_updates)
         descend(version, trainer, case, to_torch(gradients))
         end = weights(to_torch(state.params))
         for index, tensor in enumerate(weights(trainer.params)):

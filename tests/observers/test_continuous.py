@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.demonstrations import Demonstrations
+from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.observers import GaussianMixture, MeanAction
 
 SPREAD = 0.1

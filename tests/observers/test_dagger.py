@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import demonstrations, evaluation
 from ape_jax.core import tabular
-from ape_jax.defences import as_tables
+from ape_jax.demonstrations import collect
+from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation.defences import as_tables
 from ape_jax.observers import Dagger, TabularCloning
 
 
@@ -14,7 +15,7 @@ def fit(task, policies, num_steps=40_000):
 
     @jax.jit
     def attack(key):
-        shown, _ = demonstrations.collect(key, task, heads, num_steps)
+        shown, _ = collect.collect(key, task, heads, num_steps)
         clone = Dagger(task, heads, TabularCloning(9, 5)).fit(key, shown)
         return evaluation.policy_table(clone, 9)
 
@@ -43,7 +44,7 @@ def test_answers_weigh_the_experts_evenly(small_task, small_mdp, random_policies
     heads = as_tables(jnp.log(jnp.maximum(policies, 1e-9)))
     observer = Dagger(small_task, heads, TabularCloning(9, 5))
     clone = TabularCloning(9, 5).fit(
-        jax.random.key(0), demonstrations.collect(jax.random.key(1), small_task, heads, 5_000)[0]
+        jax.random.key(0), collect.collect(jax.random.key(1), small_task, heads, 5_000)[0]
     )
     answered = observer.query(jax.random.key(2), clone, 60_000)
     ours = evaluation.policy_table(TabularCloning(9, 5).fit(jax.random.key(0), answered), 9)

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import demonstrations, evaluation
+from ape_jax.algorithms.common import make_task
 from ape_jax.config import TrainConfig
 from ape_jax.core import tabular
-from ape_jax.defences import as_tables
+from ape_jax.demonstrations import collect as demonstrations
+from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation.defences import as_tables
 from ape_jax.observers import LatentCloning, TabularLatent
 from ape_jax.observers.latent import episode_log_probs, simplest
-from ape_jax.training import make_task
 
 NUM_STEPS = 20_000
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import evaluation
 from ape_jax.core import tabular
+from ape_jax.evaluation import returns as evaluation
 from ape_jax.observers import Posterior
 
 

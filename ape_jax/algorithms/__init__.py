@@ -1,0 +1,1 @@
+"""Training algorithms: each has its configuration, ``init`` and ``update``."""

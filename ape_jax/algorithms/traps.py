@@ -1,0 +1,238 @@
+"""Trap ensembles: every expert does well even when deployed greedily, their greedy clone does not.
+
+One expert alone can trap its own greedy clone, by being good on average and wrong in its most
+probable action. A trap ensemble forbids itself that.
+
+How they trap, where it was looked at (10 × 10 grid, two pairs): the greedy clone walks to and fro
+between two neighbouring cells close to the goal. In one of them the way of one expert has the
+majority of the pool, in the other that of its partner, which leads back; or the experts' first
+choices differ, and the second choice of both outvotes them. Each expert passes both cells.
+
+A mean over starts allows an expert to be stuck in a cell or two, where waiting gives it the
+majority cheaply. Restarts whose greedy experts arrive from *every* start are therefore preferred,
+and the report says whether the one that was kept is such.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from ape_jax.algorithms import exact
+from ape_jax.core import mixture, tabular
+from ape_jax.core.tabular import FiniteMDP
+from ape_jax.types import PRNGKey, SettingError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrapConfig:
+    """How trap ensembles are trained, and what counts as one; the defaults fit the 10 × 10 grid."""
+
+    num_restarts: int = 16
+    """Runs from different first logits, of which the best by exact evaluation is kept (R)."""
+    num_updates: int = 400
+    """Adam steps of one run."""
+    learning_rate: float = 0.1
+    """At the start, in logits. Half of it loses an expert more often."""
+    lr_end_fraction: float = 0.1
+    """Share of it that is left at the end."""
+    weight_decay: float = 0.2
+    """Keeps policies off the corners of the simplex, where no gradient repairs an expert;
+    much more makes experts too soft to do well when sampled."""
+    beta: float = 1.6
+    """Weight of the clone's return at the start, against the *sum* of the experts' utilities."""
+    beta_end_fraction: float = 0.35
+    """Share of it that is left at the end: the trap comes first, then the experts are repaired."""
+    expert_temperatures: tuple[float, ...] = (1.0, 0.3, 0.1)
+    """Each expert is trained as deployed at each of them. The middle one carries the gradient where
+    the coldest is saturated: without it, an expert that is lost when greedy stays lost."""
+    clone_temperature: float = 0.1
+    """Of the clone trained against. It is the margin too: an action that it plays surely leads
+    the others by a factor, which the noise of counting does not undo."""
+    utility_scale: float = 20.0
+    """Return, in size, at which an expert's loss counts twice; keeps experts from sacrifice."""
+    train_horizon: int = 40
+    """Steps of an episode in training, at most the process's own: enough to tell a trap."""
+    min_return: float = -14.0
+    """Of every expert, sampling its actions."""
+    min_greedy_return: float = -13.0
+    """Of every expert, deployed greedily."""
+    max_clone_return: float = -70.0
+    """Of the greedy clone."""
+    min_start_return: float = -40.0
+    """Of every greedy expert from the start where it does worst: preferred, not required."""
+
+    def __post_init__(self):
+        for name in ("num_restarts", "num_updates", "train_horizon"):
+            if getattr(self, name) < 1:
+                raise SettingError(f"{name} must be at least 1; got {getattr(self, name)}")
+        temperatures = (*self.expert_temperatures, self.clone_temperature)
+        if not self.expert_temperatures or min(temperatures) <= 0:
+            raise SettingError(
+                f"temperatures must be > 0, and the experts need at least one; got {temperatures}"
+            )
+        for name in ("learning_rate", "utility_scale"):
+            if getattr(self, name) <= 0:
+                raise SettingError(f"{name} must be > 0; got {getattr(self, name)}")
+
+
+class TrapReturns(NamedTuple):
+    """Exact returns of an ensemble, and of the ideal clone of infinitely many demonstrations."""
+
+    experts: Float[Array, " E"]
+    """Each expert, sampling its actions."""
+    greedy_experts: Float[Array, " E"]
+    """Each expert, taking its most probable action; ties are shared."""
+    clone: Float[Array, ""]
+    """π_o with posterior weights, sampling."""
+    greedy_clone: Float[Array, ""]
+    """The same, greedy."""
+    worst_start: Float[Array, ""]
+    """Of any greedy expert, from the start where it does worst."""
+
+
+class TrapReport(NamedTuple):
+    """Of one call of ``train``."""
+
+    returns: TrapReturns
+    """Of the restart that was kept."""
+    trapped: Bool[Array, ""]
+    """Whether it is a trap ensemble."""
+    from_every_start: Bool[Array, ""]
+    """Whether its greedy experts keep ``min_start_return`` as well."""
+    num_trapped: Int[Array, ""]
+    """Of the R restarts, how many are."""
+
+
+def train(
+    key: PRNGKey, mdp: FiniteMDP, num_experts: int, config: TrapConfig | None = None
+) -> tuple[Float[Array, "E S A"], TrapReport]:
+    """Ascend from several starts and keep the ensemble with the most room in every requirement.
+
+    The selection sees exact returns only, never a sampled clone.
+
+    Args:
+      key: draws every restart's first logits.
+      mdp: the process.
+      num_experts: E, at least 2 for an effect of the ensemble.
+      config: settings; static under ``jax.jit``.
+    """
+    config = TrapConfig() if config is None else config
+    short = dataclasses.replace(mdp, horizon=min(config.train_horizon, mdp.horizon))
+
+    def one(key):
+        def objective_fn(logits, progress):
+            return trap_objective(logits, short, config, progress)
+
+        logits = exact.ascend(
+            key,
+            mdp,
+            objective_fn,
+            num_experts,
+            config.num_updates,
+            config.learning_rate,
+            config.lr_end_fraction,
+            config.weight_decay,
+        )
+        return logits, trap_returns(logits, mdp)
+
+    logits, returns = jax.vmap(one)(jax.random.split(key, config.num_restarts))
+    slacks = jax.vmap(slack, in_axes=(0, None))(returns, config)
+    trapped, everywhere = slacks >= 0, returns.worst_start >= config.min_start_return
+    # Slacks are at most one: a trap from every start goes before all others.
+    best = jnp.argmax(slacks + jnp.where(trapped & everywhere, 2.0, 0.0))
+    kept, of_kept = jax.tree.map(lambda x: x[best], (logits, returns))
+    return kept, TrapReport(of_kept, trapped[best], everywhere[best], jnp.sum(trapped))
+
+
+def trap_objective(
+    logits: Float[Array, "E S A"],
+    mdp: FiniteMDP,
+    config: TrapConfig,
+    progress: Float[Array, ""] | float,
+) -> Float[Array, ""]:
+    """What one restart ascends.
+
+        mean_c mean_T mean_s U(V(s; temper(π_c, T))) − β(progress)/E · J(temper(π_o, T_o)),
+        U(V) = V − V² / 2u
+
+    with the mean over starts s. π_o has posterior weights, through which gradients flow: where an
+    expert goes decides where it has the majority. U weighs a return of −u twice as much as one near
+    zero, so that no start is sacrificed for the others. It is meant for returns below zero, and
+    falls for returns above u.
+
+    Args:
+      logits: every expert's logits in every state.
+      mdp: the process, with the horizon of training.
+      config: temperatures T and T_o, β at the start and at the end, u.
+      progress: share of the run that is done, in [0, 1).
+    """
+    log_probs = jax.nn.log_softmax(logits)
+    values = jax.vmap(lambda t: _values(mdp, log_probs, t))(jnp.array(config.expert_temperatures))
+    utilities = (values - jnp.square(values) / (2.0 * config.utility_scale)) @ mdp.start
+    clone = _pooled(mdp, log_probs)
+    decay = 1.0 + (config.beta_end_fraction - 1.0) * progress
+    beta = config.beta * decay / logits.shape[0]
+    return jnp.mean(utilities) - beta * _deployed(mdp, clone, config.clone_temperature)
+
+
+def trap_returns(logits: Float[Array, "E S A"], mdp: FiniteMDP) -> TrapReturns:
+    """Everybody's exact return over the whole horizon.
+
+    Args:
+      logits: every expert's logits in every state.
+      mdp: the process.
+    """
+    log_probs = jax.nn.log_softmax(logits)
+    clone = _pooled(mdp, log_probs)
+    greedy_values = _values(mdp, log_probs, 0.0)
+    return TrapReturns(
+        experts=_values(mdp, log_probs, 1.0) @ mdp.start,
+        greedy_experts=greedy_values @ mdp.start,
+        clone=_deployed(mdp, clone, 1.0),
+        greedy_clone=_deployed(mdp, clone, 0.0),
+        worst_start=jnp.min(jnp.where(mdp.start[None] > 0, greedy_values, jnp.inf)),
+    )
+
+
+def slack(returns: TrapReturns, config: TrapConfig) -> Float[Array, ""]:
+    """Room left in the tightest requirement, as a share of its bound; a trap has 0 or more.
+
+    Args:
+      returns: of one ensemble.
+      config: the bounds.
+    """
+    rooms = (
+        (jnp.min(returns.experts) - config.min_return) / abs(config.min_return),
+        (jnp.min(returns.greedy_experts) - config.min_greedy_return)
+        / abs(config.min_greedy_return),
+        (config.max_clone_return - returns.greedy_clone) / abs(config.max_clone_return),
+    )
+    return jnp.min(jnp.stack(rooms))
+
+
+def _pooled(mdp: FiniteMDP, log_probs: Float[Array, "E S A"]) -> Float[Array, "S A"]:
+    """The pooled policy, as log π_o with posterior weights, differentiable through them."""
+    log_weights = tabular.observer_weights(mdp, jnp.exp(log_probs), "posterior")
+    return jax.vmap(mixture.mixture_log_probs, in_axes=(1, 0))(log_probs, log_weights)
+
+
+def _deployed(
+    mdp: FiniteMDP, log_probs: Float[Array, "S A"], temperature: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """J(temper(π, T))."""
+    return _values(mdp, log_probs[None], temperature)[0] @ mdp.start
+
+
+def _values(
+    mdp: FiniteMDP, log_probs: Float[Array, "E S A"], temperature: Float[Array, ""] | float
+) -> Float[Array, "E S"]:
+    """Return of temper(π_c, T) from each state, of every expert."""
+
+    def one(log_probs):
+        tempered = jax.vmap(mixture.temper, in_axes=(0, None))(log_probs, temperature)
+        return tabular.state_values(mdp, jnp.exp(tempered))
+
+    return jax.vmap(one)(log_probs)

@@ -1,0 +1,47 @@
+"""``ape-jax plot``: curves of runs, also while they are on."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import matplotlib
+import tyro
+from rich.console import Console
+
+from ape_jax.cli.output import prepare, say
+from ape_jax.reporting import figures
+from ape_jax.runs.metrics import read_updates
+from ape_jax.types import SettingError
+
+
+@dataclasses.dataclass(frozen=True)
+class PlotOptions:
+    """Draw returns of experts and observer over updates: the mean over seeds, and their range."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Directories of runs, finished or not."""
+    out: Path | None = None
+    """The figure: .png, .pdf or .svg; curves.png in the first run, if not given."""
+
+
+def run(options: PlotOptions, console: Console) -> int:
+    """Read, draw, write."""
+    del console
+    if not options.runs:
+        raise SettingError("runs must name at least one; got none")
+    out = options.out or options.runs[0] / "curves.png"
+    if out.suffix not in (".png", ".pdf", ".svg"):
+        raise SettingError(f"out must end in .png, .pdf or .svg; got {out}")
+    if out.is_dir():
+        raise SettingError(f"out must be a file; got the directory {out}")
+    found = {}
+    for path in options.runs:
+        rows = read_updates(path / "metrics.jsonl")
+        if not rows:
+            raise SettingError(f"run must have finished its first updates; {path} has none yet")
+        found[path.name if path.name not in found else str(path)] = rows
+    matplotlib.use("Agg")
+    prepare(out.parent, "file")
+    figures.save_figure(figures.run_curves(found), out)
+    say(Console(), f"figure: {out}")
+    return 0

@@ -1,0 +1,1 @@
+"""What observers see of an ensemble: sampled, on disk, and in other libraries' formats."""

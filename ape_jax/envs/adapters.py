@@ -1,0 +1,106 @@
+"""gymnax environments with the interface of Gymnasium, for policies of other libraries."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+from gymnax.environments import spaces
+from gymnax.environments.environment import Environment, EnvParams
+
+from ape_jax import envs
+from ape_jax.types import SettingError
+
+
+class GymnaxEnv(gymnasium.Env):
+    """A gymnax environment with Gymnasium's face, for policies of other libraries.
+
+    gymnax's own wrapper starts the next episode within the step that ends one, so the last
+    observation of an episode is lost there, and an agent that resets skips a start.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012  Gymnasium's own way.
+
+    def __init__(self, env: Environment, env_params: EnvParams | None = None):
+        """Wrap an environment.
+
+        Args:
+          env: any gymnax environment.
+          env_params: its parameters; its defaults if None.
+        """
+        params = env.default_params if env_params is None else env_params
+        self.observation_space = spaces.gymnax_space_to_gym_space(env.observation_space(params))
+        self.action_space = spaces.gymnax_space_to_gym_space(env.action_space(params))
+
+        def step(key, state, action):
+            key, key_step = jax.random.split(key)
+            observation, state, reward, terminated, _ = env.step_env(
+                key_step, state, action, params
+            )
+            truncated = env.is_truncated(state, params) & ~terminated
+            return key, state, (observation, reward, terminated, truncated)
+
+        self._reset = jax.jit(lambda key: env.reset_env(key, params))
+        self._step = jax.jit(step)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; a seed decides it and all that follow."""
+        super().reset(seed=seed)
+        key = jax.random.key(int(self.np_random.integers(2**31)))
+        self._key, key_start = jax.random.split(key)
+        observation, self._state = self._reset(key_start)
+        return self._shown(observation), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Move; terminated or truncated, never both, at the end."""
+        action = np.asarray(action, self.action_space.dtype)
+        self._key, self._state, moved = self._step(self._key, self._state, action)
+        observation, reward, terminated, truncated = jax.device_get(moved)
+        return self._shown(observation), float(reward), bool(terminated), bool(truncated), {}
+
+    def _shown(self, observation):
+        return np.asarray(observation, self.observation_space.dtype)[()]
+
+
+def to_gymnasium(env_id: str, env_param: Sequence[str] = ()) -> GymnaxEnv:
+    """Make any registered gymnax environment as a Gymnasium one.
+
+    Args:
+      env_id: its name.
+      env_param: its parameters that differ from its defaults, as name=value.
+
+    Raises:
+      SettingError: no environment has that name, or no parameter.
+    """
+    return GymnaxEnv(*envs.make(env_id, envs.parse_overrides(env_param)))
+
+
+def score(
+    policy: Callable[[Any], Any], env: str | gymnasium.Env, episodes: int, seed: int
+) -> np.ndarray:
+    """Undiscounted return of each of so many episodes.
+
+    Args:
+      policy: an observation to an action, on the host; a policy of any library.
+      env: a registered gymnax id, or a Gymnasium environment.
+      episodes: how many.
+      seed: decides starts and transitions; the policy draws for itself.
+
+    Returns:
+      Returns [episodes], in float64.
+    """
+    if episodes < 1:
+        raise SettingError(f"episodes must be at least 1; got {episodes}")
+    world = to_gymnasium(env) if isinstance(env, str) else env
+    returns = np.zeros(episodes)
+    for number in range(episodes):
+        observation, _ = world.reset(seed=seed if number == 0 else None)
+        ended = False
+        while not ended:
+            observation, reward, terminated, truncated, _ = world.step(policy(observation))
+            returns[number] += float(reward)
+            ended = terminated or truncated
+    return returns

@@ -1,0 +1,1 @@
+"""Measurements: returns, audits, frontiers, the suite, the paper's table."""

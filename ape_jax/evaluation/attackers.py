@@ -1,0 +1,184 @@
+"""The observers as an audit runs them: what each may see, and how much it computes."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ape_jax.algorithms.common import Task
+from ape_jax.networks import Networks, make_networks
+from ape_jax.observers import (
+    BehaviourCloning,
+    Dagger,
+    LatentCloning,
+    Limited,
+    Mixture,
+    Observer,
+    Posterior,
+    Recurrent,
+    TabularCloning,
+    TabularLatent,
+)
+from ape_jax.types import Params, SettingError
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """How much observers see and compute. Hashable."""
+
+    num_steps: int = 1_000_000
+    """Demonstration steps."""
+    curve_steps: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
+    """Points of the curve over demonstrations, with a network of the widest size."""
+    curve_widths: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
+    """Points of the curve over width, with all demonstrations."""
+    limited_steps: int = 1_000
+    """Demonstration steps of ``limited``."""
+    limited_width: int = 8
+    """Hidden units of ``limited``."""
+    fit_updates: int = 2000
+    """Of cloning by a network."""
+    recurrent_updates: int = 1000
+    """Of ``recurrent``."""
+    latent_restarts: int = 8
+    """Starts of expectation maximisation, of which the likeliest end counts."""
+
+    def within(self, num_steps: int) -> "Effort":
+        """The same with so many demonstration steps; points beyond them are left out."""
+        return dataclasses.replace(
+            self,
+            num_steps=num_steps,
+            limited_steps=min(self.limited_steps, num_steps),
+            curve_steps=tuple(steps for steps in self.curve_steps if steps <= num_steps),
+        )
+
+
+QUICK = Effort(
+    num_steps=100_000,
+    curve_steps=(100, 1_000, 100_000),
+    curve_widths=(2, 64),
+    fit_updates=600,
+    recurrent_updates=200,
+    latent_restarts=3,
+)
+"""A first look."""
+
+
+class Setting(NamedTuple):
+    """What an observer is made from."""
+
+    task: Task
+    """Environment, horizon and networks of the ensemble."""
+    effort: Effort
+    """How much it may see and compute."""
+    heads: Params | None
+    """None where there are demonstrations alone."""
+
+
+class Attacker(NamedTuple):
+    """An observer as the audit runs it."""
+
+    sees: Callable[[Effort], str]
+    """What it is allowed to see, in a few words."""
+    make: Callable[[Setting], Observer]
+    """The observer for a setting."""
+    needs_experts: bool = False
+    """Whether it looks inside the ensemble, or asks it."""
+
+
+def _network(setting: Setting, width: int | None = None) -> Networks:
+    """One head of the experts' kind, or an MLP with one hidden layer of this width."""
+    task = setting.task
+    config = task.config
+    if width is not None:
+        config = dataclasses.replace(config, head="mlp", hidden_sizes=(width,))
+    return make_networks(
+        config,
+        task.world.env.observation_space(task.world.params),
+        task.world.env.action_space(task.world.params),
+    )
+
+
+def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
+    """Counts where observations are finite, else a network."""
+    networks = setting.task.networks
+    if networks.num_states is not None:
+        return TabularCloning(networks.num_states, networks.num_actions)
+    return BehaviourCloning(_network(setting), setting.effort.fit_updates)
+
+
+def limited(setting: Setting, num_steps: int, width: int) -> Limited:
+    """Cloning of so many steps by a network of this width."""
+    cloning = BehaviourCloning(_network(setting, width), setting.effort.fit_updates)
+    return Limited(cloning, num_steps)
+
+
+def latent(setting: Setting) -> Observer:
+    """Exact expectation maximisation where observations are finite, else by networks."""
+    networks, effort = setting.task.networks, setting.effort
+    if networks.num_states is None:
+        return LatentCloning(_network(setting), num_updates=effort.fit_updates)
+    return TabularLatent(
+        networks.num_states, networks.num_actions, num_restarts=effort.latent_restarts
+    )
+
+
+ATTACKERS = {
+    "mixture": Attacker(
+        lambda effort: "experts, evenly",
+        lambda setting: Mixture(setting.task.networks, setting.heads),
+        needs_experts=True,
+    ),
+    "posterior": Attacker(
+        lambda effort: "experts, by p(c|s)",
+        lambda setting: Posterior(setting.task, setting.heads),
+        needs_experts=True,
+    ),
+    "behaviour_cloning": Attacker(lambda effort: "all steps", cloning),
+    "limited": Attacker(
+        lambda effort: f"{effort.limited_steps:,} steps, {effort.limited_width} wide",
+        lambda setting: limited(
+            setting, setting.effort.limited_steps, setting.effort.limited_width
+        ),
+    ),
+    "latent": Attacker(lambda effort: "all steps, episodes", latent),
+    "recurrent": Attacker(
+        lambda effort: "episodes, memory",
+        lambda setting: Recurrent(
+            setting.task.networks,
+            setting.task.world.horizon,
+            num_updates=setting.effort.recurrent_updates,
+        ),
+    ),
+    "dagger": Attacker(
+        lambda effort: "steps, answers",
+        lambda setting: Dagger(setting.task, setting.heads, cloning(setting)),
+        needs_experts=True,
+    ),
+}
+"""Observers by name."""
+
+CONTINUOUS = ("mean_action", "gaussian_mixture")
+"""Observers of continuous actions, which have to wait for experts of their kind."""
+
+
+def choose(names: Sequence[str], has_experts: bool) -> tuple[list[str], dict[str, str]]:
+    """Observers that can run here, and those that cannot, with the reason.
+
+    Raises:
+      SettingError: no such observer, or none that can run.
+    """
+    runs, skipped = [], {}
+    for name in names:
+        if name in CONTINUOUS:
+            skipped[name] = "is for continuous actions; this environment's are discrete"
+        elif name not in ATTACKERS:
+            known = (*ATTACKERS, *CONTINUOUS)
+            raise SettingError(f"observers must be among {', '.join(known)}; got {name!r}")
+        elif ATTACKERS[name].needs_experts and not has_experts:
+            skipped[name] = "needs the experts; there are only demonstrations"
+        else:
+            runs.append(name)
+    if not runs:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in skipped.items())
+        raise SettingError(f"observers must hold one that can run here; {reasons or 'got none'}")
+    return runs, skipped

@@ -1,0 +1,265 @@
+"""Every observer against an ensemble: what each gets, in each way of deploying its clone."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ape_jax.algorithms.common import Task
+from ape_jax.core import categorical, tabular
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation.attackers import ATTACKERS, Effort, Setting, limited
+from ape_jax.observers import Modes
+from ape_jax.observers.latent import episode_log_probs
+from ape_jax.observers.posterior import exact_posterior
+from ape_jax.observers.recurrent import episodes_of
+from ape_jax.types import MemoryPolicy, Params, PRNGKey
+
+DEPLOYMENTS = ("sampled", "tempered", "greedy", "best")
+"""How a clone acts, in the order of tables."""
+
+TEMPERATURE = 0.5
+"""Of the tempered deployment."""
+
+HELD_OUT_STEPS = 10_000
+"""Fresh steps for log-likelihoods and agreement."""
+
+LEAST_PROB = 1e-6
+"""Probabilities below it count as this much in a log-likelihood: a clone by counting has zeros."""
+
+LEAST_SHARE = 0.02
+"""A mode with fewer of the episodes is not tried for the best one."""
+
+SEEDS_AT_ONCE = 10
+"""Seeds attacked side by side. Demonstrations of all seeds are in memory at once."""
+
+
+class Outcome(NamedTuple):
+    """Of one deployment of a clone."""
+
+    clone_return: Float[Array, "..."]
+    """Expected return of the clone."""
+    agreement: Float[Array, "..."]
+    """Probability of the action that a demonstrator took, mean over held-out steps."""
+    log_likelihood: Float[Array, "..."] | None
+    """Mean log-probability of held-out actions, in nats a step; of the sampled clone alone."""
+
+
+def deploy(task: Task, policy: Any, held_out: Demonstrations, key: PRNGKey) -> dict[str, Outcome]:
+    """What a fitted policy gets, in each of the ways in which it may be deployed.
+
+    Args:
+      task: environment.
+      policy: a policy of the observation, one with memory, or several modes.
+      held_out: demonstrations that it did not see.
+      key: for sampled evaluation.
+    """
+    if isinstance(policy, Modes):
+        return _deploy_modes(task, policy, held_out, key)
+    outcomes = {
+        "sampled": _outcome(task, policy, held_out, key),
+        "greedy": _outcome(task, evaluation.greedy(policy), held_out, key),
+        "tempered": _outcome(task, evaluation.tempered(policy, TEMPERATURE), held_out, key),
+    }
+    return {
+        name: outcome if name == "sampled" else outcome._replace(log_likelihood=None)
+        for name, outcome in outcomes.items()
+    }
+
+
+def _deploy_modes(
+    task: Task, modes: Modes, held_out: Demonstrations, key: PRNGKey
+) -> dict[str, Outcome]:
+    """A mode drawn for each episode; and the best of all that can be tried in the environment."""
+
+    def each(deployed):
+        return jax.vmap(lambda policy: _outcome(task, deployed(policy), held_out, key))(
+            modes.policies
+        )
+
+    sampled, greedy = each(lambda policy: policy), each(evaluation.greedy)
+    log_probs = jax.vmap(lambda policy: step_log_probs(policy, held_out))(modes.policies)
+    joint = episode_log_probs(
+        jnp.maximum(log_probs, jnp.log(LEAST_PROB)).T, held_out, log_probs.shape[1]
+    )
+    log_shares = jnp.log(jnp.maximum(modes.shares, 1e-30))
+    log_likelihood = jnp.sum(jax.nn.logsumexp(joint + log_shares[None], axis=-1)) / len(joint)
+
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), sampled, greedy)
+    tried = jnp.tile(modes.shares >= LEAST_SHARE, 2)
+    best = jnp.argmax(jnp.where(tried, both.clone_return, -jnp.inf))
+    # Scored afresh: the highest of noisy returns is too high.
+    policy = jax.tree.map(lambda x: x[best % len(modes.shares)], modes.policies)
+    temperature = jnp.where(best < len(modes.shares), 1.0, 0.0)
+    best_return = evaluation.expected_return(
+        task, evaluation.tempered(policy, temperature), jax.random.fold_in(key, 1)
+    )
+
+    def average(outcome, log_likelihood=None):
+        return Outcome(
+            modes.shares @ outcome.clone_return, modes.shares @ outcome.agreement, log_likelihood
+        )
+
+    return {
+        "sampled": average(sampled, log_likelihood),
+        "greedy": average(greedy),
+        "best": Outcome(best_return, both.agreement[best], None),
+    }
+
+
+def _outcome(task: Task, policy, held_out: Demonstrations, key: PRNGKey) -> Outcome:
+    log_probs = step_log_probs(policy, held_out)
+    return Outcome(
+        evaluation.expected_return(task, policy, key),
+        jnp.mean(jnp.exp(log_probs)),
+        jnp.mean(jnp.maximum(log_probs, jnp.log(LEAST_PROB))),
+    )
+
+
+def step_log_probs(policy, demonstrations: Demonstrations) -> Float[Array, " N"]:
+    """Of every demonstrated step, log π(a_t|·); memory is that of its episode."""
+    begins = jnp.diff(demonstrations.episode, prepend=-1) != 0
+    if not isinstance(policy, MemoryPolicy):
+        log_probs = jax.vmap(policy)(demonstrations.observation)
+        return jnp.take_along_axis(log_probs, demonstrations.action[:, None], axis=-1)[:, 0]
+    last = jnp.where(begins, -1, jnp.roll(demonstrations.action, 1))
+
+    def step(memory, seen):
+        begin, observation, last_action, action = seen
+        memory = jax.tree.map(lambda new, old: jnp.where(begin, new, old), policy.start(), memory)
+        memory, log_probs = policy(memory, observation, last_action)
+        return memory, log_probs[action]
+
+    steps = (begins, demonstrations.observation, last, demonstrations.action)
+    return jax.lax.scan(step, policy.start(), steps)[1]
+
+
+class Measures(NamedTuple):
+    """Of an ensemble itself."""
+
+    experts: Float[Array, "... E"]
+    """Returns."""
+    greedy_experts: Float[Array, "... E"]
+    """Returns of the experts, each deployed greedily itself."""
+    floor: Float[Array, "..."] | None
+    """What the ideal sampling cloner returns at least; None without a finite MDP."""
+    mixture_entropy: Float[Array, "..."] | None
+    """Of the posterior mixture where the experts go, in nats a step: no clone that is a function of
+    the state has a higher log-likelihood than its negative. None without a finite MDP."""
+    posterior_entropy: Float[Array, "... T"]
+    """Of the expert, given an episode's actions up to a step, in nats; mean over the episodes that
+    reach that step."""
+
+
+POSTERIOR_STEPS = 30
+"""Steps along which the posterior entropy of the expert is followed."""
+
+
+def measure(task: Task, heads: Params, held_out: Demonstrations, key: PRNGKey) -> Measures:
+    """Measure an ensemble."""
+    networks = task.networks
+    returns = evaluation.ensemble_returns(task, heads, key)
+    floor = mixture_entropy = None
+    if task.world.mdp is not None:
+        policies = jnp.exp(networks.tabulate_experts(heads))
+        floor = tabular.cloning_floor(task.world.mdp, policies)
+        occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.world.mdp, policies)
+        mixture = exact_posterior(task.world.mdp, networks, heads)
+        entropies = jax.vmap(categorical.entropy)(mixture.log_probs)
+        mixture_entropy = jnp.average(entropies, weights=jnp.sum(occupancies, axis=0))
+
+    rows, _, live, begins = episodes_of(held_out, 1024, POSTERIOR_STEPS)
+    live = live & begins[:, None]
+    expert_log_probs = networks.tabulate(lambda o: networks.expert_log_probs(heads, o))
+    log_probs = jax.vmap(jax.vmap(expert_log_probs))(rows.observation)
+    taken = jnp.take_along_axis(log_probs, rows.action[..., None, None], axis=-1)[..., 0]
+    evidence = jnp.cumsum(jnp.maximum(taken, jnp.log(LEAST_PROB)), axis=1)
+    before = jnp.pad(evidence[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    entropies = jax.vmap(jax.vmap(categorical.entropy))(jax.nn.log_softmax(before))
+    num_live = jnp.maximum(jnp.sum(live, axis=0), 1)
+    posterior_entropy = jnp.sum(jnp.where(live, entropies, 0.0), axis=0) / num_live
+    return Measures(
+        returns.experts, returns.greedy_experts, floor, mixture_entropy, posterior_entropy
+    )
+
+
+class Auditor:
+    """Attacks ensembles of one task, seed by seed; compiled programs are kept between calls."""
+
+    def __init__(self, task: Task, effort: Effort):
+        self.task = task
+        self.effort = effort
+        self._collect = jax.jit(self._collect_seeds, static_argnums=2)
+        self._attack = jax.jit(self._attack_seeds, static_argnums=0)
+        self._limited = jax.jit(self._limited_seeds, static_argnums=(0, 1))
+        self._measure = jax.jit(self._measure_seeds)
+
+    def demonstrate(self, keys: Key[Array, " K"], heads: Params, num_steps: int) -> Demonstrations:
+        """Demonstrations [K, N, …] of every seed's ensemble."""
+        return self._collect(keys, heads, num_steps)
+
+    def attack(
+        self,
+        name: str,
+        keys: Key[Array, " K"],
+        heads: Params | None,
+        shown: Demonstrations,
+        held_out: Demonstrations,
+    ) -> dict[str, Outcome]:
+        """One observer against every seed: deployment to outcomes [K]."""
+        outcomes = self._attack(name, keys, heads, shown, held_out)
+        return {name: outcomes[name] for name in DEPLOYMENTS if name in outcomes}
+
+    def limited(
+        self, num_steps: int, width: int, keys: Key[Array, " K"], shown: Demonstrations
+    ) -> dict[str, Float[Array, " K"]]:
+        """Clone returns of a network of a width that sees so many steps, by deployment."""
+        return self._limited(num_steps, width, keys, shown)
+
+    def measure(self, keys: Key[Array, " K"], heads: Params, held_out: Demonstrations) -> Measures:
+        """Measures [K, …] of the ensembles themselves."""
+        return self._measure(keys, heads, held_out)
+
+    def _over_seeds(self, function, *arguments, side_by_side: bool = True):
+        batch_size = SEEDS_AT_ONCE if side_by_side else None
+        return jax.lax.map(lambda one: function(*one), arguments, batch_size=batch_size)
+
+    def _collect_seeds(self, keys, heads, num_steps):
+        def one(key, heads):
+            return collect.collect(key, self.task, heads, num_steps)[0]
+
+        return self._over_seeds(one, keys, heads)
+
+    def _attack_seeds(self, name, keys, heads, shown, held_out):
+        def one(key, heads, shown, held_out):
+            key_fit, key_deploy = jax.random.split(key)
+            observer = ATTACKERS[name].make(Setting(self.task, self.effort, heads))
+            return deploy(self.task, observer.fit(key_fit, shown), held_out, key_deploy)
+
+        # On a CPU, batches of the small matrices of recurrent networks are no faster, and now and
+        # then they hang in the thread pool of XLA (seen with jaxlib 0.10.2).
+        side_by_side = name != "recurrent" or jax.default_backend() != "cpu"
+        return self._over_seeds(one, keys, heads, shown, held_out, side_by_side=side_by_side)
+
+    def _limited_seeds(self, num_steps, width, keys, shown):
+        def one(key, shown):
+            key_fit, key_deploy = jax.random.split(key)
+            observer = limited(Setting(self.task, self.effort, None), num_steps, width)
+            clone = observer.fit(key_fit, shown)
+            return {
+                "sampled": evaluation.expected_return(self.task, clone, key_deploy),
+                "greedy": evaluation.expected_return(
+                    self.task, evaluation.greedy(clone), key_deploy
+                ),
+            }
+
+        return self._over_seeds(one, keys, shown)
+
+    def _measure_seeds(self, keys, heads, held_out):
+        def one(key, heads, held_out):
+            return measure(self.task, heads, held_out, key)
+
+        return self._over_seeds(one, keys, heads, held_out)

@@ -1,0 +1,1 @@
+"""Results for people: tables, figures, findings, the HTML report."""

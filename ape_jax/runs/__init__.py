@@ -1,0 +1,1 @@
+"""Runs on disk: directory, checkpoints, the training loop, callbacks, export."""
