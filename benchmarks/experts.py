@@ -20,7 +20,7 @@ from ape_jax.evaluation import returns as evaluation
 from ape_jax.evaluation.intervals import interval
 from ape_jax.observers.posterior import exact_posterior
 from ape_jax.reporting import tables
-from ape_jax.training.trainer import EVALUATE, Runner, seed_keys
+from ape_jax.training.trainer import EVALUATE, Trainer, seed_keys
 from ape_jax.types import Params, PRNGKey
 from benchmarks import common
 
@@ -67,7 +67,7 @@ def trained(train: TrainConfig, hypers: Hypers, seeds: int) -> tuple[dict[str, n
     """Returns [K] of every seed's ensemble, and seconds of an update of all seeds together."""
     task = make_task(train)
     first, started = 0, time.perf_counter()
-    for chunk in Runner(task).run(seed_keys(FIRST_SEED, seeds), hypers):
+    for chunk in Trainer(task).chunks(seed_keys(FIRST_SEED, seeds), hypers):
         if not first:
             first, started = chunk.num_done, time.perf_counter()  # What came before compiled.
     seconds = (time.perf_counter() - started) / max(chunk.num_done - first, 1)

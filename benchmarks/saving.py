@@ -17,21 +17,21 @@ from ape_jax.config import RunConfig, TrainConfig
 from ape_jax.runs.checkpoint import Saver
 from ape_jax.runs.directory import RunDirectory
 from ape_jax.runs.loop import Watching, train
-from ape_jax.training.trainer import Runner, seed_keys
+from ape_jax.training.trainer import Trainer, seed_keys
 from benchmarks import common
 
 SETTINGS = {"as it comes": None, "every 1000 updates": 1000, "every 50 updates": 50}
 
 
-def bare(runner: Runner, config: RunConfig) -> float:
+def bare(runner: Trainer, config: RunConfig) -> float:
     """Seconds of the same chunks, of which nothing is kept."""
     started = time.perf_counter()
-    for chunk in runner.run(seed_keys(0, config.seeds), config.hypers, chunk=config.chunk):
+    for chunk in runner.chunks(seed_keys(0, config.seeds), config.hypers, chunk=config.chunk):
         jax.block_until_ready(chunk.state)
     return time.perf_counter() - started
 
 
-def saved(runner: Runner, config: RunConfig, keep: int | None) -> float:
+def saved(runner: Trainer, config: RunConfig, keep: int | None) -> float:
     """Seconds of a training that writes metrics, and checkpoints where ``keep`` says how many."""
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder))
@@ -70,7 +70,7 @@ def growth(num_updates: int) -> dict:
         saver = Peaks(Path(folder), config, 3)
         directory = RunDirectory(Path(folder))
         watching = Watching(Console(quiet=True), quiet=True)
-        train(Runner(make_task(config.train)), config, directory, saver, watching, resume=False)
+        train(Trainer(make_task(config.train)), config, directory, saver, watching, resume=False)
         saver.wait()
         directory.release()
     return {
@@ -82,7 +82,7 @@ def growth(num_updates: int) -> dict:
 
 def measure(config: TrainConfig, repeats: int) -> dict:
     """All settings by turns; medians, and the share that saving adds to writing metrics alone."""
-    runner = Runner(make_task(config))
+    runner = Trainer(make_task(config))
     settings = {name: RunConfig(config, save_every=every) for name, every in SETTINGS.items()}
     saved(runner, next(iter(settings.values())), 3)
     found: dict[str, list[float]] = {}

@@ -47,11 +47,11 @@ def train(seeds: int, config: TrainConfig, num_devices: int | None = None) -> di
     from ape_jax.algorithms.common import make_task
     from ape_jax.config import Hypers
     from ape_jax.training import devices as sharding
-    from ape_jax.training.trainer import Runner, seed_keys
+    from ape_jax.training.trainer import Trainer, seed_keys
 
     started = time.perf_counter()
     devices = sharding.start(num_devices)
-    chunks = Runner(make_task(config), devices=devices).run(seed_keys(0, seeds), Hypers())
+    chunks = Trainer(make_task(config), devices=devices).chunks(seed_keys(0, seeds), Hypers())
     first = next(chunks)
     after_first = time.perf_counter()
     num_done = first.num_done

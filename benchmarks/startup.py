@@ -28,13 +28,13 @@ jax.monitoring.register_event_duration_secs_listener(
     lambda event, seconds, **_: compiling.append((event.rsplit("/", 1)[-1], seconds))
 )
 first = []
-run = trainer.Runner.run
+run = trainer.Trainer.chunks
 def noted(self, *arguments):
     for chunk in run(self, *arguments):
         if not first:
             first.append((time.time(), len(compiling)))
         yield chunk
-trainer.Runner.run = noted
+trainer.Trainer.chunks = noted
 code = 0
 try:
     cli.main(["train", "--num-updates", "1", "--out", sys.argv[2]])

@@ -14,7 +14,8 @@ from ape_jax.demonstrations import collect
 from ape_jax.demonstrations import files as demonstration_files
 from ape_jax.evaluation import attackers
 from ape_jax.evaluation.attackers import Effort
-from ape_jax.evaluation.audit import Auditor, deploy, measure, step_log_probs
+from ape_jax.evaluation.audit import Auditor, measure
+from ape_jax.evaluation.deployment import deploy, step_log_probs
 from ape_jax.evaluation.defences import Defences, as_tables
 from ape_jax.observers import Modes, TablePolicy, fitting
 from ape_jax.types import SettingError

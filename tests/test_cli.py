@@ -20,7 +20,7 @@ from ape_jax import cli, presets
 from ape_jax.algorithms.common import make_task
 from ape_jax.config import CHUNK, RunConfig, recipe
 from ape_jax.runs import checkpoint, metrics
-from ape_jax.training.trainer import Runner
+from ape_jax.training.trainer import Trainer
 from ape_jax.types import SettingError
 
 SMALL = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2"]
@@ -239,7 +239,7 @@ def test_interrupted_replacement_leaves_the_old_run_whole(small_run, tmp_path, m
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(Runner, "run", interrupted)
+    monkeypatch.setattr(Trainer, "chunks", interrupted)
     assert run("train", *SMALL, "--beta", "0.9", "--out", old, "--overwrite") == cli.INTERRUPTED
     after = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
     assert {path: content for path, content in after.items() if path.name != ".lock"} == {
@@ -320,9 +320,9 @@ def test_load_run_says_what_is_missing(tmp_path):
 def test_seed_means_the_same_run_however_many_are_trained(small_task, hypers):
     from ape_jax.training.trainer import seed_keys
 
-    runner = Runner(small_task)
-    two = list(runner.run(seed_keys(5, 2), hypers))[-1].state.params
-    one = list(runner.run(seed_keys(6, 1), hypers))[-1].state.params
+    runner = Trainer(small_task)
+    two = list(runner.chunks(seed_keys(5, 2), hypers))[-1].state.params
+    one = list(runner.chunks(seed_keys(6, 1), hypers))[-1].state.params
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x[1], y[0], rtol=1e-5, atol=1e-6), two, one
     )

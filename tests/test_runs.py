@@ -22,7 +22,7 @@ from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.runs import checkpoint, loop, metrics
 from ape_jax.runs.directory import RunDirectory
 from ape_jax.training import guards
-from ape_jax.training.trainer import Runner
+from ape_jax.training.trainer import Trainer
 from ape_jax.types import DamagedError, NonFiniteError, SettingError
 from benchmarks import survival
 
@@ -46,7 +46,7 @@ def one_task_of_a_kind(monkeypatch):
 
 def stop_after(monkeypatch, num_chunks, error=KeyboardInterrupt):
     """Let so many chunks of every training pass, then fail."""
-    chunks = Runner.run
+    chunks = Trainer.chunks
 
     def stopped(self, *arguments):
         for count, chunk in enumerate(chunks(self, *arguments)):
@@ -54,7 +54,7 @@ def stop_after(monkeypatch, num_chunks, error=KeyboardInterrupt):
                 raise error
             yield chunk
 
-    monkeypatch.setattr(Runner, "run", stopped)
+    monkeypatch.setattr(Trainer, "chunks", stopped)
 
 
 @pytest.fixture(scope="module")

@@ -182,19 +182,19 @@ def test_any_environment_trains_on_a_divided_cpu():
         devices = sharding.start(2)
         from ape_jax.config import Hypers, TrainConfig
         from ape_jax.algorithms.common import make_task
-        from ape_jax.training.trainer import Runner, seed_keys
+        from ape_jax.training.trainer import Trainer, seed_keys
         import jax, json
         task = make_task(TrainConfig(num_updates=2, envs_per_expert=4))
-        runner, keys = Runner(task, sweep=True), seed_keys(0, 2)
+        runner, keys = Trainer(task, sweep=True), seed_keys(0, 2)
         betas = Hypers(beta=jax.numpy.array([0.1, 0.3]))
         every = jax.tree.map(lambda x: jax.numpy.broadcast_to(x, (2,)), betas)
-        *_, last = runner.run(keys, every)
+        *_, last = runner.chunks(keys, every)
         multiplied = jax.jit(lambda state, x: state.params.heads["params"]["table"] * x)
         multiplied(runner.create(keys, every), last.metrics.pe_return[0, 0])
         returns = {}
         for env in ("FrozenLake-misc", "FourRooms-misc", "CartPole-v1"):
             task = make_task(TrainConfig(env=env, head="mlp", num_updates=2, envs_per_expert=4))
-            *_, last = Runner(task, devices=devices).run(seed_keys(0, 1), Hypers())
+            *_, last = Trainer(task, devices=devices).chunks(seed_keys(0, 1), Hypers())
             returns[env] = [len(devices), *last.metrics.pe_return[0].tolist()]
         print(json.dumps(returns))
     """

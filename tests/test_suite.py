@@ -256,7 +256,7 @@ def test_images_are_trained_seed_by_seed_and_other_seeds_side_by_side(head, monk
     """With a runner whose heads are what it was told: the seed's key, and how far it is."""
     asked = []
 
-    class Runner:
+    class Trainer:
         def __init__(self, task):
             assert task.config.head == head
 
@@ -269,7 +269,7 @@ def test_images_are_trained_seed_by_seed_and_other_seeds_side_by_side(head, monk
                 yield Chunk(num_done, 60, state, SimpleNamespace(pe_return=shown))
 
     checked = []
-    monkeypatch.setattr(suite, "Runner", Runner)
+    monkeypatch.setattr(suite, "Trainer", Trainer)
     monkeypatch.setattr(suite.guards, "check", lambda *args: checked.append(args[2]))
     env = "Breakout-MinAtar" if head == "conv" else "Catch-bsuite"
     config = dataclasses.replace(CONFIG, env=env, env_param=(), head=head)

@@ -20,7 +20,7 @@ from ape_jax.runs import checkpoint, trackers
 from ape_jax.runs import export as exporting
 from ape_jax.runs.live import LiveView
 from ape_jax.runs.metrics import read_updates
-from ape_jax.training.trainer import Chunk, Runner, seed_keys
+from ape_jax.training.trainer import Chunk, Trainer, seed_keys
 from ape_jax.types import SettingError
 
 PG = ["--num-updates", "6", "--envs-per-expert", "4", "--seeds", "2", "--quiet"]
@@ -215,8 +215,8 @@ def test_exported_policies_act_alike_in_a_process_without_this_package(name, run
 def test_chunks_do_not_add_up_in_memory():
     """What a chunk leaves behind is its metrics, which the next replaces."""
     config = TrainConfig(num_updates=400, envs_per_expert=4)
-    runner, live = Runner(make_task(config)), []
-    for _ in runner.run(seed_keys(0, 1), Hypers(), chunk=20):
+    runner, live = Trainer(make_task(config)), []
+    for _ in runner.chunks(seed_keys(0, 1), Hypers(), chunk=20):
         live.append(len(jax.live_arrays()))
     assert max(live[3:]) <= live[2] + 2
 

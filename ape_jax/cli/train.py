@@ -31,7 +31,7 @@ from ape_jax.runs.loop import (
     train,
 )
 from ape_jax.training import devices as sharding
-from ape_jax.training.trainer import EVALUATE, RANDOM, Runner, mesh_of, seed_keys
+from ape_jax.training.trainer import EVALUATE, RANDOM, Trainer, mesh_of, seed_keys
 from ape_jax.types import RunError, SettingError
 
 
@@ -167,7 +167,7 @@ def run(options: TrainOptions, console: Console) -> int:
     mesh_of(config.train, config.seeds, devices)
     task = make_task(config.train)
     check_min_return(task, config.hypers)
-    runner = Runner(task, devices=devices, debug_nans=options.debug_nans)
+    runner = Trainer(task, devices=devices, debug_nans=options.debug_nans)
     if jax.process_index() > 0:
         return _take_part(runner, config, options)
     out = prepare(options.out)
@@ -219,13 +219,13 @@ def _start(options: TrainOptions) -> list[jax.Device] | None:
     return sharding.start(options.devices, place if options.distributed else None)
 
 
-def _take_part(runner: Runner, config: RunConfig, options: TrainOptions) -> int:
+def _take_part(runner: Trainer, config: RunConfig, options: TrainOptions) -> int:
     """What the processes other than the first do: the same training, of which they keep nothing."""
     num_done, state = 0, None
     if options.resume is not None:
         num_done, state, *_ = newest_state(options.resume, config, runner.task)
     keys = seed_keys(config.first_seed, config.seeds)
-    for _ in runner.run(keys, config.hypers, state, num_done, config.chunk):
+    for _ in runner.chunks(keys, config.hypers, state, num_done, config.chunk):
         pass
     sharding.leave()
     return 0
@@ -234,7 +234,7 @@ def _take_part(runner: Runner, config: RunConfig, options: TrainOptions) -> int:
 def _run(
     options: TrainOptions,
     config: RunConfig,
-    runner: Runner,
+    runner: Trainer,
     directory: RunDirectory,
     console: Console,
 ) -> int:

@@ -16,7 +16,7 @@ from ape_jax.core import tabular
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.networks import Networks
-from ape_jax.training.trainer import Runner
+from ape_jax.training.trainer import Trainer
 from ape_jax.types import ObserverName, Params, PRNGKey, SettingError
 
 LABELS = {
@@ -96,7 +96,7 @@ class Defences:
             else self._trained_on
         )
         """Where they all demonstrate."""
-        self._runners: dict[TrainConfig, Runner] = {}
+        self._runners: dict[TrainConfig, Trainer] = {}
         self._ready: dict[str, Ensemble] = {}
 
     @property
@@ -208,7 +208,7 @@ class Defences:
                 observer=greedy_weights(self.task.world.mdp),
             )
         if config not in self._runners:
-            self._runners[config] = Runner(make_task(config))
+            self._runners[config] = Trainer(make_task(config))
         runner = self._runners[config]
         hypers = dataclasses.replace(
             self.hypers,
@@ -217,7 +217,7 @@ class Defences:
             ent_coef=ent_coef,
             min_return=None,
         )
-        for chunk in runner.run(self.keys, hypers):
+        for chunk in runner.chunks(self.keys, hypers):
             self._report(name, chunk.num_done, chunk.num_updates)
         return self.adopt(name, runner.task.networks, chunk.state.params.heads)
 

@@ -25,7 +25,7 @@ from ape_jax.observers import BehaviourCloning, TabularCloning
 from ape_jax.reporting import figures as plotting
 from ape_jax.reporting import tables
 from ape_jax.runs.metrics import write_json
-from ape_jax.training.trainer import EVALUATE, Chunk, Runner, seed_keys
+from ape_jax.training.trainer import EVALUATE, Chunk, Trainer, seed_keys
 from ape_jax.types import Params, PRNGKey
 
 LABELS = {
@@ -126,7 +126,7 @@ class Reproduction:
         greedy = TrainConfig(num_updates=min(2000, scale.max_updates), observer="posterior")
         single = dataclasses.replace(greedy, num_experts=1)
         self._pair, self._greedy, self._single = (
-            Runner(make_task(config)) for config in (pair, greedy, single)
+            Trainer(make_task(config)) for config in (pair, greedy, single)
         )
         self._measure = jax.jit(measure_seeds, static_argnums=(0, 3))
         self._train_until = jax.jit(
@@ -180,10 +180,10 @@ class Reproduction:
         figure = plotting.learning_curves(curves, -self.task.world.horizon)
         plotting.save_figure(figure, out / "learning_curves.png")
 
-    def _trained(self, name: str, runner: Runner, hypers: Hypers, report: Report) -> Row:
+    def _trained(self, name: str, runner: Trainer, hypers: Hypers, report: Report) -> Row:
         report(name, None)
         parts = []
-        for chunk in runner.run(self.train_keys, hypers):
+        for chunk in runner.chunks(self.train_keys, hypers):
             parts.append(chunk.metrics)
             report(name, chunk)
         metrics = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
@@ -201,7 +201,7 @@ class Reproduction:
     def _row(
         self,
         name: str,
-        runner: Runner,
+        runner: Trainer,
         hypers: Hypers,
         state: TrainState,
         num_updates: list[int],

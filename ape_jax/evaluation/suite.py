@@ -18,7 +18,7 @@ from ape_jax.evaluation.intervals import interval
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
 from ape_jax.training import guards
-from ape_jax.training.trainer import EVALUATE, RANDOM, Runner, seed_keys
+from ape_jax.training.trainer import EVALUATE, RANDOM, Trainer, seed_keys
 from ape_jax.types import Params, PRNGKey
 
 VARIANTS = ("ensemble", "beta0", "single")
@@ -119,7 +119,7 @@ def train(
     for first in range(0, len(keys), together):
         started, num_done = time.monotonic(), 0
         which = f"seed {first + 1}/{len(keys)}" if together == 1 else f"{len(keys)} seeds"
-        for chunk in Runner(task).run(keys[first : first + together], hypers):
+        for chunk in Trainer(task).chunks(keys[first : first + together], hypers):
             guards.check(chunk.metrics, chunk.state, num_done)
             num_done = chunk.num_done
             report(f"{num_done}/{chunk.num_updates}, {which}")

@@ -17,7 +17,7 @@ from ape_jax.evaluation.defences import GREEDY_TEMPERATURE, as_tables, greedy_we
 from ape_jax.evaluation.intervals import interval
 from ape_jax.observers import Mixture, Posterior
 from ape_jax.training import guards
-from ape_jax.training.trainer import EVALUATE, Chunk, Runner, seed_keys
+from ape_jax.training.trainer import EVALUATE, Chunk, Trainer, seed_keys
 from ape_jax.types import Params, PRNGKey
 
 OBSERVERS = ("uniform", "greedy")
@@ -102,7 +102,7 @@ class Sweep:
         keys = jnp.tile(self._train_keys, len(self.betas))
         task = self.tasks[observer]
         num_done = 0
-        for chunk in Runner(task, sweep=True).run(keys, hypers):
+        for chunk in Trainer(task, sweep=True).chunks(keys, hypers):
             guards.check(chunk.metrics, chunk.state, num_done)
             num_done = chunk.num_done
             report(chunk)

@@ -17,7 +17,7 @@ from ape_jax.runs.directory import RunDirectory
 from ape_jax.runs.live import LiveView
 from ape_jax.runs.trackers import Trackers
 from ape_jax.training import guards
-from ape_jax.training.trainer import Chunk, Runner, seed_keys
+from ape_jax.training.trainer import Chunk, Trainer, seed_keys
 from ape_jax.types import NonFiniteError, RunError
 
 SAVE_SECONDS = 30.0
@@ -57,7 +57,7 @@ def code_of(stop: KeyboardInterrupt) -> int:
 
 
 def train(
-    runner: Runner,
+    runner: Trainer,
     config: RunConfig,
     run: RunDirectory,
     saver: Saver,
@@ -100,7 +100,7 @@ def train(
     keys = seed_keys(config.first_seed, config.seeds)
     try:
         with view:
-            for chunk in runner.run(keys, config.hypers, state, num_done, config.chunk):
+            for chunk in runner.chunks(keys, config.hypers, state, num_done, config.chunk):
                 if metrics_file is None:
                     metrics_file = run.begin(config)
                 if told is None:

@@ -52,7 +52,7 @@ def seed_keys(first_seed: int, num_seeds: int, purpose: int = TRAIN) -> Key[Arra
     return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), purpose))(seeds)
 
 
-class Runner:
+class Trainer:
     """Runs a task for several seeds at once, over devices."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Runner:
     def _create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
         return _create(self.task, keys, hypers, self._mesh(keys), self.sweep)
 
-    def run(
+    def chunks(
         self,
         keys: Key[Array, " K"],
         hypers: Hypers,
