@@ -1,64 +1,75 @@
-"""Checkpoints on disk: arrays by Orbax, a manifest that says what they must be, and runs read back.
+"""Checkpoints on disk: arrays written by Orbax, and a manifest that tells whether they are sound.
 
-A checkpoint is a folder that takes its name when everything is in it::
+A checkpoint is a folder that gets its name only when everything is in it::
 
     RUN/checkpoints/00000150/state/         # the arrays, as Orbax writes them
-    RUN/checkpoints/00000150/manifest.json  # schema, configuration, arrays, SHA-256 of every file
+    RUN/checkpoints/00000150/manifest.json  # schema, settings, arrays, SHA-256 of every file
     RUN/checkpoints/final/...               # the parameters after the last update
 
-Nothing is unpickled. Orbax is imported where it is used: that takes half a second, which a training
-need not wait for.
+Nothing is unpickled. Orbax is imported inside the functions that use it, because the import takes
+half a second, and training need not wait for it.
 """
 
 import contextlib
-import hashlib
-import json
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from ape_jax._version import __version__
 from ape_jax.algorithms.common import Task, TrainState, make_task
 from ape_jax.algorithms.learner import begin
 from ape_jax.config import RunConfig
 from ape_jax.networks import EnsembleParams
+from ape_jax.runs import manifest
 from ape_jax.training.trainer import seed_keys
 from ape_jax.types import DamagedError, SettingError
 
-log = logging.getLogger(__name__)
-
-SCHEMA = 1
-"""Of checkpoints; each says which it is of."""
-
 FINAL = "final"
-"""Name of the checkpoint that holds the parameters after the last update, and they alone."""
+"""Name of the checkpoint that holds only the parameters after the last update."""
 
 UNFINISHED = ".partial"
-"""Ends the name of a folder that is being written or deleted, or was when its process ended."""
+"""End of the name of a folder that is being written or deleted."""
 
 Tree = TypeVar("Tree")
 """A pytree of any kind."""
 
 
 def folder_of(run: Path) -> Path:
-    """Where a run keeps its checkpoints."""
+    """The folder in which a run keeps its checkpoints."""
     return run / "checkpoints"
 
 
+def path_of(run: Path, num_done: int) -> Path:
+    """The folder of the checkpoint after ``num_done`` updates."""
+    return folder_of(run) / f"{num_done:08}"
+
+
+def saved_updates(run: Path) -> list[int]:
+    """Number of updates of each checkpoint of a run, sound or not, in ascending order."""
+    names = (path.name for path in folder_of(run).glob("*") if path.is_dir())
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def newest_sound(run: Path) -> int | None:
+    """Number of updates of the newest checkpoint without damage; None if there is none."""
+    for update in reversed(saved_updates(run)):
+        with contextlib.suppress(DamagedError):
+            manifest.verify(path_of(run, update))
+            return update
+    return None
+
+
 def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole or not at all.
+    """Write a complete checkpoint, or nothing.
 
     Args:
-      path: its folder; one that is there is replaced.
-      arrays: from ``named``.
-      about: what else its manifest says, as JSON.
+      path: its folder; a checkpoint that is already there is replaced.
+      arrays: the output of ``named``.
+      about: what else the manifest says, as JSON values.
 
     Raises:
       OSError: it cannot be written; nothing of it is left.
@@ -69,20 +80,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
     try:
         partial.mkdir(parents=True)
         _save_arrays(partial, arrays)
-        content = {
-            "schema": SCHEMA,
-            "version": __version__,
-            **about,
-            "arrays": {name: _kind(array) for name, array in arrays.items()},
-            "files": {
-                str(file.relative_to(partial)): _sha256(file.read_bytes())
-                for file in sorted(partial.rglob("*"))
-                if file.is_file()
-            },
-        }
-        content["digest"] = _digest(content)
-        text = json.dumps(content, indent=1) + "\n"
-        (partial / "manifest.json").write_text(text, encoding="utf-8")
+        kinds = {name: _kind(array) for name, array in arrays.items()}
+        manifest.write(partial, {**about, "arrays": kinds})
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -90,40 +89,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
     partial.rename(path)
 
 
-def _save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Into a folder, and once back: what is certified can be read.
-
-    Raises:
-      OSError: they cannot be written.
-    """
-    import orbax.checkpoint.experimental.v1 as ocp
-
-    # One process writes, of however many train: what it holds is the whole.
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=jax.process_index(),
-        active_processes={jax.process_index()},
-        barrier_sync_key_prefix=folder.name,
-    )
-    options = alone if jax.process_count() > 1 else None
-    try:
-        with _plain_name(folder) as plain, ocp.Context(multiprocessing_options=options):
-            ocp.save(plain / "state", dict(arrays))
-            ocp.load(plain / "state", dict(arrays))
-    except (ValueError, KeyError) as error:  # As TensorStore says that a disk is full.
-        raise OSError(" ".join(str(error).split())[:200]) from error
-
-
-@contextlib.contextmanager
-def _plain_name(folder: Path) -> Iterator[Path]:
-    """Another path to a folder: Orbax takes ``*``, ``?`` and ``[`` in a path for patterns."""
-    with tempfile.TemporaryDirectory() as elsewhere:
-        link = Path(elsewhere) / "checkpoint"
-        link.symlink_to(folder, target_is_directory=True)
-        yield link
-
-
 def remove(path: Path) -> None:
-    """Delete a checkpoint, which is one no longer from the first moment on."""
+    """Delete a checkpoint. It loses its name first, so no half-deleted one can be found."""
     if path.exists():
         doomed = path.with_name(f"{path.name}.old{UNFINISHED}")
         shutil.rmtree(doomed, ignore_errors=True)
@@ -131,182 +98,60 @@ def remove(path: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def verify(path: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint, every file of which is as it was written.
-
-    Raises:
-      DamagedError: one is not, and which.
-    """
-    manifest = path / "manifest.json"
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        digest = content.pop("digest")
-        sound = digest == _digest(content)
-    except FileNotFoundError:
-        raise DamagedError(f"{manifest} is missing") from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        sound = False
-    if not sound:
-        raise DamagedError(f"{manifest} is damaged")
-    if content["schema"] != SCHEMA:
-        raise DamagedError(
-            f"{manifest} is of schema {content['schema']}, by ape_jax {content['version']}; this "
-            f"one reads schema {SCHEMA}"
-        )
-    for name, digest in content["files"].items():
-        try:
-            found = _sha256((path / name).read_bytes())
-        except OSError as error:
-            what = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-            raise DamagedError(f"{path / name} {what}") from None
-        if found != digest:
-            raise DamagedError(f"{path / name} is damaged")
-    return content
-
-
-def read(path: Path, make: Callable[[], Tree]) -> tuple[Tree, dict[str, Any]]:
-    """The arrays of a sound checkpoint on one device, and its manifest.
+def read(path: Path, make: Callable[[], Tree]) -> Tree:
+    """Read the arrays of a sound checkpoint onto one device.
 
     Args:
       path: its folder.
       make: makes a pytree of the same shapes and dtypes; it is traced, not run.
 
     Raises:
-      DamagedError: it is not as it was written, or holds other arrays than expected.
+      DamagedError: a file is missing or changed, or the arrays do not fit ``make``.
     """
     import orbax.checkpoint.experimental.v1 as ocp
 
     path = path.resolve()
-    manifest = verify(path)
-    structure, keys = None, {}
-
-    def flat():
-        nonlocal structure, keys
-        tree = make()
-        structure, keys = jax.tree.structure(tree), {n: _is_key(x) for n, x in _leaves(tree)}
-        return {name: _numbers(leaf) for name, leaf in _leaves(tree)}
-
-    wanted = jax.eval_shape(flat)
-    for name in sorted({*wanted, *manifest["arrays"]}):
+    held = manifest.verify(path)["arrays"]
+    shapes = jax.eval_shape(make)
+    wanted = jax.eval_shape(lambda: {name: _numbers(leaf) for name, leaf in _leaves(make())})
+    for name in sorted({*wanted, *held}):
         want = _kind(wanted[name]) if name in wanted else "none"
-        got = manifest["arrays"].get(name, "none")
+        got = held.get(name, "none")
         if want != got:
             raise DamagedError(
-                f"{path} does not fit the run's configuration: {name} is {got}, needed is {want}"
+                f"{path} does not fit the run's settings: array {name} is {got}, and must be {want}"
             )
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = {
+    targets = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
         for name, leaf in wanted.items()
     }
     try:
         with _plain_name(path) as plain:
-            arrays = ocp.load(plain / "state", shapes)
+            arrays = ocp.load(plain / "state", targets)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise DamagedError(f"{path / 'state'} is damaged ({type(error).__name__})") from None
     leaves = [
-        jax.random.wrap_key_data(arrays[name]) if is_key else arrays[name]
-        for name, is_key in keys.items()
+        jax.random.wrap_key_data(arrays[name]) if _is_key(leaf) else arrays[name]
+        for name, leaf in _leaves(shapes)
     ]
-    return jax.tree.unflatten(structure, leaves), manifest
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
-def saved_updates(run: Path) -> list[int]:
-    """Of the checkpoints that a run holds, sound or not, in ascending order."""
-    names = (path.name for path in folder_of(run).glob("*") if path.is_dir())
-    return sorted(int(name) for name in names if name.isdecimal())
-
-
-def path_of(run: Path, num_done: int) -> Path:
-    """Folder of the checkpoint after so many updates."""
-    return folder_of(run) / f"{num_done:08}"
-
-
-class Saver:
-    """Writes a run's checkpoints in the background, one at a time, and keeps the last and the best.
-
-    A checkpoint that cannot be written is told of, and training goes on: those before it stay.
-    """
-
-    def __init__(self, run: Path, config: RunConfig, keep: int):
-        """Write nothing yet.
-
-        Args:
-          run: its directory.
-          config: of it.
-          keep: how many of the newest are kept, besides the best.
-        """
-        self.run, self.keep = run, keep
-        self._about = {"config": config.to_flat()}
-        self._writer = ThreadPoolExecutor(1)
-        self._last: Future | None = None
-
-    def save(self, num_done: int, state: TrainState, score: list[float], metrics: dict) -> None:
-        """Begin to write a checkpoint; waits for the one before it.
-
-        Args:
-          num_done: updates done.
-          state: [K, …].
-          score: by which the best is chosen, compared as lists are.
-          metrics: how ``metrics.jsonl`` begins: its ``bytes`` and ``sha256`` up to here.
-        """
-        self.wait()
-        about = self._about | {"update": num_done, "score": score, "metrics": metrics}
-        self._last = self._writer.submit(self._write, num_done, named(state), about)
-
-    def wait(self) -> None:
-        """Wait for what is being written, if anything is."""
-        if self._last is None:
-            return
-        error = self._last.exception()
-        self._last = None
-        if isinstance(error, OSError):
-            log.warning("checkpoint not saved: %s; training goes on", error)
-        elif error is not None:
-            raise error
-
-    def _write(self, num_done: int, arrays: dict[str, np.ndarray], about: dict) -> None:
-        write(path_of(self.run, num_done), arrays, about)
-        updates = saved_updates(self.run)
-        scores = {update: _score(path_of(self.run, update)) for update in updates}
-        kept = {*updates[-self.keep :], max(updates, key=lambda update: scores[update])}
-        for update in set(updates) - kept:
-            remove(path_of(self.run, update))
-
-
-def _score(path: Path) -> list[float]:
-    """Of a checkpoint; the lowest of all where its manifest cannot be read."""
-    try:
-        return json.loads((path / "manifest.json").read_text(encoding="utf-8"))["score"]
-    except (OSError, ValueError, KeyError):
-        return []
-
-
-def newest_sound(run: Path) -> int | None:
-    """Update of the newest checkpoint of a run that is as it was written; None if none is."""
-    for update in reversed(saved_updates(run)):
-        try:
-            verify(path_of(run, update))
-        except DamagedError:
-            continue
-        return update
-    return None
-
-
-def load_state(run: Path, config: RunConfig, task: Task, num_done: int) -> tuple[TrainState, dict]:
-    """The state [K, …] after so many updates of a run, and the manifest that came with it.
+def load_state(run: Path, config: RunConfig, task: Task, num_done: int) -> TrainState:
+    """Read the state [K, …] of a run after ``num_done`` updates.
 
     Raises:
-      DamagedError: the checkpoint is not as it was written.
-      SettingError: it was saved by a run of other settings.
+      DamagedError: the checkpoint is damaged.
+      SettingError: it was saved by a run with other settings.
     """
     path = path_of(run, num_done)
-    about, own = verify(path)["config"], config.to_flat()
+    saved, own = manifest.verify(path)["config"], config.to_flat()
     for name in own:
-        if about.get(name) != own[name]:
+        if saved.get(name) != own[name]:
             raise SettingError(
-                f"resume needs the settings that the run began with; {path} was saved with "
-                f"{name} {about.get(name)!r}, and config.yaml says {own[name]!r}. Restore it"
+                f"resume needs the settings that the run was started with; {path} was saved with "
+                f"{name}={saved.get(name)!r}, and config.yaml says {own[name]!r}. Restore it"
             )
     keys = seed_keys(config.first_seed, config.seeds)
     return read(path, lambda: jax.vmap(begin, (0, None, None))(keys, task, config.hypers))
@@ -319,22 +164,22 @@ def save_params(run: Path, params: EnsembleParams, config: RunConfig) -> None:
 
 
 def load_run(run: Path | str) -> tuple[RunConfig, Task, EnsembleParams]:
-    """Read back a finished run that ``ape-jax train`` made.
+    """Read a finished run that ``ape-jax train`` made.
 
     Args:
       run: its directory.
 
     Returns:
-      Its configuration, its task, and its final parameters [K, …].
+      Its settings, its task, and its final parameters [K, …].
 
     Raises:
-      SettingError: the directory holds no finished run.
+      SettingError: the directory holds no finished run, or its parameters are damaged.
     """
     run = Path(run)
     final = folder_of(run) / FINAL
     if (run / "config.yaml").exists() and not final.exists():
         raise SettingError(
-            f"run must be finished; {run} is not. Go on with ape-jax train --resume {run}"
+            f"run must be finished; {run} is not. Continue it with ape-jax train --resume {run}"
         )
     for part in (run / "config.yaml", final):
         if not part.exists():
@@ -343,18 +188,51 @@ def load_run(run: Path | str) -> tuple[RunConfig, Task, EnsembleParams]:
     task = make_task(config.train)
     keys = seed_keys(config.first_seed, config.seeds)
     try:
-        return config, task, read(final, lambda: jax.vmap(task.networks.init)(keys))[0]
+        return config, task, read(final, lambda: jax.vmap(task.networks.init)(keys))
     except DamagedError as error:
-        newest = newest_sound(run)
-        fix = "Train again" if newest is None else f"Go on with ape-jax train --resume {run}"
+        saved = newest_sound(run) is not None
+        fix = f"Continue with ape-jax train --resume {run}" if saved else "Train again"
         raise SettingError(
-            f"run must hold parameters as they were saved, that fit its config.yaml: {error}. {fix}"
+            f"run must hold undamaged parameters that fit its config.yaml: {error}. {fix}"
         ) from None
 
 
 def named(tree: Any) -> dict[str, np.ndarray]:
-    """The arrays of a pytree on the host, by their paths; keys as the numbers they are made of."""
+    """Copy the arrays of a pytree to the host, by their paths; random keys as plain numbers."""
     return jax.device_get({name: _numbers(leaf) for name, leaf in _leaves(tree)})
+
+
+def _save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Save the arrays, and read them once, so that the manifest lists only readable files.
+
+    Raises:
+      OSError: they cannot be written.
+    """
+    import orbax.checkpoint.experimental.v1 as ocp
+
+    # However many processes train, one of them writes, and it holds all values.
+    options = None
+    if jax.process_count() > 1:
+        options = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(),
+            active_processes={jax.process_index()},
+            barrier_sync_key_prefix=folder.name,
+        )
+    try:
+        with _plain_name(folder) as plain, ocp.Context(multiprocessing_options=options):
+            ocp.save(plain / "state", dict(arrays))
+            ocp.load(plain / "state", dict(arrays))
+    except (ValueError, KeyError) as error:  # TensorStore reports a full disk in this way.
+        raise OSError(" ".join(str(error).split())[:200]) from error
+
+
+@contextlib.contextmanager
+def _plain_name(folder: Path) -> Iterator[Path]:
+    """Give a folder a second path, because Orbax reads ``*``, ``?`` and ``[`` as patterns."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        link = Path(elsewhere) / "checkpoint"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
 
 
 def _leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -372,11 +250,3 @@ def _is_key(leaf: Any) -> bool:
 
 def _kind(array: Any) -> str:
     return f"{np.dtype(array.dtype).name}{list(array.shape)}"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _digest(content: dict) -> str:
-    return _sha256(json.dumps(content, sort_keys=True).encode())

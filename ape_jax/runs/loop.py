@@ -1,214 +1,111 @@
-"""The host's side of a training that can be stopped at any time, and gone on with."""
+"""The training loop on the host, which Ctrl-C or SIGTERM stops between two chunks of updates."""
 
 import contextlib
-import dataclasses
 import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-from rich.console import Console
-
-from ape_jax.algorithms.common import Metrics, TrainState
-from ape_jax.config import RunConfig
-from ape_jax.runs.checkpoint import Saver, path_of, saved_updates
+from ape_jax.algorithms.common import TrainState
+from ape_jax.runs.callbacks import Callback
 from ape_jax.runs.directory import RunDirectory
-from ape_jax.runs.live import LiveView
-from ape_jax.runs.trackers import Trackers
-from ape_jax.training import guards
-from ape_jax.training.trainer import Chunk, Trainer, seed_keys
-from ape_jax.types import NonFiniteError, RunError
-
-SAVE_SECONDS = 30.0
-"""Between two checkpoints, where no number of updates is given."""
+from ape_jax.training.trainer import Chunk
 
 
-@dataclasses.dataclass(frozen=True)
-class Watching:
-    """Who is shown a training."""
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped the program; what was computed before it is saved."""
 
-    console: Console
-    """Where the live view and messages go."""
-    quiet: bool = False
-    """Whether warnings alone are shown."""
-    tensorboard: bool = False
-    """Whether curves are written for TensorBoard."""
-    wandb: str | None = None
-    """Project."""
+    def __init__(self, number: int):
+        """Keep the number of the signal."""
+        super().__init__(number)
+        self.exit_code = 128 + number
+        """What the process exits with, by convention."""
 
 
-class Interrupted(Exception):  # noqa: N818
-    """Training was stopped from outside; what it had done is saved."""
+class StopRequest:
+    """Whether a signal has asked this process to stop."""
 
-    def __init__(self, num_done: int, code: int):
-        """After so many updates; ``code`` is for the process to exit with."""
-        super().__init__(num_done)
-        self.num_done, self.code = num_done, code
+    number: int | None = None
+    """Number of the signal; None before there was one."""
+    at_once: bool = True
+    """Whether a signal raises ``Interrupted`` where it arrives, or is only noted."""
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+    def receive(self, number: int, frame: object) -> None:
+        """Answer a signal."""
+        self.number = number
+        if self.at_once:
+            raise Interrupted(number)
+
+    def obey(self) -> None:
+        """Stop here if a signal was noted.
+
+        Raises:
+          Interrupted: it was.
+        """
+        if self.number is not None:
+            raise Interrupted(self.number)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, to be answered as Ctrl-C is."""
+@contextlib.contextmanager
+def stop_requested() -> Iterator[StopRequest]:
+    """Answer Ctrl-C and SIGTERM inside this context, and restore the old answers after it.
+
+    A signal raises ``Interrupted`` until ``at_once`` is set to False; then it is only noted, and a
+    second one changes nothing. Only the main thread of a program gets signals; in any other thread
+    nothing is ever requested.
+    """
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, stop.receive) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
-def code_of(stop: KeyboardInterrupt) -> int:
-    """What a process exits with, by convention."""
-    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
-
-
-def train(
-    runner: Trainer,
-    config: RunConfig,
-    run: RunDirectory,
-    saver: Saver,
-    watching: Watching,
-    resume: bool,
+def fit(
+    chunks: Iterable[Chunk], run: RunDirectory, callbacks: Sequence[Callback] = ()
 ) -> TrainState:
-    """Train to the end, chunk by chunk; save on the way, and before leaving early.
+    """Train to the end, and keep metrics and checkpoints in the run's directory.
+
+    A signal while the first chunk is compiled and computed ends the training at once, because there
+    is nothing to save. A later one ends it after the chunk that is being computed, which is saved.
 
     Args:
-      runner: of the task.
-      config: of the run.
-      run: its directory.
-      saver: of its checkpoints; at the end the last may still be being written.
-      watching: who is shown what.
-      resume: whether to go on with what the directory holds.
+      chunks: the output of ``Trainer.chunks``, from where ``run.start`` left off.
+      run: the open directory.
+      callbacks: called with every chunk, in this order.
 
     Returns:
-      The last state [K, …].
+      The last state [K, …]. Its checkpoint may still be being written; ``run`` waits for it.
 
     Raises:
-      SettingError: there is nothing sound to resume.
       Interrupted: by Ctrl-C or SIGTERM.
-      RunError: numbers are not finite any more.
-      OSError: the disk takes no more of them.
+      RunError: a callback found numbers that are not finite.
+      OSError: the metrics cannot be written.
     """
-    num_done, state, metrics_file = 0, None, None
-    if resume:
-        num_done, state, metrics_file = run.go_on(config, runner.task)
-    elif not run.holds_run:  # Else the old one goes when there is something to replace it.
-        metrics_file = run.begin(config)
-    due = _Due(config.save_every, num_done)
-    told: Trackers | None = None
-    view = LiveView(runner.task, config.seeds, num_done, watching.console, watching.quiet)
-    last: tuple[Chunk, dict] | None = None  # With how the metrics begin, up to its end.
-
-    def save(chunk: Chunk, mark: dict) -> None:
-        saver.save(chunk.num_done, chunk.state, score_of(chunk.metrics, config), mark)
-        due.saved(chunk.num_done)
-
-    keys = seed_keys(config.first_seed, config.seeds)
-    try:
-        with view:
-            for chunk in runner.chunks(keys, config.hypers, state, num_done, config.chunk):
-                if metrics_file is None:
-                    metrics_file = run.begin(config)
-                if told is None:
-                    asked = watching.tensorboard, watching.wandb
-                    told = Trackers(run.path, config, num_done, *asked)
-                first = last[0].num_done if last else num_done
-                metrics_file.append(chunk.metrics, first)
-                guards.check(chunk.metrics, chunk.state, first)
-                last = chunk, metrics_file.mark()
-                view.show(chunk)
-                told.tell(chunk.metrics, first)
-                if due.at(chunk.num_done) or chunk.num_done == chunk.num_updates:
-                    save(*last)
-    except KeyboardInterrupt as stop:
-        with deaf():
-            if last is not None and due.since(last[0].num_done):
-                save(*last)
-            saver.wait()
-        done = num_done if last is None else last[0].num_done
-        raise Interrupted(done, code_of(stop)) from None
-    except NonFiniteError as error:
-        saver.wait()
-        raise RunError(f"{error}. {_last_good(run)}") from None
-    except OSError:
-        saver.wait()
-        raise
-    finally:
-        if told is not None:
-            told.close()
-    if last is not None:
-        return last[0].state
-    assert state is not None, "a run has updates"
+    state = run.start.state
+    with contextlib.ExitStack() as entered, stop_requested() as stop:
+        for callback in callbacks:
+            entered.enter_context(callback)
+        for chunk in chunks:
+            stop.at_once = False
+            run.append(chunk)
+            for callback in callbacks:
+                callback(chunk)
+            if stop or run.due(chunk):
+                run.save(chunk)
+            state = chunk.state
+            if stop:
+                break
+        if stop:
+            run.wait()
+        stop.obey()
+    assert state is not None, "a run has at least one update"
     return state
-
-
-class _Due:
-    """When a checkpoint is."""
-
-    def __init__(self, save_every: int | None, num_done: int):
-        self._every = save_every
-        self.saved(num_done)
-
-    def saved(self, num_done: int) -> None:
-        self._last, self._time = num_done, time.monotonic()
-
-    def since(self, num_done: int) -> bool:
-        return num_done > self._last
-
-    def at(self, num_done: int) -> bool:
-        if self._every is None:
-            return time.monotonic() - self._time >= SAVE_SECONDS
-        return num_done - self._last >= self._every
-
-
-def score_of(metrics: Metrics, config: RunConfig) -> list[float]:
-    """How good a chunk is, compared as lists are: first the constraint, then the objective.
-
-    The objective is J(PE) − β J(π_o), or −J(π_o) where a return is to be kept, over the updates
-    that know them: a return is nan until episodes have ended. The list is empty, the least there
-    is, where none does.
-    """
-    train, hypers = config.train, config.hypers
-    terms = {"pe": metrics.pe_return, "worst": np.min(metrics.expert_returns, axis=-1)}
-    if train.observer != "none":
-        terms["observer"] = metrics.observer_return
-    known = np.all([np.isfinite(term) for term in terms.values()], axis=0)
-    if not known.any():
-        return []
-    means = {name: float(np.mean(np.asarray(term)[known])) for name, term in terms.items()}
-    observer_return = means.get("observer", 0.0)
-    if hypers.min_return is None:
-        return [0.0, means["pe"] - float(hypers.beta) * observer_return]
-    return [min(0.0, means["worst"] - float(hypers.min_return)), -observer_return]
-
-
-def _last_good(run: RunDirectory) -> str:
-    saved = saved_updates(run.path)
-    if not saved:
-        return "No checkpoint was saved before it"
-    return f"The last good checkpoint is {path_of(run.path, saved[-1])}, after {saved[-1]} updates"
-
-
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM raises as Ctrl-C does."""
-
-    def stop(number, frame):
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Signals are the main thread's.
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def deaf() -> Iterator[None]:
-    """Another Ctrl-C or SIGTERM is not heard: what is being saved takes a moment."""
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if threading.current_thread() is not threading.main_thread():
-        signals = []
-    before = [signal.signal(number, signal.SIG_IGN) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

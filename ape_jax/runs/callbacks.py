@@ -1,0 +1,129 @@
+"""Objects that look at a training between two chunks: the guard, the live view, and trackers."""
+
+import abc
+import contextlib
+import time
+
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ape_jax.algorithms.common import Task, steps_of_update
+from ape_jax.runs.directory import RunDirectory
+from ape_jax.training import guards
+from ape_jax.training.trainer import Chunk
+from ape_jax.types import NonFiniteError, RunError
+
+
+class Callback(contextlib.AbstractContextManager["Callback"], abc.ABC):
+    """Called with every chunk of a training, in the order in which updates are made.
+
+    It is entered before the first chunk is computed, and left after the last one or an error.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, chunk: Chunk) -> None:
+        """Look at a chunk, whose metrics are already on disk and whose state is not saved yet."""
+
+    def __exit__(self, *error) -> None:
+        """Stop."""
+
+
+class FiniteGuard(Callback):
+    """Ends a training as soon as a loss or a parameter is not finite."""
+
+    def __init__(self, run: RunDirectory):
+        """The message names the run's last checkpoint."""
+        self.run = run
+
+    def __call__(self, chunk: Chunk) -> None:
+        """Check a chunk.
+
+        Raises:
+          RunError: a number is not finite; the message says which, when, and what to resume from.
+        """
+        try:
+            guards.check(chunk.metrics, chunk.state, chunk.first_update)
+        except NonFiniteError as error:
+            raise RunError(f"{error}. {self.run.last_checkpoint()}") from None
+
+
+class LiveView(Callback):
+    """A progress bar on the terminal, and below it the newest returns and the speed.
+
+    Returns are means over seeds.
+    """
+
+    def __init__(self, task: Task, seeds: int, first_update: int, console: Console):
+        """Show nothing yet.
+
+        Args:
+          task: what is trained.
+          seeds: K, how many runs are trained side by side.
+          first_update: updates done before the training starts.
+          console: where the view is drawn.
+        """
+        self._steps = seeds * steps_of_update(task)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._training = self._bar.add_task(
+            "compiling", total=task.config.num_updates, completed=first_update
+        )
+        self._live = Live(self._bar, console=console, refresh_per_second=4)
+        self._started = time.monotonic()
+
+    def __enter__(self) -> "LiveView":
+        """Start to show the bar."""
+        self._live.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        """Leave the last view on the terminal."""
+        self._live.stop()
+
+    def __call__(self, chunk: Chunk) -> None:
+        """Show the newest numbers."""
+        seconds = time.monotonic() - self._started
+        self._started += seconds
+        speed = (chunk.num_done - chunk.first_update) * self._steps / seconds
+        self._bar.update(self._training, completed=chunk.num_done, description="training")
+        self._live.update(Group(self._bar, returns_table(chunk, speed)))
+
+
+def returns_table(chunk: Chunk, speed: float) -> Table:
+    """The newest returns of a chunk, and environment steps per second."""
+    newest = {
+        name: np.asarray(getattr(chunk.metrics, name))[:, -1].mean(axis=0)
+        for name in ("pe_return", "expert_returns", "observer_return")
+    }
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    cells = {"PE": newest["pe_return"]}
+    experts = newest["expert_returns"]
+    if len(experts) <= 6:
+        cells |= {f"expert {index + 1}": value for index, value in enumerate(experts)}
+    else:
+        cells |= {"worst expert": experts.min(), "best": experts.max()}
+    if np.isfinite(newest["observer_return"]):
+        cells |= {
+            "observer": newest["observer_return"],
+            "gap": newest["pe_return"] - newest["observer_return"],
+        }
+    for name in (*cells, "steps / s"):
+        table.add_column(name, justify="right")
+    table.add_row(*(f"{value:.2f}" for value in cells.values()), f"{speed:,.0f}")
+    return table
