@@ -1,7 +1,11 @@
-"""The directory of a run that is trained: held by one process, written as training goes."""
+"""The directory of a run: locked by one process, and written while that process trains."""
 
+import contextlib
+import dataclasses
 import logging
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,114 +13,229 @@ from filelock import FileLock, Timeout
 
 from ape_jax.algorithms.common import Task, TrainState
 from ape_jax.config import RunConfig
-from ape_jax.runs import checkpoint, trackers
-from ape_jax.runs.metrics import MetricsFile, check_metrics
+from ape_jax.networks import EnsembleParams
+from ape_jax.runs import checkpoint, manifest
+from ape_jax.runs.metrics import MetricsFile, write_json
+from ape_jax.runs.saver import Saver
+from ape_jax.training.trainer import Chunk
 from ape_jax.types import DamagedError, SettingError
 
 log = logging.getLogger(__name__)
 
+SAVE_SECONDS = 30.0
+"""Time between two checkpoints, where ``save_every`` gives no number of updates."""
 
-class RunDirectory:
-    """One process' hold on a run's directory; it ends with the process, however that ends."""
+TENSORBOARD = "tensorboard"
+"""Folder of TensorBoard's event files in a run's directory."""
 
-    def __init__(self, path: Path):
-        """Take hold of a directory that exists.
+WANDB_ID = ".wandb-id"
+"""File in a run's directory with the name that Weights & Biases has for the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where a run is written, and what is kept of it."""
+
+    path: Path
+    overwrite: bool = False
+    """Whether a run that is already there is replaced."""
+    resume: bool = False
+    """Whether the run that is already there is continued."""
+    keep: int = 3
+    """How many of the newest checkpoints are kept, besides the best."""
+
+    def __post_init__(self):
+        if self.keep < 1:
+            raise SettingError(f"keep must be at least 1; got {self.keep}")
+
+    def check_free(self) -> None:
+        """Check that writing here destroys nothing.
 
         Raises:
-          SettingError: another process holds it.
+          SettingError: there is a run already, and it is to be neither replaced nor continued.
         """
-        self.path = path
-        self._lock = FileLock(path / ".lock")
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
+        if holds_run(self.path) and not (self.overwrite or self.resume):
             raise SettingError(
-                f"out must not be in use; another run is being written to {path}. Wait for it, or "
-                "choose another --out"
-            ) from None
-
-    def release(self) -> None:
-        """Let others write."""
-        self._lock.release()
-
-    @property
-    def holds_run(self) -> bool:
-        """Whether a run was begun here."""
-        return (self.path / "config.yaml").exists()
-
-    def begin(self, config: RunConfig) -> MetricsFile:
-        """Put a run in the place of whatever run was there before."""
-        (self.path / "summary.json").unlink(missing_ok=True)
-        for folder in (checkpoint.folder_of(self.path), self.path / trackers.TENSORBOARD):
-            shutil.rmtree(folder, ignore_errors=True)
-        (self.path / trackers.WANDB_ID).unlink(missing_ok=True)
-        config.save(self.path / "config.yaml")
-        return MetricsFile(self.path / "metrics.jsonl")
-
-    def go_on(self, config: RunConfig, task: Task) -> tuple[int, TrainState | None, MetricsFile]:
-        """The newest sound checkpoint: updates done, the state [K, …] after them, what came before.
-
-        Damaged ones are told of and set aside. A run that was never saved begins again: no update,
-        no state.
-
-        Raises:
-          SettingError: as ``newest_state``.
-        """
-        for left in checkpoint.folder_of(self.path).glob(f"*{checkpoint.UNFINISHED}"):
-            shutil.rmtree(left, ignore_errors=True)
-        newest = newest_state(self.path, config, task)
-        if newest.metrics is None:
-            return 0, None, self.begin(config)
-        for path, message in newest.damaged:
-            sound = checkpoint.path_of(self.path, newest.num_done)
-            log.warning("%s; going on from the newest sound checkpoint, %s", message, sound)
-            path.rename(path.with_name(path.name + ".damaged"))
-        file = MetricsFile(self.path / "metrics.jsonl", newest.metrics)
-        return newest.num_done, newest.state, file
+                f"out must not hold a run already; {self.path} does. Choose another directory, "
+                f"continue with --resume {self.path}, or add --overwrite"
+            )
 
 
-class Newest(NamedTuple):
-    """Where a run can be gone on with."""
+class Start(NamedTuple):
+    """Where a training starts."""
 
     num_done: int
-    """Updates done."""
+    """Updates done before it."""
     state: TrainState | None
-    """[K, …]; None before anything was saved."""
-    metrics: dict | None
-    """What ``metrics.jsonl`` held then."""
-    damaged: list[tuple[Path, str]]
-    """Later checkpoints, and what is wrong with them."""
+    """The state [K, …] after them; None at the beginning of a run."""
 
 
-def newest_state(run: Path, config: RunConfig, task: Task) -> Newest:
-    """The newest checkpoint that is sound, with the metrics before it; changes nothing.
+class RunDirectory:
+    """The files of one run while it is trained; ``open`` makes one.
 
-    Raises:
-      SettingError: none is, or it was saved by other settings.
+    Attributes:
+      path: the directory.
+      config: the run's settings.
+      start: where training starts.
+      num_done: updates whose metrics are written.
     """
-    damaged = []
-    for num_done in reversed(checkpoint.saved_updates(run)):
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, output: Output, config: RunConfig, task: Task) -> Iterator["RunDirectory"]:
+        """Lock a directory, and start or resume a run in it.
+
+        At the end of the context, whatever ends it, the last checkpoint is complete and the
+        directory is free. An old run is replaced only when the first chunk is there to replace it.
+
+        Args:
+          output: the directory, which exists, and what is wanted of it.
+          config: the run's settings.
+          task: what is trained.
+
+        Raises:
+          SettingError: another process is writing there, the directory holds a run already, or
+            there is no sound checkpoint to resume from.
+        """
+        lock = FileLock(output.path / ".lock")
         try:
-            state, manifest = checkpoint.load_state(run, config, task, num_done)
-            check_metrics(run / "metrics.jsonl", manifest["metrics"])
-        except DamagedError as error:
-            damaged.append((checkpoint.path_of(run, num_done), str(error)))
-            continue
-        return Newest(num_done, state, manifest["metrics"], damaged)
-    if damaged:
-        raise SettingError(
-            "resume needs a sound checkpoint, and none is: "
-            f"{'; '.join(message for _, message in damaged)}. Train anew with --overwrite"
-        )
-    return Newest(0, None, None, [])
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise SettingError(
+                f"out must not be in use; another process is writing to {output.path}. Wait for "
+                "it, or choose another --out"
+            ) from None
+        try:
+            run = cls(output, config, task)
+            try:
+                yield run
+            finally:
+                run.wait()
+        finally:
+            lock.release()
+
+    def __init__(self, output: Output, config: RunConfig, task: Task):
+        """Start or resume a run; the caller holds the lock."""
+        output.check_free()
+        self.path, self.config = output.path, config
+        self._saver = Saver(output.path, config, output.keep)
+        self._metrics: MetricsFile | None = None
+        self.start = Start(0, None)
+        if output.resume:
+            self.start = self._resume(task)
+        if not holds_run(self.path):
+            self._begin()
+        self.num_done = self._num_saved = self.start.num_done
+        self._saved_at = time.monotonic()
+
+    def _begin(self) -> MetricsFile:
+        """Write the settings of a new run, and delete what is left of an old one."""
+        (self.path / "summary.json").unlink(missing_ok=True)
+        for folder in (checkpoint.folder_of(self.path), self.path / TENSORBOARD):
+            shutil.rmtree(folder, ignore_errors=True)
+        (self.path / WANDB_ID).unlink(missing_ok=True)
+        self.config.save(self.path / "config.yaml")
+        self._metrics = MetricsFile(self.path / "metrics.jsonl")
+        return self._metrics
+
+    def _resume(self, task: Task) -> Start:
+        """Find the newest sound checkpoint, and set damaged ones aside."""
+        for left in checkpoint.folder_of(self.path).glob(f"*{checkpoint.UNFINISHED}"):
+            shutil.rmtree(left, ignore_errors=True)
+        start, damaged = find_start(self.path, self.config, task)
+        for path, message in damaged:
+            sound = checkpoint.path_of(self.path, start.num_done)
+            log.warning("%s; resuming from the newest sound checkpoint, %s", message, sound)
+            path.rename(path.with_name(path.name + ".damaged"))
+        if start.state is not None:
+            self._metrics = MetricsFile(self.path / "metrics.jsonl", start.num_done)
+        return start
+
+    def append(self, chunk: Chunk) -> None:
+        """Write the metrics of a chunk.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        file = self._begin() if self._metrics is None else self._metrics
+        file.append(chunk.metrics, chunk.first_update)
+        self.num_done = chunk.num_done
+
+    def due(self, chunk: Chunk) -> bool:
+        """Whether the state after a chunk is to be saved: at the end, and now and then before."""
+        if chunk.num_done == chunk.num_updates:
+            return True
+        if self.config.save_every is None:
+            return time.monotonic() - self._saved_at >= SAVE_SECONDS
+        return chunk.num_done - self._num_saved >= self.config.save_every
+
+    def save(self, chunk: Chunk) -> None:
+        """Start to write a checkpoint in the background; training need not wait for it."""
+        self._saver.save(chunk)
+        self._num_saved, self._saved_at = chunk.num_done, time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written."""
+        self._saver.wait()
+
+    def last_checkpoint(self) -> str:
+        """A sentence that names the newest checkpoint."""
+        self.wait()
+        saved = checkpoint.saved_updates(self.path)
+        if not saved:
+            return "No checkpoint was saved before it"
+        path = checkpoint.path_of(self.path, saved[-1])
+        return f"The last checkpoint is {path}, after {saved[-1]} updates"
+
+    def finish(self, params: EnsembleParams, summary: dict) -> None:
+        """Write the final parameters [K, …], and what their evaluation found.
+
+        Raises:
+          OSError: they cannot be written.
+        """
+        self.wait()
+        checkpoint.save_params(self.path, params, self.config)
+        write_json(self.path / "summary.json", summary)
 
 
-def is_finished(run: Path) -> bool:
-    """Whether a run was trained to its end, and evaluated, and its parameters can be read."""
-    if not (run / "summary.json").exists():
+def holds_run(path: Path) -> bool:
+    """Whether a run was started in a directory."""
+    return (path / "config.yaml").exists()
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run was trained to its end and evaluated, and its parameters can be read."""
+    if not (path / "summary.json").exists():
         return False
     try:
-        checkpoint.verify(checkpoint.folder_of(run) / checkpoint.FINAL)
+        manifest.verify(checkpoint.folder_of(path) / checkpoint.FINAL)
     except DamagedError:
         return False
     return True
+
+
+def find_start(path: Path, config: RunConfig, task: Task) -> tuple[Start, list[tuple[Path, str]]]:
+    """Find the newest sound checkpoint of a run whose metrics are sound too; changes nothing.
+
+    Returns:
+      Where to resume, and every newer checkpoint with what is wrong with it. A run without
+      checkpoints starts again from its beginning.
+
+    Raises:
+      SettingError: no checkpoint is sound, or one was saved with other settings.
+    """
+    damaged = []
+    for num_done in reversed(checkpoint.saved_updates(path)):
+        try:
+            state = checkpoint.load_state(path, config, task, num_done)
+            MetricsFile.check(path / "metrics.jsonl", num_done)
+        except DamagedError as error:
+            damaged.append((checkpoint.path_of(path, num_done), str(error)))
+            continue
+        return Start(num_done, state), damaged
+    if damaged:
+        raise SettingError(
+            "resume needs a sound checkpoint, and there is none: "
+            f"{'; '.join(message for _, message in damaged)}. Train again with --overwrite"
+        )
+    return Start(0, None), []

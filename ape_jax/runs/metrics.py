@@ -1,4 +1,4 @@
-"""Numbers of a run on disk: one JSON line an update, and the fingerprint of its parameters."""
+"""Numbers of a run on disk: one JSON line per update, and the fingerprint of the parameters."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from ape_jax.types import DamagedError, SettingError
 
 
 def fingerprint(params) -> str:
-    """SHA-256 of all parameters: names, types, shapes and bytes, in the order of their names."""
+    """SHA-256 of the names, types, shapes and bytes of all parameters, in the order of names."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.ascontiguousarray(leaf)
@@ -24,12 +24,12 @@ def fingerprint(params) -> str:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file, or leave the old one as it is."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a text file, or leave the old one as it is."""
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -40,46 +40,61 @@ def write_text(path: Path, text: str) -> None:
 
 
 class MetricsFile:
-    """The ``metrics.jsonl`` of a run: one line an update, complete lines only.
+    """The ``metrics.jsonl`` of a run: one line per update, numbered from 0, only whole lines."""
 
-    ``num_bytes`` and ``sha256`` tell what the file holds so far, for a checkpoint to remember.
-    """
-
-    def __init__(self, path: Path, kept: dict | None = None):
-        """Begin the file, or go on with one.
+    def __init__(self, path: Path, num_done: int = 0):
+        """Start the file, or continue it.
 
         Args:
-          path: the file; what it holds is replaced, but for what is kept.
-          kept: ``bytes`` and ``sha256`` of its first lines, as ``mark`` told them; later ones
-            are cut off. None begins a new file.
+          path: the file.
+          num_done: how many updates of what the file holds are kept; later lines are cut off.
 
         Raises:
-          DamagedError: the file does not begin with what is to be kept.
+          DamagedError: the file does not hold the lines that are kept.
         """
         self.path = path
-        content = b"" if kept is None else check_metrics(path, kept)
-        self._digest = hashlib.sha256(content)
-        self.num_bytes = len(content)
+        self._num_bytes = self.check(path, num_done) if num_done else 0
         if path.exists():
-            os.truncate(path, self.num_bytes)
+            os.truncate(path, self._num_bytes)
         else:
             path.touch()
 
-    def mark(self) -> dict:
-        """What is written so far."""
-        return {"bytes": self.num_bytes, "sha256": self._digest.hexdigest()}
+    @staticmethod
+    def check(path: Path, num_done: int) -> int:
+        """Check the lines of the first ``num_done`` updates, and return their length in bytes.
+
+        Raises:
+          DamagedError: a line is missing or damaged; the message names the first such line.
+        """
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        for index in range(num_done):
+            line = lines[index] if index < len(lines) else b""
+            if not line.endswith(b"\n"):
+                raise DamagedError(
+                    f"{path} must hold {num_done} updates; line {index + 1} is missing"
+                )
+            try:
+                sound = json.loads(line)["update"] == index
+            except (ValueError, KeyError, TypeError):
+                sound = False
+            if not sound:
+                raise DamagedError(
+                    f"{path} must hold {num_done} updates; line {index + 1} is damaged"
+                )
+        return sum(map(len, lines[:num_done]))
 
     def append(self, metrics: Metrics, first_update: int) -> None:
-        """Append a line for every update: every metric that the run has as a list over seeds.
+        """Append a line for every update, with every metric that the run has as a list over seeds.
 
         What is not known yet, such as returns before the first episode has ended, is null.
 
         Args:
           metrics: arrays [K, updates, …].
-          first_update: number of the first of them, from 0.
+          first_update: number of the first of these updates, from 0.
 
         Raises:
-          OSError: they cannot be written; no line is left half written where that can be helped.
+          OSError: the lines cannot be written. The file is cut back to whole lines if that is
+            possible.
         """
         columns = {
             name: _known(np.asarray(values).swapaxes(0, 1))
@@ -101,33 +116,20 @@ class MetricsFile:
                 file.write(content)
         except OSError:
             with contextlib.suppress(OSError):
-                os.truncate(self.path, self.num_bytes)
+                os.truncate(self.path, self._num_bytes)
             raise
-        self._digest.update(content)
-        self.num_bytes += len(content)
-
-
-def check_metrics(path: Path, kept: dict) -> bytes:
-    """What is to be kept of a ``metrics.jsonl``, as ``MetricsFile.mark`` told it.
-
-    Raises:
-      DamagedError: the file does not begin with that.
-    """
-    content = path.read_bytes()[: kept["bytes"]] if path.exists() else b""
-    if hashlib.sha256(content).hexdigest() != kept["sha256"]:
-        raise DamagedError(f"{path} does not hold the updates before the checkpoint as they were")
-    return content
+        self._num_bytes += len(content)
 
 
 LINE = {"update", "pe_return", "expert_returns", "observer_return"}
-"""What every line holds."""
+"""Names that every line holds."""
 
 
 def read_updates(path: Path) -> list[dict]:
-    """The complete lines of a ``metrics.jsonl``, also while a run writes it.
+    """Read the whole lines of a ``metrics.jsonl``, also while a run is writing it.
 
     Raises:
-      SettingError: there is no such file, or a line in it is not one of a run.
+      SettingError: there is no such file, or one of its lines is not a line of a run.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
@@ -140,7 +142,7 @@ def read_updates(path: Path) -> list[dict]:
 
 
 def _known(values: np.ndarray) -> np.ndarray:
-    """None in the place of what JSON does not have: nan and infinities."""
+    """Replace nan and infinities, which JSON does not have, by None."""
     known = values.astype(object)
     known[~np.isfinite(values)] = None
     return known

@@ -15,12 +15,14 @@ from jax.sharding import Mesh
 from ape_jax.types import SettingError
 
 SEEDS, ENVIRONMENTS = "seeds", "environments"
-"""Axes of the mesh. Seeds train apart; places along the other axis average their gradients."""
+"""Axes of the device mesh. Seeds train independently; devices along the second axis hold parts of
+one seed's environments and average their gradients."""
 
 CONNECT_SECONDS = 30
-"""Patience with process 0 at the start."""
+"""How long a process waits for process 0 at the start."""
+
 HEARTBEAT_SECONDS = 10
-"""Silence after which a process counts as dead."""
+"""How long a process may be silent before it counts as lost."""
 
 
 def make_mesh(
@@ -31,10 +33,10 @@ def make_mesh(
     Args:
       num_seeds: K.
       envs_per_expert: B of the whole run.
-      devices: all of these are used; as many of this process's as can be if None.
+      devices: all of these are used; if None, as many of all devices as divide evenly.
 
     Raises:
-      SettingError: environments that do not divide evenly over the devices asked for.
+      SettingError: environments do not divide evenly over the devices that are asked for.
     """
     if devices is None:
         devices = jax.devices()
@@ -53,33 +55,43 @@ def make_mesh(
 
 
 class Cluster(NamedTuple):
-    """How a process finds the others of its run; None is left to ``jax.distributed`` to detect."""
+    """How a process finds the other processes of its run; ``jax.distributed`` detects what is None.
+
+    The fields are the address host:port of process 0, the number of processes, and the number of
+    this process, from 0.
+    """
 
     coordinator: str | None = None
-    """host:port of process 0."""
     num_processes: int | None = None
-    """Processes in all; None is found by itself."""
     process_id: int | None = None
-    """Number of this process, from 0; None is found by itself."""
+
+
+class Place(NamedTuple):
+    """Where a run is computed."""
+
+    num_devices: int | None = None
+    """How many devices of each process are used; None takes as many as divide the work evenly."""
+    cluster: Cluster | None = None
+    """The run's other processes; None if it has only one."""
 
 
 def start(
     num_devices: int | None = None, cluster: Cluster | None = None
 ) -> list[jax.Device] | None:
-    """The devices to train on, of all processes that take part; None leaves the choice.
+    """Choose the devices to train on, of all processes that take part; None leaves the choice open.
 
-    To be called before anything else is computed: a CPU is divided into devices, and processes are
-    joined, only while JAX is at rest. Arrays made earlier do not outlive it.
+    Call it before anything else is computed: JAX divides a CPU into devices and joins processes
+    only before its first computation. Arrays that were made earlier are lost.
 
     Args:
-      num_devices: of each process; None takes all that it has. A CPU is as many devices as are
-        asked for; they share its cores.
-      cluster: the run's other processes; None where there are none.
+      num_devices: as in ``Place``. A CPU becomes as many devices as are asked for; they share its
+        cores.
+      cluster: as in ``Place``.
 
     Raises:
-      SettingError: there are fewer devices, or not all is known to reach the other processes, or
-        process 0 does not answer. A process that fails to come, or is lost later, ends the others
-        with a message of JAX's runtime.
+      SettingError: there are fewer devices, an address or number is missing, or process 0 does not
+        answer. If another process does not start, or is lost later, JAX's runtime ends all
+        processes with a message of its own.
     """
     if num_devices is not None and num_devices < 1:
         raise SettingError(f"devices must be at least 1; got {num_devices}")
@@ -95,8 +107,8 @@ def start(
         return None if cluster is None else jax.devices()
     if num_devices > len(local):
         raise SettingError(
-            f"devices must be at most {len(local)}, the {local[0].device_kind} devices that are "
-            f"here; got {num_devices}"
+            f"devices must be at most {len(local)}, the {local[0].device_kind} devices of "
+            f"this machine; got {num_devices}"
         )
     chosen: list[jax.Device] = []
     for process in range(jax.process_count()):
@@ -105,8 +117,8 @@ def start(
 
 
 def leave() -> None:
-    """Part from the other processes: what follows computes alone, without arrays made before."""
-    with contextlib.suppress(RuntimeError):  # They may be gone; what was computed is here.
+    """Leave the other processes and compute alone; arrays that were made before are lost."""
+    with contextlib.suppress(RuntimeError):  # The others may have ended already.
         jax.distributed.shutdown()
     backend.clear_backends()
 
@@ -126,7 +138,7 @@ def _connect(cluster: Cluster) -> None:
                 "process_id must be at least 0 and below num_processes; "
                 f"got {process_id} of {num_processes}"
             )
-        if process_id:  # The runtime would abort, with a dump of its stack.
+        if process_id:  # If process 0 did not answer, the runtime would abort with a stack dump.
             _wait_for(host, int(port))
     try:
         jax.distributed.initialize(
@@ -137,8 +149,8 @@ def _connect(cluster: Cluster) -> None:
         )
     except ValueError as error:
         raise SettingError(
-            "distributed must know --coordinator, --num-processes and --process-id, or run on a "
-            f"cluster that jax detects, such as SLURM; got {coordinator}, {num_processes} and "
+            "distributed needs --coordinator, --num-processes and --process-id, or a cluster that "
+            f"jax detects, such as SLURM; got {coordinator}, {num_processes} and "
             f"{process_id} ({error})"
         ) from None
 
@@ -153,6 +165,6 @@ def _wait_for(host: str, port: int) -> None:
             if time.monotonic() > deadline or isinstance(error, socket.gaierror):
                 raise SettingError(
                     f"coordinator must answer within {CONNECT_SECONDS} s; {host}:{port} does not "
-                    f"({error}). Start process 0 there, or name its address with --coordinator"
+                    f"({error}). Start process 0 there, or give its address with --coordinator"
                 ) from None
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What must hold of a run from chunk to chunk: finite losses, finite parameters."""
+"""Checks that losses and parameters are finite, between two chunks of updates."""
 
 import jax
 import jax.numpy as jnp
@@ -8,22 +8,29 @@ from ape_jax.algorithms.common import Metrics, TrainState
 from ape_jax.types import NonFiniteError
 
 TERMS = (
-    *("policy_loss", "value_loss", "entropy", "classifier_loss", "calibration_error"),
-    *("grad_norm", "multipliers"),
+    "policy_loss",
+    "value_loss",
+    "entropy",
+    "classifier_loss",
+    "calibration_error",
+    "grad_norm",
+    "multipliers",
 )
-"""Metrics that are finite in every sound run; returns are not known before an episode has ended."""
+"""Metrics that are finite in every sound run. Returns are not among them: they are nan until the
+first episode has ended."""
 
 
 def check(metrics: Metrics, state: TrainState, first_update: int) -> None:
-    """Look at a chunk before it is saved.
+    """Check the metrics of a chunk, and the parameters after it.
 
     Args:
-      metrics: of the chunk, arrays [K, updates, …].
-      state: after it.
-      first_update: number of its first update, from 0.
+      metrics: arrays [K, updates, …].
+      state: the state [K, …] after the chunk.
+      first_update: number of the chunk's first update, from 0.
 
     Raises:
-      NonFiniteError: which term is not finite, at which update first; or which parameters.
+      NonFiniteError: a number is not finite. The message names the first update with one and the
+        metric, or the parameters.
     """
     found = []
     for order, term in enumerate(TERMS):
@@ -38,8 +45,7 @@ def check(metrics: Metrics, state: TrainState, first_update: int) -> None:
     if found:
         update, _, term, seed = min(found)
         raise NonFiniteError(
-            f"{term} is not finite at update {first_update + update} (seed number {seed} of the "
-            "run)"
+            f"{term} is not finite at update {first_update + update} (seed number {seed} of the run)"
         )
     finite = jax.device_get(_finite(state.params))
     for path, holds in jax.tree_util.tree_leaves_with_path(finite):

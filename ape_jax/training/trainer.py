@@ -1,4 +1,4 @@
-"""The host side of training: seeds vmapped, updates in jitted chunks, progress between them."""
+"""The host side of training: seeds side by side under ``vmap``, updates in jitted chunks."""
 
 import functools
 import logging
@@ -7,47 +7,43 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import checkify
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from ape_jax.algorithms.common import Metrics, Task, TrainState
 from ape_jax.algorithms.learner import begin, updates
 from ape_jax.config import CHUNK, Hypers, TrainConfig
 from ape_jax.training.devices import ENVIRONMENTS, SEEDS, make_mesh
-from ape_jax.types import NonFiniteError, SettingError
+from ape_jax.types import SettingError
 
 log = logging.getLogger(__name__)
 
 
 class Chunk(NamedTuple):
-    """The run after some more updates."""
+    """A run after some more updates."""
 
     num_done: int
     """Updates done so far."""
     num_updates: int
     """Updates of the whole run."""
     state: TrainState
-    """[K, …]."""
+    """State [K, …] after these updates."""
     metrics: Metrics
-    """[K, updates of this chunk, …]."""
+    """Metrics [K, updates of this chunk, …]."""
+
+    @property
+    def first_update(self) -> int:
+        """Number of the chunk's first update, from 0."""
+        return self.num_done - self.metrics.pe_return.shape[1]
 
 
 TRAIN, EVALUATE, DEMONSTRATE, RANDOM = range(4)
-"""Purposes of a seed's keys; no evaluation ever draws from a training key."""
+"""Purposes of a seed's keys. Each purpose has a key of its own, so that evaluation never draws from
+a training key."""
 
 
 def seed_keys(first_seed: int, num_seeds: int, purpose: int = TRAIN) -> Key[Array, " K"]:
-    """One key a seed; a seed means the same run however many are trained beside it."""
+    """Make one key per seed; a seed gives the same run, however many are trained beside it."""
     seeds = jnp.arange(first_seed, first_seed + num_seeds)
     return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), purpose))(seeds)
 
@@ -60,24 +56,21 @@ class Trainer:
         task: Task,
         sweep: bool = False,
         devices: Sequence[jax.Device] | None = None,
-        debug_nans: bool = False,
     ):
         """Compile nothing yet.
 
         Args:
           task: what is trained.
-          sweep: whether every seed has its own hyperparameters, arrays [K], or all share theirs.
-          devices: over which seeds and environments are spread; if None as many of all as divide
-            them evenly.
-          debug_nans: whether every operation is checked for NaNs; on one device.
+          sweep: whether every seed has its own hyperparameters, which are then arrays [K].
+          devices: those over which seeds and environments are spread; if None, as many of all
+            devices as divide them evenly.
         """
         self.task = task
         self.sweep = sweep
         self.devices = devices
-        self.debug_nans = debug_nans
 
     def create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
-        """Fresh states [K, …], on one device."""
+        """Make the states [K, …] before the first update, on one device."""
         return _here(self._create(keys, hypers))
 
     def _create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
@@ -94,20 +87,17 @@ class Trainer:
         """Train to the end, chunk by chunk; the last chunk carries the final state.
 
         Args:
-          keys: one a seed.
-          hypers: numbers, or arrays [K] of them.
-          state: where to go on from, [K, …] on one device; None begins.
-          num_done: updates behind that state.
-          chunk: updates between two looks from the host.
+          keys: one per seed, as ``seed_keys`` makes them.
+          hypers: numbers, or arrays [K] of them in a sweep.
+          state: the state [K, …] to resume from, on one device; None starts a new run.
+          num_done: updates that were done before that state.
+          chunk: largest number of updates in a chunk.
 
         Raises:
-          SettingError: environments that do not divide over the devices.
-          NonFiniteError: with ``debug_nans``, which operation makes a NaN, and at which update.
+          SettingError: seeds or environments do not divide over the devices.
         """
         config = self.task.config
         mesh = self._mesh(keys)
-        if self.debug_nans:
-            chunk = 1
         log.info(
             "%s: %d seed(s) x %d expert(s) x %d environments on %d x %s",
             config.env,
@@ -119,19 +109,14 @@ class Trainer:
         )
         if state is None:
             state = self._create(keys, hypers)
-        else:  # To where the first chunk of a new run begins, so that it is the same program.
+        else:  # On the devices where a new run starts, so that the compiled program is the same.
             state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
         num_updates = config.num_updates
         while num_done < num_updates:
             count = min(chunk, num_updates - num_done)
-            if self.debug_nans:
-                error, (state, metrics) = _advance_checked(self.task, state, hypers, self.sweep)
-                if error.get():
-                    raise NonFiniteError(f"{error.get()} (update {num_done})")
-            else:
-                state, metrics = jax.block_until_ready(
-                    _advance(self.task, state, hypers, count, mesh, self.sweep)
-                )
+            state, metrics = jax.block_until_ready(
+                _advance(self.task, state, hypers, count, mesh, self.sweep)
+            )
             num_done += count
             yield Chunk(num_done, num_updates, *_here((state, metrics)))
 
@@ -142,14 +127,14 @@ class Trainer:
 def mesh_of(
     config: TrainConfig, num_seeds: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-    """The devices of a run: seeds are spread, and with pg also the environments of a seed.
+    """Spread a run over devices: its seeds, and with pg also the environments of each seed.
 
     Raises:
-      SettingError: they do not divide over the devices asked for.
+      SettingError: they do not divide over the devices that are asked for.
     """
     if config.algorithm == "pg":
         return make_mesh(num_seeds, config.envs_per_expert, devices)
-    # Environments of ppo go on from update to update, on the device of their seed.
+    # Environments of ppo are part of the state, and stay on the device of their seed.
     if devices is not None and num_seeds % len(devices):
         raise SettingError(
             f"seeds must be divisible by the {len(devices)} devices with algorithm=ppo, which "
@@ -164,7 +149,7 @@ def _create(task, keys, hypers, mesh, sweep) -> TrainState:
     return _on_every_device(states, mesh)
 
 
-# The state is not donated: it is small, and has to outlive an update that is interrupted.
+# The state is not donated: it is small, and it is still being saved when the next chunk starts.
 @functools.partial(jax.jit, static_argnames=("task", "num_updates", "mesh", "sweep"))
 def _advance(task, state, hypers, num_updates, mesh, sweep) -> tuple[TrainState, Metrics]:
     axis_name = ENVIRONMENTS if mesh.shape[ENVIRONMENTS] > 1 else None
@@ -177,48 +162,15 @@ def _advance(task, state, hypers, num_updates, mesh, sweep) -> tuple[TrainState,
         mesh=mesh,
         in_specs=(PartitionSpec(SEEDS), PartitionSpec(SEEDS) if sweep else PartitionSpec()),
         out_specs=PartitionSpec(SEEDS),
-        check_vma=False,  # Environments begin their loops with constants, alike everywhere.
+        check_vma=False,  # Environments start their loops with constants, equal on all devices.
     )
     return _on_every_device(spread(state, hypers), mesh)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "sweep"))
-def _advance_checked(task, state, hypers, sweep):
-    """One update, and the first operation of it that made a NaN."""
-
-    def of_seed(state, hypers):
-        return updates(task, state, hypers, 1)
-
-    each = jax.vmap(of_seed, (0, 0 if sweep else None))
-    return checkify.checkify(each, errors=checkify.nan_checks)(state, hypers)
-
-
 def _here(tree):
-    """One device's copy of what every device holds."""
+    """Take one device's copy of arrays that every device holds."""
     return jax.tree.map(lambda x: x.addressable_data(0), tree)
 
 
 def _on_every_device(tree, mesh: Mesh):
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar with counts, the current returns, and times."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[returns]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
-
-
-def describe_returns(metrics: Metrics) -> str:
-    """The newest returns, averaged over seeds, for the progress bar."""
-    pe_return = jnp.mean(metrics.pe_return[:, -1])
-    worst = jnp.mean(jnp.min(metrics.expert_returns[:, -1], axis=-1))
-    text = f"PE {pe_return:.2f}  worst expert {worst:.2f}"
-    observer_return = jnp.mean(metrics.observer_return[:, -1])
-    return text if jnp.isnan(observer_return) else f"{text}  observer {observer_return:.2f}"

@@ -1,0 +1,198 @@
+"""The options of ``ape-jax train``, and the records that they become."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypedDict
+
+import tyro
+from rich.console import Console
+
+from ape_jax import presets
+from ape_jax.config import ALL_SETTINGS, HELP, RunConfig, read_settings, resolve
+from ape_jax.runs import trackers
+from ape_jax.runs.callbacks import Callback, FiniteGuard, LiveView
+from ape_jax.runs.directory import Output, RunDirectory, holds_run
+from ape_jax.training import devices
+from ape_jax.training.trainer import Trainer
+from ape_jax.types import SettingError
+
+OUT = Path("runs/train")
+"""Directory of a new run that is given no other."""
+
+
+def _flags() -> dict[str, Any]:
+    """Type and help text of the flag of every setting; each help text ends with the default."""
+    default = RunConfig().to_flat() | resolve({"algorithm": "ppo"}).to_flat()
+    default |= resolve({}).to_flat()
+    return {
+        name: Annotated[
+            kind,
+            tyro.conf.arg(help=HELP[name], help_behavior_hint=f"(default: {default[name]})"),
+        ]
+        for name, kind in ALL_SETTINGS.items()
+        if name != "env_param"
+    }
+
+
+Settings = TypedDict("Settings", _flags(), total=False)  # type: ignore[misc]
+"""The settings that were given as flags, and only those."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Train an adversarial policy ensemble, with several seeds side by side.
+
+    Settings come from the recipe of --algorithm, --head and --min-return, or from a --preset; a
+    --config file overrides the recipe, and flags override all of them. The defaults below are those
+    of the recipe without any flag.
+    """
+
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+    env_param: Annotated[
+        tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(help=HELP["env_param"])
+    ] = ()
+    preset: Annotated[
+        str | None,
+        tyro.conf.arg(help=f"Settings that go together: one of {', '.join(presets.names())}."),
+    ] = None
+    config: Path | None = None
+    """YAML file of settings, named as the flags but with underscores. The config.yaml of a run is
+    such a file."""
+    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint=f"(default: {OUT})")] = None
+    """Directory of the run."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the run that --out already holds."""
+    resume: Path | None = None
+    """Continue the run in this directory from its newest checkpoint, with its own settings. It ends
+    as if it had never been stopped."""
+    keep: int = Output.keep
+    """How many of the newest checkpoints are kept, besides the best."""
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show no live view, and only warnings."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write curves for TensorBoard, in the run's directory."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the curves. WANDB_MODE=offline keeps them on disk."""
+    devices: int | None = None
+    """How many devices of each process share seeds and environments; if not given, as many as
+    divide them evenly. A CPU is one device, or as many as are asked for. Another number rounds sums
+    differently."""
+    distributed: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Train together with other processes, on this machine or others. Process 0 writes the run; all
+    must be started with the same settings."""
+    coordinator: str | None = None
+    """Address host:port of process 0. Clusters such as SLURM are detected without it."""
+    num_processes: int | None = None
+    """Number of processes. Clusters such as SLURM are detected without it."""
+    process_id: int | None = None
+    """Number of this process, from 0. Clusters such as SLURM are detected without it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Who watches a training."""
+
+    console: Console
+    """Where messages and the live view are drawn."""
+    quiet: bool = False
+    """Whether only warnings are shown."""
+    tensorboard: bool = False
+    wandb: str | None = None
+    """Project of Weights & Biases."""
+
+    def __post_init__(self):
+        trackers.check(self.tensorboard, self.wandb)
+
+    def callbacks(self, run: RunDirectory, trainer: Trainer) -> list[Callback]:
+        """What is called with every chunk: the guard comes first, and sees a chunk before others."""
+        called: list[Callback] = [FiniteGuard(run)]
+        if not self.quiet:
+            view = (trainer.task, run.config.seeds, run.start.num_done, self.console)
+            called.append(LiveView(*view))
+        if self.tensorboard:
+            called.append(trackers.TensorBoard(run))
+        if self.wandb is not None:
+            called.append(trackers.WeightsAndBiases(run, self.wandb))
+        return called
+
+
+class Parts(NamedTuple):
+    """The options of the command, as the records that the parts of the package need."""
+
+    config: RunConfig
+    place: devices.Place
+    output: Output
+    watch: Watch
+
+
+def unpack(options: TrainOptions, console: Console) -> Parts:
+    """Sort the options into records, and check everything that needs no computing.
+
+    Raises:
+      SettingError: a setting breaks a rule, or two options contradict each other.
+    """
+    cluster = devices.Cluster(options.coordinator, options.num_processes, options.process_id)
+    if not options.distributed and cluster != devices.Cluster():
+        raise SettingError(
+            "coordinator, num_processes and process_id go with --distributed; add it"
+        )
+    parts = Parts(
+        _config(options),
+        devices.Place(options.devices, cluster if options.distributed else None),
+        _output(options),
+        Watch(console, options.quiet, options.tensorboard, options.wandb),
+    )
+    if not options.process_id:  # Process 0 may already have started the run of the others.
+        parts.output.check_free()
+    return parts
+
+
+def _config(options: TrainOptions) -> RunConfig:
+    given: dict[str, Any] = dict(options.settings)
+    if options.env_param:
+        given["env_param"] = options.env_param
+    whole = {name: getattr(options, name) for name in ("preset", "config", "resume")}
+    whole = {name: value for name, value in whole.items() if value is not None}
+    if len(whole) > 1:
+        (one, other), values = list(whole)[:2], list(whole.values())
+        raise SettingError(
+            f"{one} and {other} each give all settings; got {values[0]} and {values[1]}. Leave one "
+            "out"
+        )
+    if options.preset is not None:
+        return resolve(presets.find(options.preset), given)
+    if options.config is not None:
+        return resolve(read_settings(options.config), given)
+    if options.resume is not None:
+        return _own_config(options.resume, given)
+    return resolve(given)
+
+
+def _own_config(run: Path, given: dict[str, Any]) -> RunConfig:
+    """The settings of a run that is resumed, which flags may repeat but not change."""
+    if not holds_run(run):
+        raise SettingError(
+            f"resume must be the directory of a run; {run} holds no config.yaml. Train with "
+            "--out, or name another directory"
+        )
+    config = RunConfig.load(run / "config.yaml", complete=True)
+    own = config.to_flat()
+    for name, value in given.items():
+        value = list(value) if isinstance(value, tuple) else value
+        if name not in own or own[name] != value:
+            raise SettingError(
+                f"resume continues with the run's own settings; its {name} is {own.get(name)!r}, "
+                f"got {value!r}. Leave it out, or train another run"
+            )
+    return config
+
+
+def _output(options: TrainOptions) -> Output:
+    if options.resume is None:
+        return Output(options.out or OUT, overwrite=options.overwrite, keep=options.keep)
+    if options.overwrite or options.out not in (None, options.resume):
+        raise SettingError(
+            "resume writes to the run that it continues; got "
+            f"{'overwrite' if options.overwrite else f'out {options.out}'}. Leave it out"
+        )
+    return Output(options.resume, resume=True, keep=options.keep)
