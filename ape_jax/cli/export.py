@@ -1,4 +1,4 @@
-"""``ape-jax export``: a run's policies for programs that do not have this package."""
+"""``ape-jax export``: export a run's policies for programs that do not have this package."""
 
 import dataclasses
 from pathlib import Path
@@ -22,11 +22,11 @@ class ExportOptions:
     out: Path
     """Directory for the files."""
     overwrite: bool = False
-    """Replace what --out already holds."""
+    """Replace the export that --out already holds."""
 
 
 def run(options: ExportOptions, console: Console) -> int:
-    """Read, trace, write."""
+    """Read the run, trace its policies, and write the files."""
     del console
     if (options.out / exporting.DESCRIPTION).exists() and not options.overwrite:
         raise SettingError(

@@ -104,7 +104,7 @@ class Watch:
         trackers.check(self.tensorboard, self.wandb)
 
     def callbacks(self, run: RunDirectory, trainer: Trainer) -> list[Callback]:
-        """What is called with every chunk: the guard comes first, and sees a chunk before others."""
+        """List what is called with every chunk. The guard is the first to see it."""
         called: list[Callback] = [FiniteGuard(run)]
         if not self.quiet:
             view = (trainer.task, run.config.seeds, run.start.num_done, self.console)

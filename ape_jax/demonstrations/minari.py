@@ -1,6 +1,5 @@
-"""Demonstrations as a dataset of Minari, which other libraries read."""
+"""Demonstrations as a Minari dataset, which other libraries read."""
 
-import itertools
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ def check_minari(dataset_id: str) -> None:
     """Check that demonstrations can be exported under a name.
 
     Raises:
-      SettingError: Minari is not installed, the name is malformed, or a dataset has it already.
+      SettingError: Minari is not installed, the name is malformed, or such a dataset exists.
     """
     minari = _import_minari()
     from minari.dataset.minari_dataset import DATASET_ID_RE
@@ -47,24 +46,25 @@ def to_minari(
 ) -> Any:
     """Export demonstrations as a local Minari dataset, whole or not at all.
 
-    Minari wants what demonstrations do not hold. After the last action of an episode it has one
-    more observation: the last one is repeated there. Every episode of its own ends in a mark: one
-    that was cut short is marked truncated at its last step.
+    Minari needs two things that demonstrations do not hold. It has one observation after the last
+    action of an episode: the last observation is repeated there. And every episode ends with a
+    mark: an episode that was cut short is marked truncated at its last step.
 
     Args:
       dataset_id: name and version, such as ``gridworld/ape-v0``.
-      env_id: the registered environment that they come from; ``recover_environment()`` of the
-        dataset makes it.
+      env_id: name of the environment that they come from. ``recover_environment()`` of the
+        dataset makes it again.
       demonstrations: steps [N].
-      hidden_expert: the expert that acted in each step [N], exported in each episode's ``infos``;
-        left out if None.
+      hidden_expert: the expert that acted in each step [N], exported in the ``infos`` of each
+        episode; None leaves it out.
       env_param: the environment's parameters that differ from its defaults, as name=value.
 
     Returns:
       The ``minari.MinariDataset``.
 
     Raises:
-      SettingError: as ``check_minari``, or no environment has that name.
+      SettingError: as in ``check_minari``; or no environment has that name, or the dataset cannot
+        be written.
     """
     minari = _import_minari()
     check_minari(dataset_id)
@@ -72,11 +72,10 @@ def to_minari(
 
     world = to_gymnasium(env_id, env_param)
     steps = jax.tree.map(np.asarray, demonstrations)
-    begins = np.concatenate([[0], np.flatnonzero(np.diff(steps.episode)) + 1, [len(steps.action)]])
+    changes = np.flatnonzero(np.diff(steps.episode)) + 1
     buffers = []
-    for number, (begin, end) in enumerate(itertools.pairwise(begins)):
-        rows = np.arange(begin, end)
-        observed = np.append(rows, end - 1)
+    for number, rows in enumerate(np.split(np.arange(len(steps.action)), changes)):
+        observed = np.append(rows, rows[-1])
         terminated, truncated = steps.terminated[rows], steps.truncated[rows].copy()
         truncated[-1] |= ~terminated[-1]
         infos = None
@@ -101,7 +100,7 @@ def to_minari(
     )
     try:
         with warnings.catch_warnings():
-            # It misses an author and an algorithm, which only the user can name.
+            # Minari warns that author and algorithm are missing, which only the user can name.
             warnings.simplefilter("ignore", UserWarning)
             return minari.create_dataset_from_buffers(
                 dataset_id,

@@ -1,4 +1,4 @@
-"""gymnax environments with the interface of Gymnasium, for policies of other libraries."""
+"""Adapters that give gymnax environments the interface of Gymnasium."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,20 +14,20 @@ from ape_jax.types import SettingError
 
 
 class GymnaxEnv(gymnasium.Env):
-    """A gymnax environment with Gymnasium's face, for policies of other libraries.
+    """A gymnax environment with the interface of Gymnasium, for policies of other libraries.
 
-    gymnax's own wrapper starts the next episode within the step that ends one, so the last
-    observation of an episode is lost there, and an agent that resets skips a start.
+    The wrapper of gymnax itself starts the next episode inside the step that ends one. The last
+    observation of an episode is lost there, and an agent that calls ``reset`` skips an episode.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012  Gymnasium's own way.
+    metadata = {"render_modes": []}  # noqa: RUF012  Gymnasium declares it so.
 
     def __init__(self, env: Environment, env_params: EnvParams | None = None):
         """Wrap an environment.
 
         Args:
           env: any gymnax environment.
-          env_params: its parameters; its defaults if None.
+          env_params: its parameters; None takes its defaults.
         """
         params = env.default_params if env_params is None else env_params
         self.observation_space = spaces.gymnax_space_to_gym_space(env.observation_space(params))
@@ -47,7 +47,7 @@ class GymnaxEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; a seed decides it and all that follow."""
+        """Start an episode. A seed determines it and all later episodes."""
         super().reset(seed=seed)
         key = jax.random.key(int(self.np_random.integers(2**31)))
         self._key, key_start = jax.random.split(key)
@@ -55,7 +55,7 @@ class GymnaxEnv(gymnasium.Env):
         return self._shown(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Move; terminated or truncated, never both, at the end."""
+        """Take a step. The last step of an episode is terminated or truncated, never both."""
         action = np.asarray(action, self.action_space.dtype)
         self._key, self._state, moved = self._step(self._key, self._state, action)
         observation, reward, terminated, truncated = jax.device_get(moved)
@@ -66,14 +66,14 @@ class GymnaxEnv(gymnasium.Env):
 
 
 def to_gymnasium(env_id: str, env_param: Sequence[str] = ()) -> GymnaxEnv:
-    """Make any registered gymnax environment as a Gymnasium one.
+    """Make a registered environment with the interface of Gymnasium.
 
     Args:
       env_id: its name.
       env_param: its parameters that differ from its defaults, as name=value.
 
     Raises:
-      SettingError: no environment has that name, or no parameter.
+      SettingError: no environment or parameter has that name.
     """
     return GymnaxEnv(*envs.make(env_id, envs.parse_overrides(env_param)))
 
@@ -81,16 +81,19 @@ def to_gymnasium(env_id: str, env_param: Sequence[str] = ()) -> GymnaxEnv:
 def score(
     policy: Callable[[Any], Any], env: str | gymnasium.Env, episodes: int, seed: int
 ) -> np.ndarray:
-    """Undiscounted return of each of so many episodes.
+    """Run a policy of any library, and return the undiscounted return of each episode.
 
     Args:
-      policy: an observation to an action, on the host; a policy of any library.
-      env: a registered gymnax id, or a Gymnasium environment.
-      episodes: how many.
-      seed: decides starts and transitions; the policy draws for itself.
+      policy: maps an observation to an action, on the host.
+      env: the name of a registered environment, or a Gymnasium environment.
+      episodes: number of episodes.
+      seed: determines starts and transitions. The policy draws its own random numbers.
 
     Returns:
       Returns [episodes], in float64.
+
+    Raises:
+      SettingError: fewer than one episode, or no environment has that name.
     """
     if episodes < 1:
         raise SettingError(f"episodes must be at least 1; got {episodes}")

@@ -1,7 +1,7 @@
-"""A run's policies for programs that do not have this package.
+"""Export of a run's policies for programs that do not have this package.
 
-Three files: parameters as safetensors, the forward pass as ``jax.export`` writes it, and a JSON
-description of both.
+It makes three files: the parameters as safetensors, the forward pass as ``jax.export`` writes it,
+and a JSON description of both.
 """
 
 import json
@@ -20,17 +20,17 @@ from ape_jax.types import Params
 
 PARAMETERS, FORWARD, DESCRIPTION = "parameters.safetensors", "policies.jax", "description.json"
 PLATFORMS = ("cpu", "cuda", "tpu")
-"""What the exported forward pass runs on."""
+"""Platforms on which the exported forward pass runs."""
 
 
 def export_run(out: Path, config: RunConfig, task: Task, heads: Params) -> dict:
-    """Write the expert heads of a run, and what they compute.
+    """Write the expert heads of a run, and the function from observations to policies.
 
     Args:
       out: a directory that exists; files in it are replaced.
-      config: of the run.
-      task: of the run.
-      heads: parameters [K, E, …].
+      config: the run's settings.
+      task: what the run was trained on.
+      heads: parameters [K, E, …] of the expert heads.
 
     Returns:
       The description, as it is written.

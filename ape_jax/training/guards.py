@@ -45,7 +45,8 @@ def check(metrics: Metrics, state: TrainState, first_update: int) -> None:
     if found:
         update, _, term, seed = min(found)
         raise NonFiniteError(
-            f"{term} is not finite at update {first_update + update} (seed number {seed} of the run)"
+            f"{term} is not finite at update {first_update + update}, in seed number {seed} of the "
+            "run"
         )
     finite = jax.device_get(_finite(state.params))
     for path, holds in jax.tree_util.tree_leaves_with_path(finite):

@@ -1,0 +1,194 @@
+"""Checks of demonstrations that come from outside: types, shapes, ranges, and episodes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from gymnax.environments import spaces
+
+from ape_jax import envs
+from ape_jax.types import SettingError
+
+HIDDEN_EXPERT = "hidden_expert"
+"""Name of the array with the expert that acted in each step."""
+
+_WIDER = {np.dtype(np.float32): np.dtype(np.float64), np.dtype(np.int32): np.dtype(np.int64)}
+
+
+def check_steps(
+    env_id: str, env_param: Sequence[str], arrays: Mapping[str, np.ndarray], where: str
+) -> dict[str, np.ndarray]:
+    """Check arrays of steps against the environment that they come from.
+
+    Args:
+      env_id: name of the environment.
+      env_param: its parameters that differ from its defaults, as name=value.
+      arrays: the fields of ``Demonstrations`` [N, …], and perhaps the hidden expert [N].
+      where: what messages call these demonstrations.
+
+    Returns:
+      The arrays, with the dtypes that the package uses.
+
+    Raises:
+      SettingError: the first thing that is wrong.
+    """
+    try:
+        env, env_params = envs.make(env_id, envs.parse_overrides(env_param))
+    except SettingError as error:
+        raise SettingError(f"{where}: {error}") from None
+    shown = jax.eval_shape(env.reset_env, jax.random.key(0), env_params)[0]
+    if not isinstance(shown, jax.ShapeDtypeStruct):
+        raise SettingError(
+            f"{where}: env must have one array as its observation; {env_id!r} has a structure. "
+            "Flatten its observations and register it under another name"
+        )
+    action_space = env.action_space(env_params)
+    if not isinstance(action_space, spaces.Discrete | spaces.Box):
+        raise SettingError(
+            f"{where}: env must have Discrete or Box actions; {env_id!r} has {action_space}. "
+            "Choose another environment"
+        )
+    discrete = isinstance(action_space, spaces.Discrete)
+    kinds: dict[str, tuple[tuple[int, ...], Any]] = {
+        "observation": (shown.shape, shown.dtype),
+        "action": (action_space.shape, np.int32 if discrete else np.float32),
+        "reward": ((), np.float32),
+        "terminated": ((), np.bool_),
+        "truncated": ((), np.bool_),
+        "episode": ((), np.int32),
+        HIDDEN_EXPERT: ((), np.int32),
+    }
+    steps = {
+        name: _convert(name, arrays[name], shape, np.dtype(dtype), where)
+        for name, (shape, dtype) in kinds.items()
+        if name in arrays
+    }
+    lengths = {name: len(array) for name, array in steps.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise SettingError(
+            f"{where}: all arrays must have one entry per step, so the same length; got {found}. "
+            "Save the same steps in each"
+        )
+    if lengths["action"] < 2:
+        raise SettingError(
+            f"{where} must hold at least 2 steps; got {lengths['action']}. Record more"
+        )
+    for name, array in steps.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            step, value = _first(array, ~np.isfinite(array))
+            raise SettingError(
+                f"{where}: {name} must be finite; got {value} at step {step}. "
+                "Remove that episode, or correct it"
+            )
+    observation_space = env.observation_space(env_params)
+    # A Box of observations is not checked: several gymnax environments leave their own bounds.
+    if isinstance(observation_space, spaces.Discrete):
+        _check_range("observation", steps["observation"], 0, observation_space.n - 1, where)
+    low, high = (0, action_space.n - 1) if discrete else (action_space.low, action_space.high)
+    _check_range("action", steps["action"], low, high, where)
+    _check_episodes(steps, where)
+    if HIDDEN_EXPERT in steps:
+        _check_expert(steps[HIDDEN_EXPERT], steps["episode"], where)
+    return steps
+
+
+def describe(array: np.ndarray) -> str:
+    """A single value as it is, and a larger array by its dtype and shape, for a message."""
+    return repr(array.item()) if array.size == 1 else f"{array.dtype} of shape {list(array.shape)}"
+
+
+def _convert(
+    name: str, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype, where: str
+) -> np.ndarray:
+    """Check the shape [N, …] and convert to the dtype: float64 is rounded, int64 has to fit."""
+    if array.ndim == 0 or array.shape[1:] != shape:
+        axes = ", ".join(map(str, ("N", *shape)))
+        raise SettingError(
+            f"{where}: {name} must have shape [{axes}]; got {list(array.shape)}. "
+            "The first axis counts steps, and the others are those of the environment"
+        )
+    if array.dtype == dtype:
+        return array
+    wider = _WIDER.get(dtype)
+    rule = f"{name} must be {dtype}" + (f", or {wider} within its range" if wider else "")
+    fix = f"Convert it with {name}.astype(numpy.{dtype})"
+    if array.dtype != wider:
+        raise SettingError(f"{where}: {rule}; got {array.dtype}. {fix}")
+    with np.errstate(over="ignore"):
+        converted = array.astype(dtype)
+    lost = np.isfinite(array) & ~np.isfinite(converted) if dtype.kind == "f" else converted != array
+    if lost.any():
+        step, value = _first(array, lost)
+        raise SettingError(f"{where}: {rule}; got {value!r} at step {step}. {fix}")
+    return converted
+
+
+def _check_range(name: str, array: np.ndarray, low: Any, high: Any, where: str) -> None:
+    low, high = np.asarray(low, array.dtype), np.asarray(high, array.dtype)
+    outside = (array < low) | (array > high)
+    if outside.any():
+        step, value = _first(array, outside)
+        raise SettingError(
+            f"{where}: {name} must be between {describe(low)} and {describe(high)}; got {value} at "
+            f"step {step}. Check that the steps come from this environment"
+        )
+
+
+def _check_episodes(steps: Mapping[str, np.ndarray], where: str) -> None:
+    """Check that episodes are numbered 0, 1, 2 …, end where they are marked, and one is complete.
+
+    An episode may end without a mark: ``demonstrations.collect`` pools parallel streams, and the
+    last episode of each stream is cut short.
+    """
+    episode, terminated, truncated = (steps[x] for x in ("episode", "terminated", "truncated"))
+    both = terminated & truncated
+    if both.any():
+        raise SettingError(
+            f"{where}: a step must be terminated or truncated, not both; step "
+            f"{int(np.argmax(both))} is. Mark it terminated if the task ended at the time limit"
+        )
+    if episode[0] != 0:
+        raise SettingError(
+            f"{where}: episode must be numbered from 0; got {episode[0]} first. Subtract it"
+        )
+    rise = np.diff(episode.astype(np.int64))
+    jumps = (rise != 0) & (rise != 1)
+    if jumps.any():
+        step = int(np.argmax(jumps)) + 1
+        raise SettingError(
+            f"{where}: episode must stay or rise by 1 from step to step; got {episode[step]} after "
+            f"{episode[step - 1]} at step {step}. Sort steps by episode, and number those 0, 1, 2 …"
+        )
+    ends = terminated | truncated
+    inside = ends[:-1] & (rise == 0)
+    if inside.any():
+        step = int(np.argmax(inside))
+        raise SettingError(
+            f"{where}: a step that is marked terminated or truncated must be the last of its "
+            f"episode; episode {episode[step]} goes on after step {step}. "
+            "Give the steps that follow the next number"
+        )
+    if not ends.any():
+        raise SettingError(
+            f"{where} must hold at least one complete episode, its last step terminated or "
+            f"truncated; none of {len(ends)} steps is. Record more steps, or mark the ends"
+        )
+
+
+def _check_expert(expert: np.ndarray, episode: np.ndarray, where: str) -> None:
+    changed = np.append(False, (np.diff(episode) == 0) & (np.diff(expert) != 0))
+    wrong = changed | (expert < 0)
+    if wrong.any():
+        step, value = _first(expert, wrong)
+        raise SettingError(
+            f"{where}: {HIDDEN_EXPERT} must be at least 0 and the same throughout an episode; "
+            f"got {value} at step {step}. Leave the array out if it is not known"
+        )
+
+
+def _first(array: np.ndarray, where: np.ndarray) -> tuple[int, Any]:
+    """Step and value of the first entry at which ``where`` holds."""
+    index = np.unravel_index(np.argmax(where), where.shape)
+    return int(index[0]), array[index].item()
