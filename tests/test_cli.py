@@ -1,6 +1,5 @@
 """The commands as a user gives them: in this process, with real files."""
 
-import dataclasses
 import json
 import os
 import re
@@ -13,21 +12,29 @@ import time
 import jax
 import numpy as np
 import pytest
-from command_line import run
+from command_line import TASKS, run, signal_in_chunk
 
 import ape_jax
-from ape_jax import cli, presets
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import CHUNK, RunConfig, recipe
+from ape_jax import cli
+from ape_jax.cli import train
+from ape_jax.config import CHUNK, RunConfig, resolve
 from ape_jax.runs import checkpoint, metrics
-from ape_jax.training.trainer import Trainer
+from ape_jax.training.trainer import Trainer, seed_keys
 from ape_jax.types import SettingError
 
-SMALL = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2"]
+SMALL = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2", "--quiet"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_task_of_a_kind():
+    """Trainings with the same settings share what they compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_task", TASKS)
+        yield
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory):
+def small_run(tmp_path_factory, one_task_of_a_kind):
     out = tmp_path_factory.mktemp("runs") / "small"
     assert run("train", *SMALL, "--beta", "0.5", "--out", out) == 0
     return out
@@ -105,24 +112,27 @@ def ppo_run(tmp_path_factory):
 
 
 def test_configuration_of_a_ppo_run_is_what_the_flags_said(ppo_run):
-    train, hypers = recipe("mlp", 12.0, "ppo")
-    train = dataclasses.replace(
-        train,
-        env="CartPole-v1",
-        env_param=("max_steps_in_episode=20", "gravity=9.5"),
-        algorithm="ppo",
-        hidden_sizes=(4,),
-        observer="learned",
-        constraint="gate",
-        num_updates=2,
-        envs_per_expert=4,
-        rollout_length=16,
-        num_epochs=1,
-        num_minibatches=2,
+    config = resolve(
+        {
+            "algorithm": "ppo",
+            "env": "CartPole-v1",
+            "head": "mlp",
+            "hidden_sizes": (4,),
+            "env_param": ("max_steps_in_episode=20", "gravity=9.5"),
+            "observer": "learned",
+            "constraint": "gate",
+            "min_return": 12.0,
+            "num_updates": 2,
+            "envs_per_expert": 4,
+            "rollout_length": 16,
+            "num_epochs": 1,
+            "num_minibatches": 2,
+            "init_temperature": 0.5,
+            "seeds": 2,
+        }
     )
-    config = RunConfig(train, hypers.replace(init_temperature=0.5), seeds=2)
     assert RunConfig.load(ppo_run / "config.yaml") == config
-    assert make_task(config.train).world.params.gravity == 9.5
+    assert TASKS(config.train).world.params.gravity == 9.5
 
 
 def test_ppo_run_is_written_whole(ppo_run):
@@ -147,19 +157,6 @@ def test_ppo_run_is_written_whole(ppo_run):
     assert metrics.fingerprint(params) == summary["fingerprint"]
 
 
-def test_flags_override_a_preset(tmp_path, monkeypatch):
-    train, hypers = recipe("tabular")
-    preset = presets.Preset(
-        dataclasses.replace(train, num_updates=7, envs_per_expert=4), hypers.replace(beta=0.9)
-    )
-    monkeypatch.setattr(presets, "PRESETS", {"tiny": preset})
-    out = tmp_path / "run"
-    assert run("train", "--preset", "tiny", "--beta", "0.1", "--num-updates=1", "--out", out) == 0
-    config = RunConfig.load(out / "config.yaml")
-    assert config.train == dataclasses.replace(preset.train, num_updates=1)
-    assert config.hypers == hypers.replace(beta=0.1)
-
-
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), ([], 2), (["fly"], 2)])
 def test_commands_are_listed(arguments, code, capfd):
     assert run(*arguments) == code
@@ -167,35 +164,11 @@ def test_commands_are_listed(arguments, code, capfd):
     assert "reproduce" in captured.out + captured.err
 
 
-@pytest.mark.parametrize(
-    ("head", "words"), [("tabular", "(default: 3000)"), ("mlp", "(default: 4000)")]
-)
-def test_help_shows_the_recipe_of_the_head(head, words, capfd):
-    assert run("train", "--head", head, "--help") == 0
-    assert words in " ".join(capfd.readouterr().out.replace("│", " ").split())
-
-
-def test_flag_of_the_head_chooses_the_recipe_that_a_file_leaves_open(tmp_path):
-    (tmp_path / "some.yaml").write_text("seeds: 2\nbeta: 0.5\n")
-    arguments = ["train", "--config", str(tmp_path / "some.yaml"), "--head", "tabular"]
-    options = cli._parse([*arguments, "--head", "mlp"])[1]
-    train, hypers = recipe("mlp")
-    assert (options.settings, options.hypers) == (train, hypers.replace(beta=0.5))
-    assert options.seeds == 2
-
-
-def test_recipe_of_the_constraint_comes_before_the_file_and_the_file_before_flags(tmp_path):
-    train, hypers = recipe("tabular", -12.0)
-    options = cli._parse(["train", "--min-return", "-12"])[1]
-    assert (options.settings, options.hypers) == (train, hypers)
-    (tmp_path / "some.yaml").write_text("min_return: -11\nfinal_rate_share: 0.5\n")
-    arguments = ["train", "--config", str(tmp_path / "some.yaml")]
-    options = cli._parse(arguments)[1]
-    expected = hypers.replace(min_return=-11.0, lr_end_fraction=0.5)
-    assert (options.settings, options.hypers) == (train, expected)
-    options = cli._parse([*arguments, "--min-return=-12", "--num-updates", "7"])[1]
-    assert options.hypers == expected.replace(min_return=-12.0)
-    assert options.settings.num_updates == 7
+def test_help_shows_the_defaults_of_the_recipe(capfd):
+    assert run("train", "--help") == 0
+    shown = " ".join(capfd.readouterr().out.replace("│", " ").split())
+    assert "(default: 3000)" in shown
+    assert "(default: runs/train)" in shown
 
 
 def test_constrained_run_is_saved_and_says_who_keeps_the_return(tmp_path, capfd):
@@ -229,23 +202,24 @@ def test_run_with_learned_weights_loads(tmp_path):
     assert "multipliers" not in row
 
 
-def test_interrupted_replacement_leaves_the_old_run_whole(small_run, tmp_path, monkeypatch, capfd):
-    """Ctrl-C before the first chunk of --overwrite: nothing of the old run is touched."""
-    old = tmp_path / "run"
-    shutil.copytree(small_run, old)
-    before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
-
-    def interrupted(self, *arguments):
-        raise KeyboardInterrupt
-        yield
-
-    monkeypatch.setattr(Trainer, "chunks", interrupted)
-    assert run("train", *SMALL, "--beta", "0.9", "--out", old, "--overwrite") == cli.INTERRUPTED
-    after = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
-    assert {path: content for path, content in after.items() if path.name != ".lock"} == {
-        path: content for path, content in before.items() if path.name != ".lock"
+def files_of(folder):
+    return {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
     }
-    assert "interrupted before anything was finished" in capfd.readouterr().err
+
+
+def test_interrupted_replacement_leaves_the_old_run_whole(small_run, tmp_path, monkeypatch, capfd):
+    """Ctrl-C before the first chunk of --overwrite is finished."""
+    old = shutil.copytree(small_run, tmp_path / "run")
+    before = files_of(old)
+    signal_in_chunk(monkeypatch, 0)
+    assert run("train", *SMALL, "--beta", "0.5", "--out", old, "--overwrite") == cli.INTERRUPTED
+    assert files_of(old) == before
+    printed = capfd.readouterr().err
+    assert "interrupted before anything was finished" in printed
+    assert "--resume" not in printed
 
 
 def test_replacement_leaves_nothing_of_the_old_run(small_run, tmp_path):
@@ -318,8 +292,6 @@ def test_load_run_says_what_is_missing(tmp_path):
 
 
 def test_seed_means_the_same_run_however_many_are_trained(small_task, hypers):
-    from ape_jax.training.trainer import seed_keys
-
     runner = Trainer(small_task)
     two = list(runner.chunks(seed_keys(5, 2), hypers))[-1].state.params
     one = list(runner.chunks(seed_keys(6, 1), hypers))[-1].state.params

@@ -25,9 +25,8 @@ def summarise(task: Task, config: RunConfig, params: EnsembleParams) -> dict[str
       expert, of each greedy expert and of the uniform mixture; which experts collapsed; how it was
       evaluated; and the fingerprint of the parameters.
     """
-    evaluate = jax.jit(jax.vmap(returns.ensemble_returns, (None, 0, 0)), static_argnums=0)
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
-    found = evaluate(task, params.heads, keys)
+    found = _ensemble_returns(task, params.heads, keys)
     at_random = returns.random_return(task, seed_keys(config.first_seed, 1, RANDOM)[0])
     exact = task.world.mdp is not None
     summary = {
@@ -45,3 +44,6 @@ def summarise(task: Task, config: RunConfig, params: EnsembleParams) -> dict[str
     if config.hypers.min_return is not None:
         summary["min_return"] = config.hypers.min_return
     return summary
+
+
+_ensemble_returns = jax.jit(jax.vmap(returns.ensemble_returns, (None, 0, 0)), static_argnums=0)
