@@ -1,7 +1,6 @@
 """Bad input of every kind, over the whole command line: one message, exit code 2, nothing left."""
 
 import contextlib
-import dataclasses
 import io
 import tempfile
 from pathlib import Path
@@ -10,9 +9,11 @@ import pytest
 from command_line import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from ape_jax import cli
-from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.cli.train_options import unpack
+from ape_jax.config import ALL_SETTINGS, RunConfig
 from ape_jax.types import SettingError
 
 PPO = ["--algorithm", "ppo"]
@@ -51,7 +52,7 @@ BAD = [
         ["--preset", "gridwrld"],
         "preset must be one of paper, paper-mlp, greedy, constrained, gridworld",
     ),
-    (["--preset", "catch", "--config", "some.yaml"], "preset and config each set everything"),
+    (["--preset", "catch", "--config", "some.yaml"], "preset and config each give all settings"),
     (["--env", "CartPole-v1", "--env-param", "gravty=1"], "CartPole-v1; got 'gravty'. Nearest: gr"),
     (["--env", "CartPole-v1", "--env-param", "gravity"], "env-param must be name=value"),
     (["--env", "CartPole-v1", "--env-param", "gravity=low"], "env-param gravity must be a number"),
@@ -62,8 +63,11 @@ BAD = [
     ([*PPO, "--num-minibatches", "3"], "num_minibatches must divide"),
     ([*PPO, "--clip-eps", "1"], "clip_eps must be between 0 and 1; got 1"),
     ([*PPO, "--constraint", "gate"], "constraint='gate' needs min_return"),
-    ([*PPO, "--observer", "none", "--min-return", "1"], "min_return goes with an observer"),
-    (["--preset", "catch", "--resume", "run"], "preset and resume each set everything"),
+    (
+        [*PPO, "--observer", "none", "--min-return", "1"],
+        "min_return must be None with observer='none'",
+    ),
+    (["--preset", "catch", "--resume", "run"], "preset and resume each give all settings"),
     (["--resume", "absent"], "resume must be the directory of a run; absent holds no config.yaml"),
     (["--save-every", "0"], "save_every must be at least 1; got 0"),
     (["--keep", "0"], "keep must be at least 1; got 0"),
@@ -71,10 +75,13 @@ BAD = [
         ["--wandb", "some"],
         "wandb needs wandb, which is not installed; pip install 'ape-jax[wandb]'",
     ),
-    (["--init-temperature", "0.5"], "init_temperature goes with algorithm=ppo; got 0.5"),
-    (["--clip-eps", "0.3"], "clip_eps goes with algorithm=ppo; got 0.3. Leave it out"),
-    (["--num-epochs", "2"], "num_epochs goes with algorithm=ppo; got 2"),
-    (["--constraint", "gate"], "constraint must be multipliers with algorithm=pg"),
+    (["--init-temperature", "0.5"], "init_temperature is a setting of algorithm=ppo"),
+    (["--clip-eps=0.3"], "clip_eps is a setting of algorithm=ppo"),
+    (["--num_epochs", "2"], "num_epochs is a setting of algorithm=ppo"),
+    (["--constraint", "gate"], "constraint is a setting of algorithm=ppo"),
+    ([*PPO, "--critic", "shared"], "critic is a setting of algorithm=pg"),
+    (["--head", "gaussian"], "head must be one of tabular, mlp, conv with algorithm=pg"),
+    (["--coordinator", "localhost:1"], "go with --distributed"),
 ]
 
 
@@ -115,12 +122,7 @@ def test_bad_input_of_other_commands_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-FIELDS = [
-    field.name
-    for owner in (TrainConfig, Hypers)
-    for field in dataclasses.fields(owner)
-    if field.name not in ("env", "env_param")
-]
+FIELDS = sorted(ALL_SETTINGS.keys() - {"env", "env_param"})
 VALUES = st.one_of(
     st.integers(-(2**40), 2**40).map(str),
     st.floats(width=32).map(str),
@@ -139,8 +141,7 @@ def test_any_flags_are_taken_or_get_one_message(given_flags):
     code, message = 0, ""
     with contextlib.redirect_stderr(io.StringIO()) as printed:
         try:
-            _, options = cli._parse(["train", *flags])
-            config = RunConfig(options.settings, options.hypers, options.seeds)
+            config = unpack(cli.parse(["train", *flags]), Console()).config
         except SettingError as error:
             message = str(error)
         except SystemExit as error:

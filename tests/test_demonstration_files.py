@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ape_jax.algorithms.learner import create_state
-from ape_jax.demonstrations import collect
-from ape_jax.demonstrations import files as demonstration_files
+from ape_jax.demonstrations import collect, files
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs import GRIDWORLD
 from ape_jax.types import SettingError
@@ -57,9 +56,9 @@ def test_collected_demonstrations_read_back(small_task, hypers, tmp_path):
     heads = create_state(jax.random.key(0), small_task.networks, hypers).params.heads
     shown, expert = collect.collect(jax.random.key(1), small_task, heads, 2000)
     path = tmp_path / "shown.data"
-    demonstration_files.save(path, GRIDWORLD, shown, expert)
+    files.save(path, GRIDWORLD, shown, expert)
     assert [each.name for each in tmp_path.iterdir()] == ["shown.data"]
-    env_id, loaded, loaded_expert, _ = demonstration_files.load(path, expected_env=GRIDWORLD)
+    env_id, loaded, loaded_expert, _ = files.load(path, expected_env=GRIDWORLD)
     assert env_id == GRIDWORLD
     assert_equal(loaded, shown)
     assert isinstance(loaded.action, jax.Array)
@@ -92,8 +91,8 @@ def test_any_valid_demonstrations_read_back(data, tmp_path_factory):
     expert = np.repeat(draws.integers(0, 3, len(lengths)).astype(np.int32), lengths)
     expert = expert if data.draw(st.booleans()) else None
     path = tmp_path_factory.mktemp("any") / "shown.npz"
-    demonstration_files.save(path, GRIDWORLD, shown, expert)
-    loaded = demonstration_files.load(path)
+    files.save(path, GRIDWORLD, shown, expert)
+    loaded = files.load(path)
     assert_equal(loaded.demonstrations, shown)
     if expert is None:
         assert loaded.hidden_expert is None
@@ -103,7 +102,7 @@ def test_any_valid_demonstrations_read_back(data, tmp_path_factory):
 
 def test_file_with_continuous_actions_reads_back(tmp_path):
     steps = pendulum_steps()
-    loaded = demonstration_files.load(write(tmp_path / "own.npz", "Pendulum-v1", **steps))
+    loaded = files.load(write(tmp_path / "own.npz", "Pendulum-v1", **steps))
     assert_equal(loaded.demonstrations, Demonstrations(**steps))
     assert loaded.hidden_expert is None
 
@@ -117,7 +116,7 @@ def test_wider_types_that_lose_nothing_are_taken(tmp_path):
         "reward": steps["reward"].astype(np.float64),
         "episode": steps["episode"].astype(np.int64),
     }
-    loaded = demonstration_files.load(write(tmp_path / "own.npz", **wider))
+    loaded = files.load(write(tmp_path / "own.npz", **wider))
     assert_equal(loaded.demonstrations, Demonstrations(**steps))
 
 
@@ -133,7 +132,7 @@ def test_every_environment_of_gymnax_gives_a_file_that_loads(env_id, tmp_path):
     action_space = env.action_space(params)
     starts = [env.reset_env(jax.random.key(number), params)[0] for number in range(4)]
     keys = jax.random.split(jax.random.key(9), 4)
-    demonstration_files.save(
+    files.save(
         tmp_path / "shown.npz",
         env_id,
         Demonstrations(
@@ -145,7 +144,7 @@ def test_every_environment_of_gymnax_gives_a_file_that_loads(env_id, tmp_path):
             episode=jnp.zeros(4, jnp.int32),
         ),
     )
-    loaded = demonstration_files.load(tmp_path / "shown.npz").demonstrations
+    loaded = files.load(tmp_path / "shown.npz").demonstrations
     np.testing.assert_array_equal(loaded.observation, jnp.stack(starts))
 
 
@@ -216,7 +215,7 @@ BAD = {
 def message_of(path, **arguments) -> str:
     """The one message that a file gets; it names the file and says what to do."""
     with pytest.raises(SettingError) as error:
-        demonstration_files.load(path, **arguments)
+        files.load(path, **arguments)
     text = str(error.value)
     assert str(path) in text
     assert "\n" not in text
@@ -256,7 +255,7 @@ def test_observations_of_another_shape_get_one_message(tmp_path):
 def test_same_rules_hold_for_what_is_saved(tmp_path):
     shown = Demonstrations(**{**grid_steps(), **changed("reward", 1, np.nan)})
     with pytest.raises(SettingError, match="reward must be finite; got nan at step 1"):
-        demonstration_files.save(tmp_path / "shown.npz", GRIDWORLD, shown)
+        files.save(tmp_path / "shown.npz", GRIDWORLD, shown)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -309,7 +308,7 @@ def test_file_with_flipped_bytes_loads_or_gets_one_message(tmp_path):
         damaged[position] ^= 0xFF
         path.write_bytes(damaged)
         try:
-            demonstration_files.load(path)
+            files.load(path)
         except SettingError:
             refused += 1
     assert refused > 50
@@ -357,11 +356,11 @@ class Full:
 def test_write_that_fails_leaves_the_old_file_whole(error, raised, tmp_path, monkeypatch):
     path = tmp_path / "shown.npz"
     shown = Demonstrations(**grid_steps())
-    demonstration_files.save(path, GRIDWORLD, shown)
+    files.save(path, GRIDWORLD, shown)
     before = path.read_bytes()
     monkeypatch.setattr(np, "savez_compressed", Full(error))
     with pytest.raises(raised or KeyboardInterrupt):
-        demonstration_files.save(path, GRIDWORLD, shown)
+        files.save(path, GRIDWORLD, shown)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -369,11 +368,11 @@ def test_write_that_fails_leaves_the_old_file_whole(error, raised, tmp_path, mon
 def test_directory_that_is_not_there_gets_one_message(tmp_path):
     shown = Demonstrations(**grid_steps())
     with pytest.raises(SettingError, match="No such file or directory"):
-        demonstration_files.save(tmp_path / "absent" / "shown.npz", GRIDWORLD, shown)
+        files.save(tmp_path / "absent" / "shown.npz", GRIDWORLD, shown)
 
 
 def test_float64_is_rounded(tmp_path):
     steps = {**grid_steps(), "reward": np.full(6, 0.1)}
-    reward = demonstration_files.load(write(tmp_path / "own.npz", **steps)).demonstrations.reward
+    reward = files.load(write(tmp_path / "own.npz", **steps)).demonstrations.reward
     assert reward.dtype == np.float32
     np.testing.assert_array_equal(reward, np.full(6, 0.1, np.float32))

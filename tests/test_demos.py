@@ -3,18 +3,17 @@
 import jax
 import numpy as np
 import pytest
+from ape_jax.algorithms.task import make_task
 from command_line import run
 
 from ape_jax import cli
-from ape_jax.algorithms.common import make_task
-from ape_jax.cli import audit, demos
-from ape_jax.config import TrainConfig
+from ape_jax.cli import audit
+from ape_jax.config import PGConfig
 from ape_jax.core import tabular
-from ape_jax.demonstrations import collect
-from ape_jax.demonstrations import files as demonstration_files
+from ape_jax.demonstrations import collect, files
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs import GRIDWORLD, adapters
-from ape_jax.runs import checkpoint
+from ape_jax.runs import checkpoint, demonstrate
 from ape_jax.types import SettingError
 
 
@@ -22,7 +21,7 @@ from ape_jax.types import SettingError
 def trained(tmp_path_factory):
     """Seeds 5 and 6, hardly trained."""
     out = tmp_path_factory.mktemp("runs") / "small"
-    arguments = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2"]
+    arguments = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2", "--quiet"]
     assert run("train", *arguments, "--first-seed", "5", "--out", out) == 0
     return out
 
@@ -30,14 +29,14 @@ def trained(tmp_path_factory):
 def test_demos_writes_a_file_that_loads(trained, tmp_path, capfd):
     out = tmp_path / "made" / "shown.npz"
     assert run("demos", trained, "--steps", "3000", "--out", out) == 0
-    _, shown, expert, _ = demonstration_files.load(out, expected_env=GRIDWORLD)
+    _, shown, expert, _ = files.load(out, expected_env=GRIDWORLD)
     assert shown.action.shape == expert.shape == (3000,)
     assert set(np.unique(expert)) == {0, 1}
     printed = " ".join(capfd.readouterr().out.split())
     episodes = int(shown.episode[-1]) + 1
     assert f"seed 5: 3,000 steps in {episodes:,} episodes" in printed
     mean = collect.complete_returns(shown).mean()
-    assert f"mean return {mean:.2f} of those complete" in printed
+    assert f"mean return of complete episodes {mean:.2f}" in printed
     assert f"{out.stat().st_size / 1e6:.2f} MB" in printed
     assert [path.name for path in out.parent.iterdir()] == ["shown.npz"]
 
@@ -45,7 +44,7 @@ def test_demos_writes_a_file_that_loads(trained, tmp_path, capfd):
 def test_seed_picks_its_own_ensemble(trained):
     """Actions of seed 6 are those of its own heads: probable under them, and less under seed 5."""
     _, task, params = checkpoint.load_run(trained)
-    sampled = demos.sample(trained, 20_000, seed=6)
+    sampled = demonstrate.sample(trained, 20_000, seed=6)
     assert (sampled.env_id, sampled.seed) == (GRIDWORLD, 6)
 
     def log_likelihood(index):
@@ -58,7 +57,7 @@ def test_seed_picks_its_own_ensemble(trained):
 
 
 def test_demonstrations_repeat_and_differ_between_seeds(trained):
-    one, again, other = (demos.sample(trained, 500, seed) for seed in (None, 5, 6))
+    one, again, other = (demonstrate.sample(trained, 500, seed) for seed in (None, 5, 6))
     np.testing.assert_array_equal(one.demonstrations.action, again.demonstrations.action)
     assert (one.demonstrations.action != other.demonstrations.action).any()
 
@@ -86,15 +85,15 @@ def test_mean_return_is_the_ensemble_s_own(trained):
     heads = jax.tree.map(lambda leaf: leaf[0], params.heads)
     policies = jax.nn.softmax(task.networks.tabulate_experts(heads))
     exact = jax.vmap(tabular.policy_return, (None, 0))(task.world.mdp, policies).mean()
-    returns = collect.complete_returns(demos.sample(trained, 500_000).demonstrations)
+    returns = collect.complete_returns(demonstrate.sample(trained, 500_000).demonstrations)
     assert abs(returns.mean() - exact) < 4 * returns.std() / len(returns) ** 0.5 + 0.5
 
 
 def test_file_for_an_attacker_holds_no_expert(trained, tmp_path):
     out = tmp_path / "shown.npz"
     assert run("demos", trained, "--steps", "500", "--without-expert", "--out", out) == 0
-    assert demonstration_files.load(out).hidden_expert is None
-    assert demonstration_files.HIDDEN_EXPERT not in np.load(out).files
+    assert files.load(out).hidden_expert is None
+    assert files.HIDDEN_EXPERT not in np.load(out).files
 
 
 def test_file_is_replaced_only_if_asked_for(trained, tmp_path, capfd):
@@ -104,7 +103,7 @@ def test_file_is_replaced_only_if_asked_for(trained, tmp_path, capfd):
     assert "add --overwrite" in capfd.readouterr().err
     assert out.read_text() == "mine"
     assert run("demos", trained, "--steps", "500", "--out", out, "--overwrite") == 0
-    assert len(demonstration_files.load(out).demonstrations.action) == 500
+    assert len(files.load(out).demonstrations.action) == 500
 
 
 BAD = [
@@ -168,12 +167,12 @@ def test_minari_dataset_comes_with_the_file(trained, tmp_path, monkeypatch):
     arguments = ["--steps", "500", "--out", out, "--minari", "gridworld/ape-v0"]
     assert run("demos", trained, *arguments) == 0
     dataset = minari.load_dataset("gridworld/ape-v0")
-    shown = demonstration_files.load(out).demonstrations
+    shown = files.load(out).demonstrations
     actions = np.concatenate([episode.actions for episode in dataset.iterate_episodes()])
     np.testing.assert_array_equal(actions, shown.action)
     assert all(not episode.infos for episode in dataset.iterate_episodes())
     with pytest.raises(SettingError, match="does not exist yet"):
-        demos.write(trained, tmp_path / "other.npz", 500, minari="gridworld/ape-v0")
+        demonstrate.write(trained, tmp_path / "other.npz", 500, minari="gridworld/ape-v0")
     assert not (tmp_path / "other.npz").exists()
 
 
@@ -186,13 +185,13 @@ def test_minari_dataset_comes_with_the_file(trained, tmp_path, monkeypatch):
 )
 def test_a_file_is_audited_in_the_environment_that_it_comes_from(env, head, env_param, tmp_path):
     """Parameters included; images by heads that take them."""
-    config = TrainConfig(env=env, env_param=env_param, head=head, hidden_sizes=(4,))
+    config = PGConfig(env=env, env_param=env_param, head=head, hidden_sizes=(4,))
     task = make_task(config)
     heads = task.networks.init(jax.random.key(0)).heads
     shown, _ = collect.collect(jax.random.key(1), task, heads, 300)
     out = tmp_path / "shown.npz"
-    demonstration_files.save(out, env, shown, env_param=env_param)
-    assert demonstration_files.load(out).env_param == env_param
+    files.save(out, env, shown, env_param=env_param)
+    assert files.load(out).env_param == env_param
     judged = audit._file(out, 1).task
     assert judged.env_params == task.world.params
     assert judged.config.head == head

@@ -53,36 +53,40 @@ def test_metrics_file_has_one_line_an_update_for_all_seeds(tmp_path):
     assert lines[5]["policy_loss"] == [None, None]  # JSON has no infinity.
 
 
-def test_metrics_file_goes_on_from_a_mark_and_cuts_off_what_came_after(tmp_path):
+def test_continued_metrics_file_is_the_uninterrupted_one(tmp_path):
     path, straight = tmp_path / "metrics.jsonl", tmp_path / "straight.jsonl"
     file = metrics.MetricsFile(path)
     file.append(three_updates(), 0)
-    mark = file.mark()
     file.append(three_updates(), 3)
     with path.open("a") as torn:
         torn.write('{"update": 6, "pe_re')
-    assert len(metrics.read_updates(path)) == 6  # Complete lines only.
-    metrics.MetricsFile(path, mark).append(three_updates(), 3)
+    assert len(metrics.read_updates(path)) == 6  # Whole lines only.
+    metrics.MetricsFile(path, 3).append(three_updates(), 3)
     whole = metrics.MetricsFile(straight)
     for first in (0, 3):
         whole.append(three_updates(), first)
     assert path.read_bytes() == straight.read_bytes()
-    assert metrics.MetricsFile(path, whole.mark()).mark() == whole.mark()
 
 
-@pytest.mark.parametrize("damage", ["removed", "cut", "flipped"])
-def test_metrics_file_that_does_not_hold_what_the_mark_says_is_refused(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("damage", "line"), [("removed", 1), ("cut", 3), ("flipped", 1), ("swapped", 2)]
+)
+def test_metrics_file_without_the_lines_to_keep_is_refused(tmp_path, damage, line):
     path = tmp_path / "metrics.jsonl"
-    file = metrics.MetricsFile(path)
-    file.append(three_updates(), 0)
-    content = bytearray(path.read_bytes())
-    content[40] ^= 1
+    metrics.MetricsFile(path).append(three_updates(), 0)
+    content = path.read_bytes()
+    first, second, third = content.splitlines(keepends=True)
+    changed = {
+        "cut": content[:-1],
+        "flipped": bytes([content[0] ^ 1]) + content[1:],
+        "swapped": first + third + second,
+    }
     if damage == "removed":
         path.unlink()
     else:
-        path.write_bytes(content[:-1] if damage == "cut" else content)
-    with pytest.raises(DamagedError, match=r"metrics\.jsonl"):
-        metrics.MetricsFile(path, file.mark())
+        path.write_bytes(changed[damage])
+    with pytest.raises(DamagedError, match=rf"metrics\.jsonl .*line {line} is"):
+        metrics.MetricsFile(path, 3)
 
 
 def test_lines_that_cannot_be_written_leave_none_half_written(tmp_path, monkeypatch):
@@ -90,7 +94,7 @@ def test_lines_that_cannot_be_written_leave_none_half_written(tmp_path, monkeypa
     path = tmp_path / "metrics.jsonl"
     file = metrics.MetricsFile(path)
     file.append(three_updates(), 0)
-    before, mark = path.read_bytes(), file.mark()
+    before = path.read_bytes()
     full = OSError(errno.ENOSPC, "No space left on device")
 
     class Full(io.FileIO):
@@ -102,7 +106,6 @@ def test_lines_that_cannot_be_written_leave_none_half_written(tmp_path, monkeypa
     with pytest.raises(OSError, match="No space left"):
         file.append(three_updates(), 3)
     assert path.read_bytes() == before
-    assert file.mark() == mark
 
 
 def test_write_json_replaces_whole_files(tmp_path):

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,18 +11,18 @@ import sys
 import jax
 import numpy as np
 import pytest
-from command_line import run
+from command_line import TASKS, run
 from rich.console import Console
 
-from ape_jax.algorithms.common import Metrics, make_task
-from ape_jax.config import Hypers, RunConfig, TrainConfig
-from ape_jax.reporting import figures as plotting
-from ape_jax.runs import checkpoint, trackers
-from ape_jax.runs import export as exporting
-from ape_jax.runs.live import LiveView
+from ape_jax.algorithms.common import Metrics
+from ape_jax.cli import train
+from ape_jax.config import PGConfig, PGHypers
+from ape_jax.reporting import figures
+from ape_jax.runs import checkpoint, export, trackers
+from ape_jax.runs.callbacks import LiveView
 from ape_jax.runs.metrics import read_updates
 from ape_jax.training.trainer import Chunk, Trainer, seed_keys
-from ape_jax.types import SettingError
+from ape_jax.types import RunError, SettingError
 
 PG = ["--num-updates", "6", "--envs-per-expert", "4", "--seeds", "2", "--quiet"]
 PPO = ["--algorithm", "ppo", "--env", "Pendulum-v1", "--head", "gaussian", "--hidden-sizes", "4"]
@@ -29,9 +30,17 @@ PPO += ["--envs-per-expert", "4", "--rollout-length", "16", "--num-epochs", "1",
 PPO += ["--num-minibatches", "2", "--num-updates", "6", "--quiet"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_task_of_a_kind():
+    """Trainings with the same settings share what they compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_task", TASKS)
+        yield
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A finished run of either algorithm; the second is told to TensorBoard."""
+def runs(tmp_path_factory, one_task_of_a_kind):
+    """A finished run of each algorithm; the second writes curves for TensorBoard."""
     folder = tmp_path_factory.mktemp("runs")
     assert run("train", *PG, "--out", folder / "pg") == 0
     assert run("train", *PPO, "--tensorboard", "--out", folder / "ppo") == 0
@@ -87,23 +96,54 @@ def test_tensorboard_gets_every_update(runs):
 
 
 def test_tensorboard_shows_one_run_alone(tmp_path):
-    for updates in (6, 2):
-        arguments = [*PG, "--num-updates", updates, "--tensorboard", "--overwrite"]
+    for _ in range(2):
+        arguments = [*PG, "--tensorboard", "--overwrite"]
         assert run("train", *arguments, "--out", tmp_path / "run") == 0
         assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
 
 
-def test_tracker_that_fails_is_told_of_and_training_goes_on(tmp_path, monkeypatch, capfd):
-    def full(self, update, scalars):
-        raise OSError("no room for curves")
+class Broken(trackers.Tracker):
+    """Fails where it is told to."""
 
-    monkeypatch.setattr(trackers.TensorBoard, "log", full)
-    assert run("train", *PG, "--tensorboard", "--out", tmp_path / "run") == 0
-    printed = " ".join(capfd.readouterr().err.split())
-    assert "TensorBoard is told no more: no room for curves" in printed
-    monkeypatch.setattr(trackers.TensorBoard, "__init__", full)
-    assert run("train", *PG, "--tensorboard", "--out", tmp_path / "other") == 1
-    assert "curves cannot be sent" in " ".join(capfd.readouterr().err.split())
+    name = "Broken"
+
+    def __init__(self, run, where):
+        super().__init__(run)
+        self.where, self.calls = where, []
+
+    def fail(self, where):
+        self.calls.append(where)
+        if where == self.where:
+            raise OSError("no room for curves")
+
+    def start(self):
+        self.fail("start")
+
+    def log(self, update, scalars):
+        self.fail("log")
+
+    def close(self):
+        self.fail("close")
+
+
+@pytest.mark.parametrize(
+    ("where", "calls"),
+    [("log", ["start", "log"]), ("close", ["start", *["log"] * 6, "close"])],
+)
+def test_tracker_that_fails_is_left_alone_with_a_warning(where, calls, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("ape_jax"), "propagate", True)
+    chunk = Chunk(6, 50, None, metrics())
+    with Broken(None, where) as tracker:
+        tracker(chunk)
+        tracker(chunk)
+    assert tracker.calls == calls
+    assert "Broken" in caplog.text
+    assert "no room for curves" in caplog.text
+
+
+def test_tracker_that_does_not_start_ends_the_training():
+    with pytest.raises(RunError, match="Broken does not start .*no room"):
+        Broken(None, "start")(Chunk(6, 50, None, metrics()))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an extra")
@@ -115,24 +155,27 @@ def test_weights_and_biases_keeps_an_offline_run(tmp_path, monkeypatch):
     assert kept.stat().st_size > 1000
 
 
-def test_live_view_shows_every_expert_the_gap_the_speed_and_the_time_left():
-    task = make_task(TrainConfig(num_updates=50, envs_per_expert=4))
+def shown_by_live_view(experts):
+    task = TASKS(PGConfig(num_updates=50, num_experts=experts, envs_per_expert=4))
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
-    with LiveView(task, 2, 0, console, quiet=False) as view:
-        view.show(Chunk(30, 50, None, metrics()))
-    shown = console.file.getvalue()
+    with LiveView(task, 2, 0, console) as view:
+        view(Chunk(30, 50, None, metrics(experts=experts)))
+    return console.file.getvalue()
+
+
+def test_live_view_shows_every_expert_the_gap_and_the_speed():
+    shown = shown_by_live_view(2)
     for word in ("PE", "expert 1", "expert 2", "observer", "gap", "steps / s", "30/50", "2.00"):
         assert word in shown, word
 
 
-def test_live_view_of_many_experts_shows_the_worst_and_quiet_shows_nothing():
-    task = make_task(TrainConfig(num_updates=50, num_experts=8, envs_per_expert=4))
-    for quiet in (False, True):
-        console = Console(file=io.StringIO(), width=120, force_terminal=True)
-        with LiveView(task, 2, 0, console, quiet) as view:
-            view.show(Chunk(30, 50, None, metrics(experts=8)))
-        assert ("worst expert" in console.file.getvalue()) != quiet
-    assert not console.file.getvalue()
+def test_live_view_of_many_experts_shows_the_worst():
+    assert "worst expert" in shown_by_live_view(8)
+
+
+def test_quiet_shows_nothing(tmp_path, capfd):
+    assert run("train", *PG, "--out", tmp_path / "run") == 0
+    assert not capfd.readouterr().err
 
 
 def test_curves_leave_open_what_is_not_known_and_show_every_expert():
@@ -145,7 +188,7 @@ def test_curves_leave_open_what_is_not_known_and_show_every_expert():
         }
         for update in range(20)
     ]
-    figure = plotting.run_curves({"one": rows, "two": rows[:4]})
+    figure = figures.run_curves({"one": rows, "two": rows[:4]})
     top = figure.axes[0]
     experts, observer = top.get_lines()
     np.testing.assert_allclose(experts.get_ydata(), 2.0)
@@ -206,23 +249,16 @@ def test_exported_policies_act_alike_in_a_process_without_this_package(name, run
     assert set(got) == set(expected)
     for key, values in expected.items():
         np.testing.assert_allclose(got[key], values, rtol=1e-5, atol=1e-6)
-    description = json.loads((out / exporting.DESCRIPTION).read_text())
+    description = json.loads((out / export.DESCRIPTION).read_text())
     assert (description["seeds"], description["num_experts"]) == (2, 2)
     assert description["discrete_actions"] == (name == "pg")
     assert set(description["forward"]["results"]) == set(expected)
 
 
 def test_chunks_do_not_add_up_in_memory():
-    """What a chunk leaves behind is its metrics, which the next replaces."""
-    config = TrainConfig(num_updates=400, envs_per_expert=4)
-    runner, live = Trainer(make_task(config)), []
-    for _ in runner.chunks(seed_keys(0, 1), Hypers(), chunk=20):
+    """What a chunk leaves behind is its metrics, which the next chunk replaces."""
+    config = PGConfig(num_updates=400, envs_per_expert=4)
+    trainer, live = Trainer(TASKS(config)), []
+    for _ in trainer.chunks(seed_keys(0, 1), PGHypers(), chunk=20):
         live.append(len(jax.live_arrays()))
     assert max(live[3:]) <= live[2] + 2
-
-
-def test_saved_settings_say_how_often(tmp_path):
-    config = RunConfig(save_every=20)
-    config.save(tmp_path / "config.yaml")
-    assert RunConfig.load(tmp_path / "config.yaml") == config
-    assert (config.chunk, RunConfig().chunk) == (20, 50)
