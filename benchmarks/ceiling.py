@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ape_jax.algorithms import common as training
-from ape_jax.algorithms import learner, pg
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.algorithms import pg
+from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from ape_jax.core import categorical, random
 from benchmarks import common
 
@@ -115,9 +115,9 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
 
     ``raw bits`` is JAX's generator at its best: as many numbers as there are steps, from one key.
     """
-    task, hypers = training.make_task(config), Hypers()
+    task, hypers = training.make_task(config), PGHypers()
     networks = task.networks
-    state = learner.create_state(jax.random.key(0), networks, hypers)
+    state = pg.create_state(jax.random.key(0), networks, hypers)
     keys = tuple(jax.random.split(jax.random.key(1)))
 
     def log_weights(params):
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     if effort == common.FULL:
         sizes = [(head, block) for head in ("tabular", "mlp") for block in (64, 1024)]
     rows = [
-        measure(TrainConfig(head=head, envs_per_expert=block), effort)
+        measure(PGConfig(head=head, envs_per_expert=block), effort)
         for head, block in common.track(sizes, "ceiling", console)
     ]
     result = {"device": common.device(), "rows": rows}

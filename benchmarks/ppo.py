@@ -19,10 +19,10 @@ import jax
 from jaxtyping import Array, Float
 from rich.console import Console
 
-from ape_jax import presets
+from ape_jax import algorithms, presets
 from ape_jax.algorithms import common as training
-from ape_jax.algorithms import learner, ppo
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.algorithms import ppo
+from ape_jax.config import Hypers, PPOConfig, PPOHypers, TrainConfig
 from ape_jax.types import PRNGKey
 from benchmarks import common, plain_ppo
 
@@ -31,9 +31,8 @@ ENVS, STEPS = (4, 64), 500_000
 EXPERTS, UPDATES = (1, 2, 4, 8, 16), 4
 BUDGET = 40.0
 """Seconds after which an ensemble leaves, once it has been timed twice."""
-CONFIG = TrainConfig(
+CONFIG = PPOConfig(
     env=ENV,
-    algorithm="ppo",
     num_experts=1,
     observer="none",
     head="mlp",
@@ -42,7 +41,7 @@ CONFIG = TrainConfig(
     num_epochs=4,
     num_minibatches=4,
 )
-HYPERS = Hypers(
+HYPERS = PPOHypers(
     beta=0.0,
     learning_rate=2.5e-4,
     critic_learning_rate=1e-3,
@@ -101,7 +100,7 @@ def compiled(train: Callable, *arguments) -> tuple[jax.stages.Compiled, dict[str
 def ours(num_envs: int, num_updates: int) -> Program:
     """PPO of ``ape_jax``: one expert, and nobody who observes it."""
     config = dataclasses.replace(CONFIG, envs_per_expert=num_envs, num_updates=num_updates)
-    program, spent = compiled(learner.make_train(config), jax.random.key(0), HYPERS)
+    program, spent = compiled(algorithms.make_train(config), jax.random.key(0), HYPERS)
 
     def run(key: PRNGKey) -> Float[Array, " updates"]:
         _, metrics = jax.block_until_ready(program(key, HYPERS))
@@ -165,7 +164,7 @@ class Ensemble:
     def __init__(self, config: TrainConfig, hypers: Hypers):
         """Compile."""
         task = training.make_task(config)
-        state = jax.jit(learner.begin, static_argnums=1)(jax.random.key(0), task, hypers)
+        state = jax.jit(algorithms.init, static_argnums=1)(jax.random.key(0), task, hypers)
         self.num_envs = ppo.num_streams(task)
         self.config = config
         self.cpu_seconds: list[float] = []
@@ -173,7 +172,7 @@ class Ensemble:
         leaves, tree = jax.tree.flatten(state)
 
         def run(leaves, hypers):
-            state, metrics = learner.updates(
+            state, metrics = algorithms.updates(
                 task, tree.unflatten(leaves), hypers, config.num_updates
             )
             return jax.tree.leaves(state), metrics

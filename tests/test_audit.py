@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from command_line import run
 
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations import files as demonstration_files
 from ape_jax.evaluation import attackers
 from ape_jax.evaluation.attackers import Effort
 from ape_jax.evaluation.audit import Auditor, measure
-from ape_jax.evaluation.deployment import deploy, step_log_probs
 from ape_jax.evaluation.defences import Defences, as_tables
+from ape_jax.evaluation.deployment import deploy, step_log_probs
 from ape_jax.observers import Modes, TablePolicy, fitting
 from ape_jax.types import SettingError
 
@@ -343,12 +343,12 @@ def test_resample_keeps_what_is_held_out_apart(two_seeds):
 
 def test_defences_do_not_inherit_what_is_not_theirs():
     keys = jax.vmap(jax.random.key)(jnp.arange(1))
-    config = TrainConfig(envs_per_expert=2, num_updates=2)
+    config = PGConfig(envs_per_expert=2, num_updates=2)
     plain, odd = (
         Defences(config, hypers, keys).make("entropy").heads["params"]["table"]
         for hypers in (
-            Hypers(),
-            Hypers(min_return=-12.0, temperature=0.1, beta=5.0, ent_coef=3.0),
+            PGHypers(),
+            PGHypers(min_return=-12.0, temperature=0.1, beta=5.0, ent_coef=3.0),
         )
     )
     np.testing.assert_array_equal(plain, odd)

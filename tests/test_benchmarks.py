@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ape_jax.algorithms import common as training
-from ape_jax.config import TrainConfig
+from ape_jax.config import PGConfig
 from ape_jax.core import random
 from ape_jax.envs import rollout
 from benchmarks import (
@@ -26,7 +26,7 @@ from benchmarks import (
 )
 
 EFFORT = common.Effort(repeats=2, seconds=1e-3, budget=1.0)
-TINY = TrainConfig(envs_per_expert=2, num_updates=100)
+TINY = PGConfig(envs_per_expert=2, num_updates=100)
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +141,7 @@ def test_of_two_numbers_of_threads_the_faster_counts():
 
 def test_eager_is_left_out_where_it_takes_too_much_memory():
     def fits(head, experts, block):
-        config = TrainConfig(head=head, num_experts=experts, envs_per_expert=block)
+        config = PGConfig(head=head, num_experts=experts, envs_per_expert=block)
         return throughput.eager_fits(config)
 
     assert fits("tabular", 2, 16384)
@@ -342,7 +342,7 @@ def test_protection_and_price_of_more_experts_are_differences_of_exact_returns(t
 
 @pytest.mark.slow
 def test_saving_is_compared_with_none_and_a_long_run_does_not_grow(tmp_path):
-    result = saving.measure(TrainConfig(num_updates=60, envs_per_expert=4), 1)
+    result = saving.measure(PGConfig(num_updates=60, envs_per_expert=4), 1)
     table = common.table_of(result["rows"], {"saving": "saving", "share": "share"}, "")
     rows = published(result, saving.draw(result), table, tmp_path)["rows"]
     assert [row["saving"] for row in rows] == ["nothing kept", "metrics alone", *saving.SETTINGS]

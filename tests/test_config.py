@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.config import Hypers, PGConfig, PGHypers, RunConfig, recipe
 from ape_jax.types import SettingError
 
 
@@ -27,7 +27,7 @@ from ape_jax.types import SettingError
 )
 def test_static_settings_are_checked_at_once(settings, message):
     with pytest.raises(SettingError, match=message):
-        TrainConfig(**settings)
+        PGConfig(**settings)
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_static_settings_are_checked_at_once(settings, message):
 )
 def test_numbers_are_checked_at_once(settings, message):
     with pytest.raises(SettingError, match=message):
-        Hypers(**settings)
+        PGHypers(**settings)
 
 
 def test_static_settings_hash_and_numbers_are_a_pytree_of_scalars():
-    assert hash(TrainConfig()) == hash(TrainConfig())
-    constrained = Hypers(min_return=-12.0)
+    assert hash(PGConfig()) == hash(PGConfig())
+    constrained = PGHypers(min_return=-12.0)
     left_out = {"min_return", "init_temperature", "value_clip_eps"}
-    assert len(jax.tree.leaves(Hypers())) == len(dataclasses.fields(Hypers)) - len(left_out)
-    assert len(jax.tree.leaves(constrained)) == len(jax.tree.leaves(Hypers())) + 1
+    assert len(jax.tree.leaves(PGHypers())) == len(dataclasses.fields(Hypers)) - len(left_out)
+    assert len(jax.tree.leaves(constrained)) == len(jax.tree.leaves(PGHypers())) + 1
     swept = jax.vmap(lambda hypers: hypers.beta * 2)(
-        jax.tree.map(lambda *x: jnp.stack(x), Hypers(beta=0.1), Hypers(beta=0.2))
+        jax.tree.map(lambda *x: jnp.stack(x), PGHypers(beta=0.1), PGHypers(beta=0.2))
     )
     assert swept.tolist() == pytest.approx([0.2, 0.4])
 

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ape_jax.algorithms.learner import create_state
 from ape_jax.demonstrations import collect, files
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs import GRIDWORLD
@@ -52,8 +51,8 @@ def assert_equal(one: Demonstrations, other: Demonstrations):
         np.testing.assert_array_equal(x, y)
 
 
-def test_collected_demonstrations_read_back(small_task, hypers, tmp_path):
-    heads = create_state(jax.random.key(0), small_task.networks, hypers).params.heads
+def test_collected_demonstrations_read_back(small_task, tmp_path):
+    heads = small_task.networks.init(jax.random.key(0)).heads
     shown, expert = collect.collect(jax.random.key(1), small_task, heads, 2000)
     path = tmp_path / "shown.data"
     files.save(path, GRIDWORLD, shown, expert)

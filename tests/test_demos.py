@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from ape_jax.algorithms.task import make_task
 from command_line import run
 
 from ape_jax import cli
+from ape_jax.algorithms.task import make_task
 from ape_jax.cli import audit
 from ape_jax.config import PGConfig
 from ape_jax.core import tabular

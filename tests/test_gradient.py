@@ -15,8 +15,8 @@ import optax
 import pytest
 
 from ape_jax.algorithms import pg
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import objective, tabular
 from ape_jax.envs import GridWorld
 
@@ -25,7 +25,7 @@ GRID = GridWorld(size=3, goal=(0, 1), horizon=8)
 
 
 def task_for(critic="separate", observer="uniform", observer_reward=None):
-    config = TrainConfig(envs_per_expert=16, critic=critic, observer=observer)
+    config = PGConfig(envs_per_expert=16, critic=critic, observer=observer)
     return make_task(config, GRID, observer_reward=observer_reward)
 
 
@@ -93,7 +93,7 @@ def test_mean_sampled_gradient_equals_the_exact_gradient(critic, observer):
     task = task_for(critic, observer)
     params = random_params(task)
     for beta, temperature in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.4)):
-        hypers = Hypers(beta=beta, temperature=temperature)
+        hypers = PGHypers(beta=beta, temperature=temperature)
         sampled = sampled_gradients(task, params, hypers)
         deviation = mean_square_deviation(sampled, exact_gradient(task, params, hypers))
         assert deviation < TOLERANCE, (beta, temperature)
@@ -108,7 +108,7 @@ def test_mean_sampled_gradient_equals_the_exact_gradient_of_a_second_reward():
     def second_reward(step):
         return of_pair[step.observation, step.action] + of_successor[step.next_observation]
 
-    task, hypers = task_for(observer_reward=second_reward), Hypers(beta=1.0)
+    task, hypers = task_for(observer_reward=second_reward), PGHypers(beta=1.0)
     params = random_params(task)
     expected = of_pair + task.world.mdp.transition @ of_successor
     sampled = sampled_gradients(task, params, hypers)
@@ -120,7 +120,7 @@ def test_mean_sampled_gradient_equals_the_exact_gradient_of_a_second_reward():
 
 @pytest.mark.slow
 def test_mean_sampled_gradient_of_the_constrained_form_is_the_exact_one():
-    task, hypers, multipliers = task_for(), Hypers(min_return=-5.0), jnp.array([4.0, 0.5])
+    task, hypers, multipliers = task_for(), PGHypers(min_return=-5.0), jnp.array([4.0, 0.5])
     params = random_params(task)
 
     def dual_objective(logits):
@@ -179,7 +179,7 @@ def params_with_a_lasting_observer(task):
 
 @pytest.mark.slow
 def test_comparison_with_the_exact_gradient_exposes_the_usual_mistakes():
-    task, hypers = task_for(), Hypers(beta=1.0)
+    task, hypers = task_for(), PGHypers(beta=1.0)
     params = params_with_a_lasting_observer(task)
     exact = exact_gradient(task, params, hypers)
 
@@ -201,7 +201,7 @@ def test_baselines_of_both_critics_leave_the_mean_gradient_alone():
         params = params._replace(
             observer_critic=params.observer_critic if critic == "separate" else None
         )
-        sampled = np.asarray(sampled_gradients(task, params, Hypers(beta=0.7)), np.float64)
+        sampled = np.asarray(sampled_gradients(task, params, PGHypers(beta=0.7)), np.float64)
         means.append(sampled.mean(axis=0))
         errors.append(sampled.std(axis=0, ddof=1) / np.sqrt(len(sampled)))
     error = np.sqrt(errors[0] ** 2 + errors[1] ** 2)
@@ -211,9 +211,9 @@ def test_baselines_of_both_critics_leave_the_mean_gradient_alone():
 
 def test_one_head_without_observer_is_plain_policy_gradient():
     """One head, β = 0: the gradient is REINFORCE with a baseline, written out in NumPy."""
-    config = TrainConfig(num_experts=1, envs_per_expert=16)
+    config = PGConfig(num_experts=1, envs_per_expert=16)
     task = make_task(config, GRID)
-    params, hypers = random_params(task), Hypers(beta=0.0, gamma=0.9)
+    params, hypers = random_params(task), PGHypers(beta=0.0, gamma=0.9)
     params = params._replace(observer_critic=jax.tree.map(jnp.zeros_like, params.observer_critic))
     log_weights = pg.expert_log_weights(task, params)
     experts, observer = pg.collect(

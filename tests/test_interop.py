@@ -7,7 +7,6 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from ape_jax import envs
-from ape_jax.algorithms.learner import create_state
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations
@@ -28,8 +27,8 @@ def minari(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def collected(small_task, hypers):
-    heads = create_state(jax.random.key(0), small_task.networks, hypers).params.heads
+def collected(small_task):
+    heads = small_task.networks.init(jax.random.key(0)).heads
     return collect.collect(jax.random.key(1), small_task, heads, 300)
 
 

@@ -7,9 +7,10 @@ import optax
 import pytest
 from probes import Probe
 
-from ape_jax.algorithms import learner, ppo
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax import algorithms
+from ape_jax.algorithms import pg, ppo
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import Hypers, PPOConfig, PPOHypers
 from ape_jax.core import tabular
 from ape_jax.evaluation import returns as evaluation
 from ape_jax.networks import with_statistics
@@ -17,15 +18,14 @@ from ape_jax.training import trainer
 from ape_jax.types import SettingError
 
 GAMMA = 0.9
-CONFIG = TrainConfig(
-    algorithm="ppo",
+CONFIG = PPOConfig(
     num_experts=1,
     observer="none",
     envs_per_expert=8,
     rollout_length=32,
     num_updates=150,
 )
-HYPERS = Hypers(
+HYPERS = PPOHypers(
     beta=0.0,
     learning_rate=0.05,
     critic_learning_rate=0.05,
@@ -41,7 +41,7 @@ def train(env, seeds=2, **changes):
     hypers = dataclasses.replace(HYPERS, **{k: v for k, v in changes.items() if k in own})
     static = {k: v for k, v in changes.items() if k not in own}
     config = dataclasses.replace(CONFIG, **static)
-    run = jax.jit(jax.vmap(learner.make_train(config, env), (0, None)))
+    run = jax.jit(jax.vmap(algorithms.make_train(config, env), (0, None)))
     state, metrics = run(jax.random.split(jax.random.key(0), seeds), hypers)
     return make_task(config, env), state, metrics
 
@@ -152,7 +152,7 @@ def observed():
 
 
 def test_vmap_of_train_is_a_loop_of_train(observed):
-    run = learner.make_train(observed.config, observed.world.env)
+    run = algorithms.make_train(observed.config, observed.world.env)
     hypers = dataclasses.replace(HYPERS, beta=1.0, ent_coef=0.01, init_temperature=0.5)
     keys = jax.random.split(jax.random.key(1), 2)
     together = jax.jit(jax.vmap(run, (0, None)))(keys, hypers)
@@ -180,7 +180,7 @@ def first(observed):
 
     @jax.jit
     def collected(key):
-        state = learner.begin(key, observed, COLD)
+        state = algorithms.init(key, observed, COLD)
         streams, steps, seen = ppo.collect(
             key, observed, state.params, state.ppo.streams, observer, COLD
         )
@@ -233,7 +233,7 @@ def test_a_shared_trunk_is_one_and_gets_the_gradient_of_one(observed):
     )
     task = make_task(config, observed.world.env)
     networks = task.networks
-    state = learner.begin(jax.random.key(4), task, HYPERS)
+    state = algorithms.init(jax.random.key(4), task, HYPERS)
 
     def output(heads):
         policies = jax.vmap(networks.policies, (None, 0))(heads, jnp.arange(2))
@@ -252,7 +252,7 @@ def test_a_shared_trunk_is_one_and_gets_the_gradient_of_one(observed):
         for ours, theirs in zip(*map(jax.tree.leaves, (tied["params"][name], layer)), strict=True):
             np.testing.assert_allclose(ours, np.broadcast_to(theirs, ours.shape), rtol=1e-4)
 
-    end, _ = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, HYPERS, 2)
+    end, _ = jax.jit(algorithms.updates, static_argnums=(0, 3))(task, state, HYPERS, 2)
     heads = end.params.heads["params"]
     for name in layers:
         for leaf in jax.tree.leaves(heads[name]):
@@ -358,9 +358,9 @@ def test_learned_weights_are_the_posterior_also_where_episodes_differ_in_length(
     task = make_task(config, small_grid)
     quick = 3.0 * tabular.optimal_policy(task.world.mdp)
     heads = {"params": {"table": jnp.stack([quick, 0.5 * quick[::-1]])}}
-    state = learner.begin(jax.random.key(6), task, hypers)
+    state = algorithms.init(jax.random.key(6), task, hypers)
     state = dataclasses.replace(state, params=state.params._replace(heads=heads))
-    state, metrics = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, hypers, 300)
+    state, metrics = jax.jit(algorithms.updates, static_argnums=(0, 3))(task, state, hypers, 300)
     mdp = task.world.mdp
     policies = jnp.exp(task.networks.tabulate_experts(heads))
     exact = jnp.exp(tabular.observer_weights(mdp, policies, "posterior"))
@@ -383,8 +383,8 @@ def test_learned_weights_are_the_posterior_also_where_episodes_differ_in_length(
 def test_no_key_of_a_fresh_state_is_used_again(observed):
     """Resets come from keys that are neither the state's nor any that its updates split off it."""
     key = jax.random.key(5)
-    state = learner.begin(key, observed, COLD)
-    start = learner.create_state(key, observed.networks, COLD)
+    state = algorithms.init(key, observed, COLD)
+    start = pg.create_state(key, observed.networks, COLD)
     data = jax.random.key_data
     assert not np.array_equal(data(state.key), data(start.key))
     children = {tuple(np.asarray(data(k))) for k in jax.random.split(state.key, 3)}
@@ -395,7 +395,7 @@ def test_no_key_of_a_fresh_state_is_used_again(observed):
 
 
 def test_returns_are_news_once_and_only_after_enough_episodes(observed):
-    state = learner.begin(jax.random.key(5), observed, COLD)
+    state = algorithms.init(jax.random.key(5), observed, COLD)
     carried = dataclasses.replace(
         state.ppo,
         expert_returns=jnp.array([1.0, 2.0, 3.0]),

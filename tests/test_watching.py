@@ -142,7 +142,7 @@ def test_tracker_that_fails_is_left_alone_with_a_warning(where, calls, caplog, m
 
 
 def test_tracker_that_does_not_start_ends_the_training():
-    with pytest.raises(RunError, match="Broken does not start .*no room"):
+    with pytest.raises(RunError, match=r"Broken does not start .*no room"):
         Broken(None, "start")(Chunk(6, 50, None, metrics()))
 
 

@@ -7,7 +7,7 @@ import time
 import jax
 from rich.console import Console
 
-from ape_jax.algorithms.common import check_min_return, make_task
+from ape_jax.algorithms.task import check_min_return, make_task
 from ape_jax.cli.output import prepare, say
 from ape_jax.cli.train_options import TrainOptions, Watch, unpack
 from ape_jax.config import RunConfig

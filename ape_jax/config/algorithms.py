@@ -15,6 +15,8 @@ from ape_jax.types import (
     CriticForm,
     HeadName,
     ObserverName,
+    PGHeadName,
+    PGObserverName,
     SettingError,
     StdName,
 )
@@ -68,12 +70,13 @@ class PGConfig(_Config):
     algorithm: ClassVar[AlgorithmName] = "pg"
     constraint: ClassVar[ConstraintName] = "multipliers"
     std: ClassVar[StdName] = "constant"
+    normalize_observations: ClassVar[bool] = False
 
-    head: Literal["tabular", "mlp", "conv"] = "tabular"
+    head: PGHeadName = "tabular"
     """Kind of the expert heads: a table of logits where observations are finite, an MLP, a
     convolution and an MLP for images, or (with ppo) an MLP with a Gaussian for continuous
     actions."""
-    observer: Literal["uniform", "posterior", "learned"] = "uniform"
+    observer: PGObserverName = "uniform"
     """Observer that experts are trained against: the paper's uniform mixture, the exact posterior
     p(c|s) of a finite MDP, a classifier that is trained along in any environment, or (with ppo)
     none, which trains experts alone."""

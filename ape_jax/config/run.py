@@ -13,7 +13,15 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ape_jax.config.algorithms import ALGORITHMS, Hypers, PGConfig, PGHypers, TrainConfig
+from ape_jax.config.algorithms import (
+    ALGORITHMS,
+    Hypers,
+    PGConfig,
+    PGHypers,
+    PPOConfig,
+    PPOHypers,
+    TrainConfig,
+)
 from ape_jax.config.recipes import recipe
 from ape_jax.types import AlgorithmName, SettingError
 
@@ -167,43 +175,40 @@ def read_settings(path: Path) -> dict[str, Any]:
     return _typed(flat, str(path))
 
 
-def _settings() -> list[dataclasses.Field]:
-    """Every setting of both algorithms; of two with one name, PPO's, which allows more values."""
-    algorithm = dataclasses.field(default="pg")
-    algorithm.name, algorithm.type = "algorithm", AlgorithmName
-    owners = [owner for pair in zip(*ALGORITHMS.values(), strict=True) for owner in pair]
-    fields = [field for owner in (*owners, RunConfig) for field in dataclasses.fields(owner)]
-    named = {field.name: field for field in [algorithm, *fields]}
-    return [field for name, field in named.items() if name not in ("train", "hypers")]
-
-
-ALL_SETTINGS: dict[str, Any] = {field.name: field.type for field in _settings()}
-"""Type of every setting, by name."""
-
-
 def _field_docstrings(owner: type) -> dict[str, str]:
-    """The docstring below each field of a class, in one line."""
-    (tree,) = ast.parse(inspect.getsource(owner)).body
-    assert isinstance(tree, ast.ClassDef)
-    return {
-        field.target.id: inspect.cleandoc(text.value.value).replace("\n", " ")
-        for field, text in itertools.pairwise(tree.body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-    }
+    """The docstring below each field of a dataclass, its bases' included, in one line."""
+    found = {}
+    for base in reversed(owner.__mro__[:-1]):
+        (tree,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in itertools.pairwise(tree.body):
+            match field, text:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(words))),
+                ):
+                    found[name] = " ".join(words.split())
+    return found
 
+
+# PPO's fields come later and win where both algorithms have one, because they allow more values.
+_OWNERS = (PGConfig, PPOConfig, PGHypers, PPOHypers, RunConfig)
+
+ALL_SETTINGS: dict[str, Any] = {"algorithm": AlgorithmName} | {
+    field.name: field.type
+    for owner in _OWNERS
+    for field in dataclasses.fields(owner)
+    if field.name not in ("train", "hypers")
+}
+"""Type of every setting, by name."""
 
 HELP: dict[str, str] = {
     "algorithm": "The paper's policy gradient over whole episodes (pg), or clipped surrogates over "
     "rollouts of fixed length (ppo)."
 }
-"""What every setting means, by name."""
-for _pair in ALGORITHMS.values():
-    for _owner in (*_pair, RunConfig):
-        for _class in reversed(_owner.__mro__[:-1]):
-            HELP |= _field_docstrings(_class)
+"""Meaning of every setting, by name."""
+for _owner in _OWNERS:
+    HELP |= _field_docstrings(_owner)
 
 _Flat = dataclasses.make_dataclass(
     "_Flat", [(name, kind, MISSING) for name, kind in ALL_SETTINGS.items()]

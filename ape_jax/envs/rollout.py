@@ -93,7 +93,7 @@ def _episodes(keys, act, memory, env, env_params, num_steps) -> Transition:
             reward=jnp.where(live, rewards, 0.0),
             terminated=live & terminated,
             truncated=live & truncated & ~terminated,
-            live=live,
+            mask=live,
             next_observation=held[0],
         )
         return ((*held, live & ~terminated & ~truncated), memory, actions), transitions
@@ -244,7 +244,7 @@ def segment(
             reward=reward,
             terminated=terminated,
             truncated=truncated & ~terminated,
-            live=jnp.ones_like(ended),
+            mask=jnp.ones_like(ended),
             next_observation=next_observation,
         )
         episode_return = episode_return + reward
@@ -361,7 +361,7 @@ def stream(
             reward=jnp.asarray(reward, jnp.float32),
             terminated=terminated,
             truncated=truncated & ~terminated,
-            live=jnp.bool_(True),
+            mask=jnp.bool_(True),
             next_observation=info["final_observation"],
         )
         next_expert = jnp.where(terminated | truncated, pick_expert(uniforms[-1]), expert)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.evaluation import returns as evaluation
 from ape_jax.observers import Modes

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.config import RunConfig
 from ape_jax.evaluation import intervals, returns
 from ape_jax.networks import EnsembleParams

@@ -221,7 +221,6 @@ def make_networks(
     else:
         size = int(action_space.n)
         head = body(size, scale)
-    last_layer = f"Dense_{len(config.hidden_sizes) - finite}" if config.shared_trunk else None
     return Networks(
         head=head,
         critic=body(1, scale=0.0),
@@ -232,7 +231,6 @@ def make_networks(
         shared_critic=config.critic == "shared",
         classifier=body(config.num_experts, scale=0.0) if config.observer == "learned" else None,
         action_bounds=bounds,
-        last_layer=last_layer,
     )
 
 

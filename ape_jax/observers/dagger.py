@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.core import categorical
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations

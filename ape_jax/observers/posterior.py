@@ -10,7 +10,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.core import mixture, tabular
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations

@@ -17,7 +17,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from ape_jax.algorithms.common import Task, steps_of_update
+from ape_jax.algorithms import steps_per_update
+from ape_jax.algorithms.task import Task
 from ape_jax.runs.directory import RunDirectory
 from ape_jax.training import guards
 from ape_jax.training.trainer import Chunk
@@ -72,7 +73,7 @@ class LiveView(Callback):
           first_update: updates done before the training starts.
           console: where the view is drawn.
         """
-        self._steps = seeds * steps_of_update(task)
+        self._steps = seeds * steps_per_update(task)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-from ape_jax.algorithms.common import TrainState
+from ape_jax.algorithms import TrainState
 from ape_jax.runs.callbacks import Callback
 from ape_jax.runs.directory import RunDirectory
 from ape_jax.training.trainer import Chunk

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
-from ape_jax.algorithms.common import Metrics, Task, TrainState
-from ape_jax.algorithms.learner import begin, updates
+from ape_jax.algorithms import TrainState, init, spreads_environments, updates
+from ape_jax.algorithms.common import Metrics
+from ape_jax.algorithms.task import Task
 from ape_jax.config import CHUNK, Hypers, TrainConfig
 from ape_jax.training.devices import ENVIRONMENTS, SEEDS, make_mesh
 from ape_jax.types import SettingError
@@ -132,7 +133,7 @@ def mesh_of(
     Raises:
       SettingError: they do not divide over the devices that are asked for.
     """
-    if config.algorithm == "pg":
+    if spreads_environments(config):
         return make_mesh(num_seeds, config.envs_per_expert, devices)
     # Environments of ppo are part of the state, and stay on the device of their seed.
     if devices is not None and num_seeds % len(devices):
@@ -145,7 +146,7 @@ def mesh_of(
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh", "sweep"))
 def _create(task, keys, hypers, mesh, sweep) -> TrainState:
-    states = jax.vmap(begin, (0, None, 0 if sweep else None))(keys, task, hypers)
+    states = jax.vmap(init, (0, None, 0 if sweep else None))(keys, task, hypers)
     return _on_every_device(states, mesh)
 
 

@@ -8,8 +8,8 @@ import pytest
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect as demonstrations
 from ape_jax.evaluation import returns as evaluation
-from ape_jax.evaluation.deployment import step_log_probs
 from ape_jax.evaluation.defences import as_tables
+from ape_jax.evaluation.deployment import step_log_probs
 from ape_jax.observers import Recurrent
 from ape_jax.observers.recurrent import episodes_of
 
