@@ -21,7 +21,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ape_jax import algorithms
-from ape_jax.algorithms import common, pg
+from ape_jax.algorithms import pg
+from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, PGHypers, TrainConfig
 
 OURS, EAGER, COMPILED, CEILING = "#1f5fa8", "#c8442d", "#e2a13c", "#777777"
@@ -109,7 +110,7 @@ class Ours:
           seeds: runs trained side by side by ``vmap``; None is one run without.
         """
         hypers = PGHypers() if hypers is None else hypers
-        task = common.make_task(config)
+        task = make_task(config)
         create, updates = pg.create_state, algorithms.updates
         keys = jax.random.key(0)
         if seeds is not None:
@@ -134,7 +135,7 @@ class Ours:
 
 
 def compiled_chunk(
-    updates: Callable, task: common.Task, state: common.TrainState, hypers: Hypers, count: int
+    updates: Callable, task: Task, state: algorithms.TrainState, hypers: Hypers, count: int
 ) -> jax.stages.Compiled:
     """So many updates as a program from a state's leaves, which are donated, and the numbers."""
     tree = jax.tree.structure(state)

@@ -1,64 +1,60 @@
-"""What checkpoints cost: the default training with and without, by turns in one process.
+"""What checkpoints cost: the default training with and without them, in turns in one process.
 
-Seconds of the training loop, compiled beforehand; the last checkpoint's writing is awaited.
+It measures the seconds of the training loop, which is compiled before. They include the time until
+the last checkpoint is written.
 """
 
 import resource
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
-import jax
-from rich.console import Console
-
 from ape_jax.algorithms.task import make_task
-from ape_jax.config import PGConfig, RunConfig, TrainConfig
-from ape_jax.runs.checkpoint import Saver
-from ape_jax.runs.directory import RunDirectory
-from ape_jax.runs.loop import Watching, train
-from ape_jax.training.trainer import Trainer, seed_keys
+from ape_jax.config import PGConfig, RunConfig
+from ape_jax.runs.callbacks import Callback
+from ape_jax.runs.directory import Output, RunDirectory
+from ape_jax.runs.loop import fit
+from ape_jax.training.trainer import Chunk, Trainer, seed_keys
 from benchmarks import common
 
 SETTINGS = {"as it comes": None, "every 1000 updates": 1000, "every 50 updates": 50}
 
 
-def bare(runner: Trainer, config: RunConfig) -> float:
-    """Seconds of the same chunks, of which nothing is kept."""
-    started = time.perf_counter()
-    for chunk in runner.chunks(seed_keys(0, config.seeds), config.hypers, chunk=config.chunk):
-        jax.block_until_ready(chunk.state)
-    return time.perf_counter() - started
+def chunks_of(trainer: Trainer, config: RunConfig) -> Iterable[Chunk]:
+    """A training from its beginning."""
+    keys = seed_keys(config.first_seed, config.seeds)
+    return trainer.chunks(keys, config.hypers, chunk=config.chunk)
 
 
-def saved(runner: Trainer, config: RunConfig, keep: int | None) -> float:
-    """Seconds of a training that writes metrics, and checkpoints where ``keep`` says how many."""
+def seconds_of(trainer: Trainer, config: RunConfig, what: str) -> float:
+    """Seconds of a training that keeps nothing, its metrics alone, or checkpoints too."""
     with tempfile.TemporaryDirectory() as folder:
-        directory = RunDirectory(Path(folder))
-        saver = Saver(Path(folder), config, keep or 1)
-        if keep is None:
-            saver.save = lambda *arguments: None  # type: ignore[method-assign]
         started = time.perf_counter()
-        watching = Watching(Console(quiet=True), quiet=True)
-        train(runner, config, directory, saver, watching, resume=False)
-        saver.wait()
-        seconds = time.perf_counter() - started
-        directory.release()
-    return seconds
+        if what == "nothing kept":
+            for _ in chunks_of(trainer, config):
+                pass
+        else:
+            with RunDirectory.open(Output(Path(folder)), config, trainer.task) as run:
+                if what == "metrics alone":
+                    for chunk in chunks_of(trainer, config):
+                        run.append(chunk)
+                else:
+                    fit(chunks_of(trainer, config), run)
+        return time.perf_counter() - started
 
 
-class Peaks(Saver):
-    """Saves, and notes how much memory the process has ever held at each checkpoint."""
+class Peaks(Callback):
+    """Notes after each chunk how much memory the process has ever held, in MiB."""
 
-    def __init__(self, *arguments):
+    def __init__(self):
         """Note nothing yet."""
-        super().__init__(*arguments)
-        self.megabytes: list[float] = []
+        self.mebibytes: list[float] = []
 
-    def save(self, *arguments) -> None:
-        """As any saver."""
-        super().save(*arguments)
-        self.megabytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    def __call__(self, chunk: Chunk) -> None:
+        """Note the peak."""
+        self.mebibytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def growth(num_updates: int) -> dict:
@@ -66,31 +62,29 @@ def growth(num_updates: int) -> dict:
     config = RunConfig(
         PGConfig(num_updates=num_updates, envs_per_expert=16), save_every=num_updates // 20
     )
-    with tempfile.TemporaryDirectory() as folder:
-        saver = Peaks(Path(folder), config, 3)
-        directory = RunDirectory(Path(folder))
-        watching = Watching(Console(quiet=True), quiet=True)
-        train(Trainer(make_task(config.train)), config, directory, saver, watching, resume=False)
-        saver.wait()
-        directory.release()
+    trainer, peaks = Trainer(make_task(config.train)), Peaks()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        RunDirectory.open(Output(Path(folder)), config, trainer.task) as run,
+    ):
+        fit(chunks_of(trainer, config), run, [peaks])
     return {
         "num_updates": num_updates,
-        "first_mebibytes": saver.megabytes[0],
-        "last_mebibytes": saver.megabytes[-1],
+        "first_mebibytes": peaks.mebibytes[len(peaks.mebibytes) // 20],
+        "last_mebibytes": peaks.mebibytes[-1],
     }
 
 
-def measure(config: TrainConfig, repeats: int) -> dict:
-    """All settings by turns; medians, and the share that saving adds to writing metrics alone."""
-    runner = Trainer(make_task(config))
+def measure(config: PGConfig, repeats: int) -> dict:
+    """All settings in turns: medians, and the share that saving adds to writing metrics alone."""
+    trainer = Trainer(make_task(config))
     settings = {name: RunConfig(config, save_every=every) for name, every in SETTINGS.items()}
-    saved(runner, next(iter(settings.values())), 3)
+    seconds_of(trainer, settings["as it comes"], "as it comes")
     found: dict[str, list[float]] = {}
     for _ in range(repeats):
         for name, run in settings.items():
-            found.setdefault("nothing kept", []).append(bare(runner, run))
-            found.setdefault("metrics alone", []).append(saved(runner, run, None))
-            found.setdefault(name, []).append(saved(runner, run, 3))
+            for what in ("nothing kept", "metrics alone", name):
+                found.setdefault(what, []).append(seconds_of(trainer, run, what))
     without = median(found["metrics alone"])
     return {
         "device": common.device(),

@@ -21,11 +21,11 @@ from benchmarks import common
 KILLS, UPDATES, SAVE_EVERY = 25, 8000, 20
 SETTINGS = ["--envs-per-expert", "16", "--save-every", str(SAVE_EVERY), "--keep", "2"]
 SECONDS = {"training": 1.0, "starting": 6.0}
-"""Longest time to a kill: from the first new checkpoint on, or from the start of the process on."""
+"""Longest time until a kill: after the first new checkpoint, or after the start of the process."""
 
 
 def command(*arguments: str) -> list[str]:
-    """Of a training, quiet."""
+    """The command of a training without a live view."""
     program = "from ape_jax.cli import main; main()"
     return [sys.executable, "-c", program, "train", "--quiet", *arguments]
 
@@ -42,24 +42,24 @@ def undisturbed(run: Path, arguments: list[str]) -> None:
 
 
 def num_lines(run: Path) -> int:
-    """Of the metrics so far."""
+    """Number of updates whose metrics are written."""
     file = run / "metrics.jsonl"
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def newest(run: Path) -> int:
-    """Update of the newest checkpoint, 0 if there is none."""
+    """Number of updates of the newest checkpoint; 0 if there is none."""
     return max(saved_updates(run), default=0)
 
 
 def killed(run: Path, arguments: list[str], delay: float, starting: bool) -> dict | None:
-    """Start or go on with a training, and kill it; None if it finished before.
+    """Start or resume a training, and kill it; None if it finishes before.
 
     Args:
       run: its directory.
-      arguments: of a fresh run; one that was begun goes on with its own.
+      arguments: those of a fresh run; a run that was started before has its own.
       delay: seconds until the kill.
-      starting: counted from the start of the process; else from its first new checkpoint.
+      starting: whether they count from the start of the process, or from its first new checkpoint.
     """
     begun = (run / "config.yaml").exists()
     how = ["--resume", str(run)] if begun else [*arguments, "--out", str(run)]
@@ -87,7 +87,7 @@ def killed(run: Path, arguments: list[str], delay: float, starting: bool) -> dic
 
 
 def measure(kills: int, num_updates: int, seed: int = 0) -> dict:
-    """Kill so many times, go on to the end, and compare."""
+    """Kill a training so many times, resume it to its end, and compare it with an undisturbed one."""
     rng = random.Random(seed)
     arguments = ["--num-updates", str(num_updates), *SETTINGS]
     rows: list[dict] = []
