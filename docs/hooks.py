@@ -28,7 +28,6 @@ from ape_jax.config import (
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = (
-    "README.md",
     "CHANGELOG.md",
     "CITATION.cff",
     "LICENSE",
