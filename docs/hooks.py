@@ -29,9 +29,6 @@ from ape_jax.config import (
 ROOT = Path(__file__).parents[1]
 OUTSIDE = (
     "CHANGELOG.md",
-    "CITATION.cff",
-    "LICENSE",
-    "SECURITY.md",
     "benchmarks/README.md",
     "benchmarks/results/*.json",
     "benchmarks/results/*.png",
