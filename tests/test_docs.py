@@ -150,7 +150,7 @@ def test_program_of_runs_reads_exported_policies(tmp_path, monkeypatch, capsys):
 
 # The reference of the code.
 
-# A name and a type do not tell the shape of an array or the meaning of None. A flag has a help text.
+# Name and type do not tell the shape of an array or the meaning of None. A flag has a help text.
 UNCLEAR = re.compile(r"^(?!.*help=).*\b(Array|ndarray|None|Optional)\b", re.DOTALL)
 
 
