@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ape_jax.algorithms import common as training
-from ape_jax.algorithms import pg
+from ape_jax.algorithms import pg, pg_loss
 from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from ape_jax.core import categorical, random
 from benchmarks import common
@@ -141,7 +141,7 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
     @jax.jit
     def gradient(params, experts, observer):
         arguments = networks, log_weights(params), experts, observer, hypers
-        return jax.grad(pg.loss, has_aux=True)(params, *arguments)
+        return jax.grad(pg_loss.loss, has_aux=True)(params, *arguments)
 
     @jax.jit
     def descend(state, gradients):

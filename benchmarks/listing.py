@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from ape_jax import Samples, create_state, make_networks, update_from_samples
+from ape_jax import PGConfig, PGHypers, Samples, create_state, make_networks, update_from_samples
 from ape_jax.algorithms import from_samples
 from benchmarks import common
 

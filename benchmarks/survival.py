@@ -1,7 +1,7 @@
-"""A training killed again and again, and gone on with each time, against one that never was.
+"""A training that is killed and resumed again and again, against one that is not disturbed.
 
 Every kill is a SIGKILL at a random moment: most while it trains and saves, some while it starts.
-At the end parameters and metrics must be those of the undisturbed run, to the bit.
+At the end, parameters and metrics must equal those of the undisturbed run, to the bit.
 """
 
 import json
@@ -87,7 +87,7 @@ def killed(run: Path, arguments: list[str], delay: float, starting: bool) -> dic
 
 
 def measure(kills: int, num_updates: int, seed: int = 0) -> dict:
-    """Kill a training so many times, resume it to its end, and compare it with an undisturbed one."""
+    """Kill a training so many times, resume it to its end, and compare it with another."""
     rng = random.Random(seed)
     arguments = ["--num-updates", str(num_updates), *SETTINGS]
     rows: list[dict] = []

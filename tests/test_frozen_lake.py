@@ -105,7 +105,7 @@ def test_exact_return_of_a_random_policy_equals_the_sampled_one(lake, limit):
     table = jnp.cumsum(policy, axis=-1)
     walk = jax.jit(lambda keys: rollout.episodes(keys, lambda s: table[s], lake, params, limit))
     steps = walk(jax.random.split(jax.random.key(4), 4096))
-    returns, lengths = (np.asarray(x, np.float64).sum(axis=0) for x in (steps.reward, steps.live))
+    returns, lengths = (np.asarray(x, np.float64).sum(axis=0) for x in (steps.reward, steps.mask))
     for sampled, exact in (
         (returns, tabular.policy_return(mdp, policy)),
         (lengths, jnp.sum(tabular.state_occupancy(mdp, policy))),

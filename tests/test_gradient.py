@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from ape_jax.algorithms import pg
+from ape_jax.algorithms import pg, pg_loss
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import objective, tabular
@@ -39,7 +39,7 @@ def random_params(task):
 
 
 def loss_of_heads(params, task, *collected):
-    total, _ = pg.loss(params, task.networks, *collected)
+    total, _ = pg_loss.loss(params, task.networks, *collected)
     return total
 
 
@@ -134,10 +134,10 @@ def test_mean_sampled_gradient_of_the_constrained_form_is_the_exact_one():
     assert mean_square_deviation(sampled, exact) < TOLERANCE
 
 
-def by_live_steps(params, task, log_weights, experts, observer, hypers):
-    """Each term averaged over live steps instead of trajectories; scaled to fit the experts'."""
-    _, (expert, clone) = pg.loss(params, task.networks, log_weights, experts, observer, hypers)
-    lengths = [jnp.mean(jnp.sum(episodes.live, axis=0)) for episodes in (experts, observer)]
+def by_steps(params, task, log_weights, experts, observer, hypers):
+    """Each term averaged over steps instead of trajectories; scaled to fit the experts'."""
+    _, (expert, clone) = pg_loss.loss(params, task.networks, log_weights, experts, observer, hypers)
+    lengths = [jnp.mean(jnp.sum(episodes.mask, axis=0)) for episodes in (experts, observer)]
     return expert.policy + clone.policy * lengths[0] / lengths[1]
 
 
@@ -147,8 +147,8 @@ def forgetting_heads(params, task, log_weights, experts, observer, hypers):
     kept = jax.tree.map(lambda x: jnp.where(first, x, jax.lax.stop_gradient(x)), params.heads)
     forgetful = params._replace(heads=kept)
     batches = (task.networks, log_weights, experts, observer, hypers)
-    _, (expert, _) = pg.loss(params, *batches)
-    _, (_, clone) = pg.loss(forgetful, *batches)
+    _, (expert, _) = pg_loss.loss(params, *batches)
+    _, (_, clone) = pg_loss.loss(forgetful, *batches)
     return expert.policy + clone.policy
 
 
@@ -187,7 +187,7 @@ def test_comparison_with_the_exact_gradient_exposes_the_usual_mistakes():
         return mean_square_deviation(sampled_gradients(task, params, hypers, loss), exact)
 
     assert deviation(loss_of_heads) < TOLERANCE
-    for mistake in (by_live_steps, forgetting_heads, leaking_resets):
+    for mistake in (by_steps, forgetting_heads, leaking_resets):
         assert deviation(mistake) > 2 * TOLERANCE, mistake.__name__
 
 
@@ -219,7 +219,7 @@ def test_one_head_without_observer_is_plain_policy_gradient():
     experts, observer = pg.collect(
         task, params, log_weights, hypers, tuple(jax.random.split(jax.random.key(5)))
     )
-    grads, _ = jax.grad(pg.loss, has_aux=True)(
+    grads, _ = jax.grad(pg_loss.loss, has_aux=True)(
         params, task.networks, log_weights, experts, observer, hypers
     )
     logits = np.asarray(params.heads["params"]["table"][0], np.float64)
@@ -227,7 +227,7 @@ def test_one_head_without_observer_is_plain_policy_gradient():
     policy = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     expected = np.zeros_like(logits)
     for b in range(16):
-        length = int(np.asarray(experts.live[:, 0, b]).sum())
+        length = int(np.asarray(experts.mask[:, 0, b]).sum())
         for t in range(length):
             state, action = int(experts.observation[t, 0, b]), int(experts.action[t, 0, b])
             score = np.eye(5)[action] - policy[state]
@@ -240,7 +240,7 @@ def test_temperature_one_is_the_plain_mixture():
     task = task_for()
     params = random_params(task)
     log_weights = pg.expert_log_weights(task, params)
-    tempered = pg.observer_policy(task.networks, params, log_weights, 1.0)
+    tempered = pg_loss.observer_policy(task.networks, params, log_weights, 1.0)
     plain = jnp.mean(jnp.exp(task.networks.tabulate_experts(params.heads)), axis=0)
     np.testing.assert_allclose(jnp.exp(jax.vmap(tempered)(jnp.arange(9))), plain, rtol=1e-5)
 

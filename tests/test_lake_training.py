@@ -9,7 +9,7 @@ import pytest
 from gymnax.environments.misc.frozen_lake import FrozenLake
 
 from ape_jax import algorithms, presets
-from ape_jax.algorithms import pg
+from ape_jax.algorithms import pg, pg_loss
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
@@ -59,7 +59,7 @@ def sampled_gradients(task, params, hypers):
     def one(key):
         log_weights = pg.expert_log_weights(task, params)
         episodes = pg.collect(task, params, log_weights, hypers, tuple(jax.random.split(key)))
-        grads, _ = jax.grad(pg.loss, has_aux=True)(
+        grads, _ = jax.grad(pg_loss.loss, has_aux=True)(
             params, task.networks, log_weights, *episodes, hypers
         )
         return -grads.heads["params"]["table"]

@@ -9,7 +9,7 @@ import pytest
 
 import ape_jax
 from ape_jax import algorithms
-from ape_jax.algorithms import common, make_train, pg
+from ape_jax.algorithms import make_train, pg, pg_loss
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers, recipe
 from ape_jax.core import mixture, tabular
@@ -91,7 +91,7 @@ def test_equal_multipliers_give_the_penalised_gradient_up_to_its_size(small_task
     episodes = pg.collect(small_task, params, log_weights, hypers, tuple(KEYS))
     arguments = (params, small_task.networks, log_weights, *episodes, hypers)
     penalised, constrained = (
-        jax.grad(pg.loss, has_aux=True)(*arguments, weights)[0].heads["params"]["table"]
+        jax.grad(pg_loss.loss, has_aux=True)(*arguments, weights)[0].heads["params"]["table"]
         for weights in (None, multipliers)
     )
     np.testing.assert_allclose(constrained, penalised * 4 / 5, rtol=1e-4, atol=1e-5)
@@ -114,9 +114,9 @@ def test_loss_of_pairs_is_the_loss_of_every_step(critic, observer, small_grid):
 
     def of(networks):
         def both_losses(params):
-            total, terms = pg.loss(params, networks, log_weights, experts, observed, hypers)
+            total, terms = pg_loss.loss(params, networks, log_weights, experts, observed, hypers)
             if params.classifier is not None:
-                total += pg.classifier_loss(params.classifier, networks, experts)
+                total += pg_loss.classifier_loss(params.classifier, networks, experts)
             return total, terms
 
         return jax.grad(both_losses, has_aux=True)(params)
@@ -136,7 +136,7 @@ def test_penalised_form_has_neither_multipliers_nor_classifier(single, hypers):
 
 
 def test_reward_of_the_observer_reaches_its_term_alone(small_task, small_grid, hypers):
-    """r̃ sees one step, counts live steps only, and leaves the experts' episodes as they are."""
+    """r̃ sees one step and leaves the experts' episodes as they are; steps after the end are 0."""
 
     def arrived(step):
         return 10.0 * step.terminated + step.next_observation + 0.5
@@ -150,7 +150,7 @@ def test_reward_of_the_observer_reaches_its_term_alone(small_task, small_grid, h
     chex.assert_trees_all_equal(plain[0], ours[0])
     steps = plain[1]
     expected = np.where(
-        steps.live, 10.0 * steps.terminated + np.asarray(steps.next_observation) + 0.5, 0.0
+        steps.mask, 10.0 * steps.terminated + np.asarray(steps.next_observation) + 0.5, 0.0
     )
     np.testing.assert_allclose(ours[1].reward, expected)
     train = jax.jit(make_train(small_task.config, small_grid, observer_reward=arrived))
@@ -211,7 +211,7 @@ def test_learned_weights_are_held_constant_in_the_observers_term(small_grid, hyp
     def loss(params):
         log_weights = pg.expert_log_weights(task, params)
         episodes = pg.collect(task, params, log_weights, hypers, tuple(KEYS))
-        return pg.loss(params, task.networks, log_weights, *episodes, hypers)[0]
+        return pg_loss.loss(params, task.networks, log_weights, *episodes, hypers)[0]
 
     grads = jax.grad(loss)(params)
     assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(grads.classifier))
@@ -314,7 +314,7 @@ def test_learning_rate_falls_linearly_to_its_final_share(small_task):
     ones = jax.tree.map(jnp.ones_like, state.params)
     steps = []
     for _ in range(5):
-        moved = common.apply_gradients(state, ones, hypers, num_updates=5)
+        moved = pg.apply_gradients(state, ones, hypers, num_updates=5)
         change = jax.tree.map(
             lambda new, old: float((old - new).ravel()[0]), moved.params, state.params
         )
@@ -329,7 +329,7 @@ def test_gradient_of_the_heads_is_clipped_by_its_global_norm(small_task):
     hypers = PGHypers(max_grad_norm=0.5)
     state = pg.create_state(KEYS[0], small_task.networks, hypers)
     ones = jax.tree.map(jnp.ones_like, state.params)
-    moved = common.apply_gradients(state, ones, hypers)
+    moved = pg.apply_gradients(state, ones, hypers)
     moments = optax.tree.get(moved.opt_state.inner_states["heads"], "mu").heads
     assert optax.tree.norm(moments) == pytest.approx(0.1 * 0.5, rel=1e-4)
 

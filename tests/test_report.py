@@ -363,7 +363,7 @@ RUNS = [
     RunConfig(*recipe("mlp", min_return=-12.0)),
     RunConfig(*recipe("mlp", algorithm="ppo"), seeds=2),
     RunConfig(PGConfig(head="conv", env="Breakout-MinAtar", hidden_sizes=(8, 9))),
-    RunConfig(PPOConfig(head="mlp", observer="none", shared_trunk=True)),
+    RunConfig(PPOConfig(head="mlp", observer="none"), PPOHypers()),
     *(RunConfig(*presets.find(name), seeds=2) for name in presets.names()),
     RunConfig(
         dataclasses.replace(

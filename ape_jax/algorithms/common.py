@@ -1,10 +1,10 @@
-"""What both algorithms share: metrics, the partition of the optimiser, and the dual step."""
+"""What both algorithms share: metrics, labels for the optimiser, and the dual step."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float
 
 from ape_jax.algorithms.task import Task
@@ -78,29 +78,20 @@ def update_multipliers(
     )
 
 
-def partition(
-    heads: optax.GradientTransformation,
-    expert_critics: optax.GradientTransformation,
-    observer_critic: optax.GradientTransformation,
-    classifier: optax.GradientTransformation,
-) -> optax.GradientTransformation:
-    """An optimiser that treats each part of ``EnsembleParams`` with its own transformation."""
+def part_labels(
+    expert_critics: str, observer_critic: str
+) -> Callable[[EnsembleParams], EnsembleParams]:
+    """Labels for ``optax.partition``: "heads", "classifier", and the given ones for the critics."""
 
     def labels(params: EnsembleParams) -> EnsembleParams:
         return EnsembleParams(
             heads="heads",
-            expert_critics="expert_critics",
-            observer_critic=jax.tree.map(lambda _: "observer_critic", params.observer_critic),
+            expert_critics=expert_critics,
+            observer_critic=jax.tree.map(lambda _: observer_critic, params.observer_critic),
             classifier=jax.tree.map(lambda _: "classifier", params.classifier),
         )
 
-    parts = {
-        "heads": heads,
-        "expert_critics": expert_critics,
-        "observer_critic": observer_critic,
-        "classifier": classifier,
-    }
-    return optax.partition(parts, labels)
+    return labels
 
 
 def expert_log_weights(task: Task, params: EnsembleParams) -> LogWeightsFn:

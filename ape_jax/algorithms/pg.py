@@ -13,7 +13,7 @@ from ape_jax.algorithms.common import (
     Metrics,
     expert_log_weights,
     init_multipliers,
-    partition,
+    part_labels,
     update_multipliers,
 )
 from ape_jax.algorithms.pg_loss import classifier_loss, loss, observer_policy
@@ -199,11 +199,13 @@ def optimizer(hypers: PGHypers, num_updates: int | None = None) -> optax.Gradien
         return optax.adam(lambda count: rate - fall * count / last_count)
 
     clip = optax.clip_by_global_norm(hypers.max_grad_norm)
-    return partition(
-        heads=optax.chain(clip, adam(hypers.learning_rate)),
-        expert_critics=adam(hypers.critic_learning_rate),
-        observer_critic=adam(hypers.critic_learning_rate),
-        classifier=adam(hypers.classifier_learning_rate),
+    return optax.partition(
+        {
+            "heads": optax.chain(clip, adam(hypers.learning_rate)),
+            "critics": adam(hypers.critic_learning_rate),
+            "classifier": adam(hypers.classifier_learning_rate),
+        },
+        part_labels("critics", "critics"),
     )
 
 

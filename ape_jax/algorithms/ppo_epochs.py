@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ape_jax.algorithms.common import partition
+from ape_jax.algorithms.common import part_labels
 from ape_jax.algorithms.ppo_loss import Batch, LossParts, Steps
 from ape_jax.config import PPOConfig, PPOHypers
 from ape_jax.core import random
@@ -31,11 +31,14 @@ def optimizer(config: PPOConfig, hypers: PPOHypers) -> optax.GradientTransformat
         rates = optax.linear_schedule(rate, hypers.lr_end_fraction * rate, max(num_steps - 1, 1))
         return optax.chain(clip, optax.adam(rates, eps=1e-5))
 
-    return partition(
-        heads=adam(hypers.learning_rate, clip_each),
-        expert_critics=adam(hypers.critic_learning_rate, clip_each),
-        observer_critic=adam(hypers.critic_learning_rate, clip),
-        classifier=optax.adam(hypers.classifier_learning_rate, eps=1e-5),
+    return optax.partition(
+        {
+            "heads": adam(hypers.learning_rate, clip_each),
+            "expert_critics": adam(hypers.critic_learning_rate, clip_each),
+            "observer_critic": adam(hypers.critic_learning_rate, clip),
+            "classifier": optax.adam(hypers.classifier_learning_rate, eps=1e-5),
+        },
+        part_labels("expert_critics", "observer_critic"),
     )
 
 

@@ -41,18 +41,19 @@ def parse(arguments: Sequence[str]) -> Any:
     Raises:
       SystemExit: after help (code 0), or a message about what is wrong (code 2).
     """
-    kinds = [
-        # Flags of settings have a --no- form, because a setting may be true in a preset.
-        Annotated[
-            kind if kind is TrainOptions else tyro.conf.FlagCreatePairsOff[kind],
-            tyro.conf.subcommand(name),
-        ]
-        for name, (_, kind) in _COMMANDS.items()
-    ]
-    union = functools.reduce(operator.or_, kinds)
+    commands = [_subcommand(name, kind) for name, (_, kind) in _COMMANDS.items()]
     return tyro.cli(
-        union, prog="ape-jax", args=list(arguments), config=(tyro.conf.OmitSubcommandPrefixes,)
+        functools.reduce(operator.or_, commands),
+        prog="ape-jax",
+        args=list(arguments),
+        config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+def _subcommand(name: str, kind: Any) -> Any:
+    if kind is TrainOptions:  # Its flags have a --no- form: a setting may be true in a preset.
+        return Annotated[kind, tyro.conf.subcommand(name)]
+    return Annotated[kind, tyro.conf.FlagCreatePairsOff, tyro.conf.subcommand(name)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ape_jax import algorithms
-from ape_jax.algorithms import common, pg
+from ape_jax.algorithms import common, pg, pg_loss
 from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from ape_jax.core import mixture
 from ape_jax.envs import GridWorld
@@ -115,7 +115,7 @@ def _depth(name):
 
 def episodes_in_torch(episodes) -> eager.Episodes:
     """From time first to time last."""
-    columns = (episodes.observation, episodes.action, episodes.reward, episodes.live)
+    columns = (episodes.observation, episodes.action, episodes.reward, episodes.mask)
     moved = (np.moveaxis(np.asarray(x), 0, -1) for x in columns)
     cells, actions, rewards, live = (torch.tensor(x) for x in moved)
     return eager.Episodes(cells.long(), actions.long(), rewards, live)
@@ -155,7 +155,7 @@ def losses_of(version, trainer, case):
 
 @functools.partial(jax.jit, static_argnums=1)
 def loss_and_gradient(params, networks, experts, observer, hypers):
-    return jax.value_and_grad(pg.loss, has_aux=True)(
+    return jax.value_and_grad(pg_loss.loss, has_aux=True)(
         params, networks, uniform_log_weights, experts, observer, hypers
     )
 
@@ -172,8 +172,8 @@ def assert_close(ours, theirs, share, what):
 
 
 def test_the_case_has_episodes_of_different_lengths(case):
-    lengths = np.asarray(case.experts.live.sum(0)).ravel()
-    others = np.asarray(case.observer.live.sum(0))
+    lengths = np.asarray(case.experts.mask.sum(0)).ravel()
+    others = np.asarray(case.observer.mask.sum(0))
     for values in (lengths, others):
         assert values.min() < 100
         assert values.max() == 100
