@@ -20,9 +20,6 @@ PRNGKey = Key[Array, ""]
 Params = Any
 """Variables of a Flax module: a pytree of arrays."""
 
-LogProbsFn = Callable[[Shaped[Array, "..."]], Float[Array, " A"]]
-"""A policy: one observation to its log π(·|observation)."""
-
 LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
 """The observer's model of the experts: one observation to log w_c."""
 
@@ -72,17 +69,24 @@ class NonFiniteError(RunError):
 
 
 @runtime_checkable
-class MemoryPolicy(Protocol):
-    """A policy over histories: what it remembers is a pytree that it is handed back each step."""
+class Policy(Protocol):
+    """Anything that acts in an environment: a pytree with these two methods.
 
-    def start(self) -> Any:
-        """The memory before the first step of an episode."""
+    The carry is a pytree with what the policy remembers of the episode; ``()`` where it remembers
+    nothing.
+    """
+
+    def initial_carry(self) -> Any:
+        """The carry before the first step of an episode."""
         ...
 
     def __call__(
-        self, memory: Any, observation: Shaped[Array, "..."], last_action: Int[Array, ""]
-    ) -> tuple[Any, Float[Array, " A"]]:
-        """The next memory, and log π(·|history); the last action is −1 at the first step."""
+        self, carry: Any, observation: Shaped[Array, "..."], last_action: Shaped[Array, "..."]
+    ) -> tuple[Any, Any]:
+        """The next carry, and the ``core.distributions.Distribution`` of the action.
+
+        The last action is −1, in every dimension, at the first step of an episode.
+        """
         ...
 
 

@@ -14,7 +14,7 @@ from ape_jax import envs
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import mixture, objective, tabular
 from ape_jax.core.statistics import Moments
-from ape_jax.envs.rollout import Streams
+from ape_jax.envs.rollout import EnvLoopState
 from ape_jax.envs.world import World
 from ape_jax.networks import EnsembleParams, Networks, make_networks
 from ape_jax.types import LogWeightsFn, RewardFn, SettingError
@@ -41,7 +41,7 @@ class Task:
 class PPOState:
     """What ppo goes on from besides its parameters."""
 
-    streams: Streams
+    streams: EnvLoopState
     """Of every expert's environments, then of the observer's, [E * B + M, …]."""
     expert_returns: jax.Array
     """[E]; mean of about the last B episodes of each expert; 0 before the first has ended."""

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int, Shaped
 from ape_jax.algorithms.common import TrainState, apply_gradients
 from ape_jax.algorithms.pg import total_loss
 from ape_jax.config import Hypers
-from ape_jax.core import categorical, mixture, objective
+from ape_jax.core import mixture, objective
+from ape_jax.core.distributions import Categorical
 from ape_jax.networks import EnsembleParams, Networks
 from ape_jax.types import SettingError
 
@@ -107,7 +108,7 @@ def _one_step(log_probs, action, values, returns) -> objective.Evaluated:
     return objective.Evaluated(
         log_probs=log_probs[action][None],
         values=values[None],
-        entropies=categorical.entropy(log_probs)[None],
+        entropies=Categorical(log_probs).entropy()[None],
         returns=returns[None],
         variances=jnp.zeros(1),
         weights=jnp.ones(1),

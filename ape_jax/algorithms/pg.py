@@ -19,11 +19,12 @@ from ape_jax.algorithms.common import (
     expert_log_weights,
 )
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.core import categorical, mixture, objective, samples
+from ape_jax.core import objective, samples
+from ape_jax.core.distributions import HeadDistribution
 from ape_jax.core.samples import Visits
 from ape_jax.envs import rollout
-from ape_jax.networks import EnsembleParams, Networks
-from ape_jax.types import LogProbsFn, LogWeightsFn, Params, PRNGKey, SettingError, Transition
+from ape_jax.networks import EnsembleParams, HeadPolicy, Networks, observer_policy
+from ape_jax.types import LogWeightsFn, Params, PRNGKey, SettingError, Transition
 
 
 class Estimates(NamedTuple):
@@ -91,17 +92,6 @@ def update(
     return constrain(state, metrics.expert_returns, hypers), metrics
 
 
-def observer_policy(
-    networks: Networks, params: EnsembleParams, log_weights: LogWeightsFn, temperature
-) -> LogProbsFn:
-    """The observer trained against: the tempered mixture of all heads."""
-    return lambda observation: mixture.observer_log_probs(
-        networks.expert_log_probs(params.heads, observation),
-        log_weights(observation),
-        temperature,
-    )
-
-
 def collect(
     task: Task,
     params: EnsembleParams,
@@ -112,19 +102,17 @@ def collect(
 ) -> tuple[Transition, Transition]:
     """Fresh episodes of every expert [T, E, B] and of the observer [T, E * B].
 
-    The observer's carry the reward r̃ of its term. B is this place's share where environments are
-    spread over a mapped axis; an episode has the same random numbers wherever it runs.
+    The observer's episodes hold the reward r̃ of its term. B is this place's share where
+    environments are spread over a mapped axis; an episode has the same random numbers wherever it
+    runs.
     """
     expert_keys, observer_keys = (episode_keys(key, task.config, axis_name) for key in keys)
     experts, observer = rollout.ensemble_episodes(
         expert_keys,
         observer_keys.reshape(-1),
-        task.networks,
-        params.heads,
-        observer_policy(task.networks, params, log_weights, hypers.temperature),
-        task.world.env,
-        task.world.params,
-        task.world.horizon,
+        HeadPolicy(params.heads, task.networks),
+        observer_policy(task.networks, params.heads, log_weights, hypers.temperature),
+        task.world,
     )
     if task.observer_reward is not None:
         rewards = jax.vmap(jax.vmap(task.observer_reward))(observer)
@@ -174,7 +162,7 @@ def loss(
     chex.assert_axis_dimension(experts.reward, 1, networks.num_experts)
 
     def expert_block(head, critic, seen):
-        policy = networks.tabulate(lambda o: networks.log_probs(head, o))
+        policy = networks.tabulate(lambda o: networks.distribution(head, o))
         values = networks.tabulate(lambda o: networks.value(critic, o)[None])
         losses = jax.vmap(objective.expert_loss, in_axes=1)(evaluate(policy, values, seen))
         return jax.tree.map(jnp.mean, losses)
@@ -186,7 +174,8 @@ def loss(
     if multipliers is not None:
         weights, beta = objective.dual_weights(multipliers)
         expert_losses = expert_losses._replace(policy=weights * expert_losses.policy)
-    policy = networks.tabulate(observer_policy(networks, params, log_weights, hypers.temperature))
+    acts = observer_policy(networks, params.heads, log_weights, hypers.temperature)
+    policy = networks.tabulate(lambda o: acts((), o, -1)[1])
     values = networks.tabulate(lambda o: networks.observer_values(params, o))
     one_block = jax.tree.map(lambda x: x[:, None], observer)
     seen = jax.tree.map(lambda x: x[:, 0], visits_of(networks, one_block, hypers.gamma))
@@ -243,15 +232,15 @@ def visits_of(networks: Networks, episodes: Transition, gamma: Float[Array, ""] 
 
 
 def evaluate(
-    policy: LogProbsFn,
+    policy: Callable[[Shaped[Array, "..."]], HeadDistribution],
     values: Callable[[Shaped[Array, "..."]], Float[Array, " V"]],
     seen: Visits,
 ) -> objective.Evaluated:
     """What the objective needs of what was seen [T, N], under one policy and its critics."""
 
     def at_visit(observation, action):
-        log_probs = policy(observation)
-        return log_probs[action], categorical.entropy(log_probs), values(observation)
+        distribution = policy(observation)
+        return distribution.log_prob(action), distribution.entropy(), values(observation)
 
     log_probs, entropies, columns = jax.vmap(jax.vmap(at_visit))(seen.observation, seen.action)
     return objective.Evaluated(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float
 
 from ape_jax.algorithms.common import (
     Metrics,
@@ -25,11 +25,10 @@ from ape_jax.algorithms.ppo_loss import Batch, Parts, Steps, Weights, calibratio
 from ape_jax.config import Hypers
 from ape_jax.core import objective, random, returns
 from ape_jax.core import statistics as moments
-from ape_jax.core.distributions import Distribution
 from ape_jax.envs import rollout
-from ape_jax.envs.rollout import Segment, Streams
-from ape_jax.networks import EnsembleParams, Networks, with_statistics
-from ape_jax.types import LogWeightsFn, Params, PRNGKey, Transition
+from ape_jax.envs.rollout import EnvLoopState, Rollout
+from ape_jax.networks import EnsembleParams, HeadPolicy, observer_policy, with_statistics
+from ape_jax.types import LogWeightsFn, Params, Policy, PRNGKey, Transition
 
 LENGTH_RATE = 0.1
 """Of the running mean of an expert's ends a step: it looks back over about ten segments."""
@@ -40,7 +39,7 @@ def begin(task: Task, hypers: Hypers, state: TrainState) -> TrainState:
     config, networks = task.config, task.networks
     key, key_streams = jax.random.split(state.key)
     keys = jax.random.split(key_streams, num_streams(task))
-    streams = rollout.begin(keys, task.world.env, task.world.params)
+    streams = rollout.start_streams(keys, task.world)
     size = streams.observation[0].size
     carried = PPOState(
         streams=streams,
@@ -84,17 +83,9 @@ def optimizer(task: Task, hypers: Hypers) -> optax.GradientTransformation:
         rates = optax.linear_schedule(rate, hypers.lr_end_fraction * rate, max(steps - 1, 1))
         return optax.chain(*clips, optax.adam(rates, eps=1e-5))
 
-    def clip_shared(updates):
-        """All heads alike, so that copies of a shared layer stay alike; it counts once."""
-        norm = head_norm(task.networks, updates)
-        return jax.tree.map(lambda x: x * jnp.minimum(1.0, hypers.max_grad_norm / norm), updates)
-
-    of_heads = each
-    if task.networks.last_layer:
-        of_heads = optax.stateless(lambda updates, _: clip_shared(updates))
     return optax.partition(
         {
-            "heads": adam(hypers.learning_rate, of_heads),
+            "heads": adam(hypers.learning_rate, each),
             "expert critics": adam(hypers.critic_learning_rate, each),
             "observer critic": adam(hypers.critic_learning_rate, clip),
             "classifier": optax.adam(hypers.classifier_learning_rate, eps=1e-5),
@@ -108,9 +99,9 @@ def optimizer(task: Task, hypers: Hypers) -> optax.GradientTransformation:
     )
 
 
-def head_norm(networks: Networks, gradients: Params) -> Float[Array, ""]:
-    """Norm of the gradient of heads [E, …], in which a shared layer counts once."""
-    return jnp.maximum(optax.tree.norm(networks.once(gradients)), 1e-12)
+def head_norm(gradients: Params) -> Float[Array, ""]:
+    """Norm of the gradient of heads [E, …]."""
+    return jnp.maximum(optax.tree.norm(gradients), 1e-12)
 
 
 def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, Metrics]:
@@ -127,10 +118,7 @@ def update(task: Task, state: TrainState, hypers: Hypers) -> tuple[TrainState, M
     log_weights = expert_log_weights(task, state.params)
     temperature = temperature_at(carried.num_updates, config.num_updates, hypers)
 
-    def observer(heads, observation):
-        pooled = task.networks.policies(heads, observation).pool(log_weights(observation))
-        return pooled.temper(temperature)
-
+    observer = observer_policy(task.networks, state.params.heads, log_weights, temperature)
     streams, steps, seen = collect(
         key_collect, task, state.params, carried.streams, observer, hypers
     )
@@ -206,51 +194,27 @@ def collect(
     key: PRNGKey,
     task: Task,
     params: EnsembleParams,
-    streams: Streams,
-    observer: Callable[[Params, Shaped[Array, "..."]], Distribution],
+    streams: EnvLoopState,
+    observer: Policy,
     hypers: Hypers,
-) -> tuple[Streams, Transition, Segment]:
-    """A segment of every stream [T, E * B + M]: experts in their own blocks, then the observer."""
-    networks, config = task.networks, task.config
-    num_experts, num_all = config.num_experts, num_streams(task)
-    num_own = num_experts * config.envs_per_expert
-
-    def act_as(policy, uniforms):
-        action = policy.sample(uniforms)
-        return action, policy.log_prob(action)
-
-    def expert(head, observation, uniforms):
-        return act_as(networks.policy(head, observation), uniforms)
-
-    def clone(observation, uniforms):
-        return act_as(observer(params.heads, observation), uniforms)
-
-    def act(observations, uniforms):
-        own = jax.tree.map(
-            lambda x: x[:num_own].reshape(num_experts, -1, *x.shape[1:]), (observations, uniforms)
-        )
-        of_experts = jax.vmap(jax.vmap(expert, (None, 0, 0)))(params.heads, *own)
-        of_experts = jax.tree.map(lambda x: x.reshape(num_own, *x.shape[2:]), of_experts)
-        if num_all == num_own:
-            return of_experts
-        of_observer = jax.vmap(clone)(observations[num_own:], uniforms[num_own:])
-        return jax.tree.map(lambda *x: jnp.concatenate(x), of_experts, of_observer)
-
-    return rollout.segment(
-        jax.random.split(key, num_all),
-        streams,
-        act,
-        task.world.env,
-        task.world.params,
-        config.rollout_length,
-        networks.num_uniforms,
-        hypers.gamma,
-        networks.legal,
+) -> tuple[EnvLoopState, Transition, Rollout]:
+    """A rollout [T, E * B + M] of every stream: experts in their own blocks, then the observer."""
+    config, num_all = task.config, num_streams(task)
+    num_own = config.num_experts * config.envs_per_expert
+    actors = rollout.in_blocks(
+        HeadPolicy(params.heads, task.networks),
+        config.num_experts,
+        config.envs_per_expert,
+        observer if num_all > num_own else None,
+    )
+    keys = jax.random.split(key, num_all)
+    return rollout.collect_rollout(
+        keys, streams, actors, task.world, config.rollout_length, hypers.gamma
     )
 
 
 def go_on(
-    task: Task, carried: PPOState, streams: Streams, steps: Transition, seen: Segment
+    task: Task, carried: PPOState, streams: EnvLoopState, steps: Transition, seen: Rollout
 ) -> PPOState:
     """Returns and running statistics after a segment."""
     config = task.config
@@ -295,7 +259,7 @@ def prepare(
     task: Task,
     params: EnsembleParams,
     steps: Transition,
-    seen: Segment,
+    seen: Rollout,
     carried: PPOState,
     log_weights: LogWeightsFn,
     hypers: Hypers,
@@ -351,10 +315,9 @@ def descend(
     def minibatch(carry, part):
         params, opt_state = carry
         grads, parts = jax.grad(loss, has_aux=True)(params, part)
-        grads = grads._replace(heads=task.networks.tie(grads.heads))
         changes, opt_state = step.update(grads, opt_state, params)
         params = optax.apply_updates(params, changes)
-        return (params, opt_state), (parts, head_norm(task.networks, grads.heads))
+        return (params, opt_state), (parts, head_norm(grads.heads))
 
     def epoch(carry, key):
         key_experts, key_observer = jax.random.split(key)

@@ -260,10 +260,9 @@ def _content(
     """``audit.json`` before the first row."""
     asked = dataclasses.asdict(options)
     task = subject.task
-    num_actions = task.networks.num_actions
     random_return = evaluation.expected_return(
-        task,
-        lambda observation: jnp.full(num_actions, -jnp.log(num_actions)),
+        task.world,
+        evaluation.random_policy(task.world),
         jax.random.fold_in(subject.keys[0], RANDOM),
     )
     optimal_return = None

@@ -298,7 +298,7 @@ def _evaluate(task: Task, config: RunConfig, params: EnsembleParams) -> dict:
     evaluate = jax.jit(jax.vmap(evaluation.ensemble_returns, (None, 0, 0)), static_argnums=0)
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
     returns = evaluate(task, params.heads, keys)
-    at_random = evaluation.random_return(task, seed_keys(config.first_seed, 1, RANDOM)[0])
+    at_random = evaluation.random_return(task.world, seed_keys(config.first_seed, 1, RANDOM)[0])
     summary = {
         "pe_return": intervals.over_seeds(returns.pe),
         "expert_returns": intervals.over_seeds(returns.experts),
@@ -306,7 +306,7 @@ def _evaluate(task: Task, config: RunConfig, params: EnsembleParams) -> dict:
         "mixture": intervals.over_seeds(returns.mixture),
         "random_return": at_random.mean,
         "random_std": at_random.std,
-        "dead_experts": evaluation.dead_experts(returns.experts, at_random).tolist(),
+        "dead_experts": evaluation.collapsed_experts(returns.experts, at_random).tolist(),
         "evaluation": (
             "exact"
             if task.world.mdp is not None
