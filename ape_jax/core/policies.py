@@ -14,15 +14,15 @@ from ape_jax.types import Policy
 class MemorylessPolicy:
     """Base of the policies that depend on the observation alone."""
 
-    def distribution(self, observation: Shaped[Array, "..."]) -> Distribution:
-        """The distribution of the action at one observation."""
+    def distribution(self, observation: Shaped[Array, "..."]) -> Any:
+        """The ``Distribution`` of the action at one observation."""
         raise NotImplementedError
 
     def initial_carry(self) -> tuple[()]:
         """Nothing is remembered."""
         return ()
 
-    def __call__(self, carry, observation, last_action) -> tuple[Any, Distribution]:
+    def __call__(self, carry, observation, last_action) -> tuple[Any, Any]:
         """The carry as it is, and the distribution of the action."""
         return carry, self.distribution(observation)
 
@@ -34,7 +34,7 @@ class TablePolicy(MemorylessPolicy):
     table: Any
     """A ``Distribution`` whose arrays have a first axis S: one row for each state."""
 
-    def distribution(self, observation: Shaped[Array, ""]) -> Distribution:
+    def distribution(self, observation: Shaped[Array, ""]) -> Any:
         """The row of the state."""
         return jax.tree.map(lambda rows: rows[observation], self.table)
 
@@ -46,7 +46,7 @@ class ConstantPolicy(MemorylessPolicy):
     constant: Any
     """A ``Distribution``."""
 
-    def distribution(self, observation: Shaped[Array, "..."]) -> Distribution:
+    def distribution(self, observation: Shaped[Array, "..."]) -> Any:
         """The constant, whatever the observation."""
         return self.constant
 
