@@ -30,7 +30,7 @@ def _move(action: jax.Array) -> tuple[jax.Array, jax.Array]:
 class EnvState(environment.EnvState):
     """Cell of the agent and steps since the episode began."""
 
-    time: jax.Array  # type: ignore[assignment]  # gymnax says int, and holds arrays.
+    time: jax.Array  # gymnax says int, and holds arrays.
     row: jax.Array
     """Row of the cell, from the top."""
     column: jax.Array
@@ -41,7 +41,7 @@ class EnvState(environment.EnvState):
 class EnvParams(environment.EnvParams):
     """The time limit in steps."""
 
-    max_steps_in_episode: int | jax.Array = 100  # type: ignore[assignment]  # Traced by gymnax.
+    max_steps_in_episode: int | jax.Array = 100  # Traced by gymnax.
     """Steps after which an episode is truncated."""
 
 

@@ -5,6 +5,7 @@ where they are (``episodes``, ``episode_returns``) or followed by new ones (``co
 ``stream``).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -338,6 +339,9 @@ def stream(
       Transitions [T, N], all of them valid, with actions as the environment was given them; and the
       expert that acted in each step.
     """
+    # Parameters are arrays, as in gymnax's own ``step``: numbers of Python are rounded less often.
+    with jax.ensure_compile_time_eval():
+        world = dataclasses.replace(world, params=jax.tree.map(jnp.asarray, world.params))
     start_keys, draw_keys, move_keys = random.split(keys, 3)
     shape = (num_steps + 1, world.num_uniforms + 1)
     draws = jax.vmap(lambda key: jax.random.uniform(key, shape), out_axes=1)(draw_keys)

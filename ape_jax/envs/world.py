@@ -12,6 +12,7 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment, EnvParams
 from jaxtyping import Array, Shaped
 
+from ape_jax.core.distributions import Distribution
 from ape_jax.core.policies import TablePolicy, remembers, tabulate
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.types import Policy
@@ -79,16 +80,18 @@ class World:
         low, high = jnp.asarray(self.action_bounds)
         return jnp.clip(actions, *(x.reshape(*[1] * (actions.ndim - 1), -1) for x in (low, high)))
 
-    def tabulate(self, function: Callable[[Shaped[Array, "..."]], Any]) -> Callable:
-        """The same function of one observation, computed once a state where states are finite."""
-        return look_up(function, self.num_states)
+    def samplers(self, function: Callable[[Shaped[Array, "..."]], Distribution]) -> Callable:
+        """A function of one observation to a distribution, as a rollout samples it.
+
+        Where states are finite, it becomes a table of distributions that are ready to be sampled. A
+        rollout then computes nothing twice.
+        """
+        if self.num_states is None:
+            return function
+        return look_up(lambda observation: function(observation).for_sampling(), self.num_states)
 
     def for_sampling(self, policy: Policy) -> Policy:
-        """The policy as a rollout samples it.
-
-        Where states are finite, a policy that remembers nothing becomes a table of distributions
-        that are ready to be sampled. A rollout then computes nothing twice.
-        """
+        """The same for a policy; one that remembers something stays as it is."""
         if self.num_states is None or remembers(policy):
             return policy
         return TablePolicy(tabulate(policy, self.num_states).table.for_sampling())

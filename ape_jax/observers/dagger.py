@@ -63,7 +63,7 @@ class Dagger:
         """Steps [N] that the clone visits, with the action of the expert who is asked."""
         key_visit, key_answer = jax.random.split(key)
         world, num_experts = self.task.world, self.task.networks.num_experts
-        acts = world.tabulate(lambda observation: clone.distribution(observation).for_sampling())
+        acts = world.samplers(clone.distribution)
         visited, expert = collect.pool(
             key_visit,
             world,
