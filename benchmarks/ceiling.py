@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 from ape_jax.algorithms import common as training
 from ape_jax.algorithms import learner, pg
 from ape_jax.config import Hypers, TrainConfig
-from ape_jax.core import categorical, random
+from ape_jax.core import random
+from ape_jax.core.distributions import CumulativeCategorical
 from benchmarks import common
 
 PARTS = ("rollout", "random numbers", "loss and gradient", "optimiser")
@@ -51,7 +52,8 @@ def returns(
 
     def step(carry, uniforms):
         (observations, states), live, total = carry
-        actions = jax.vmap(categorical.sample)(tables[actors, observations], uniforms)
+        policies = CumulativeCategorical(tables[actors, observations])
+        actions = jax.vmap(CumulativeCategorical.sample)(policies, uniforms[:, None])
         observations, states, rewards, terminated, _ = jax.vmap(
             env.step_env, in_axes=(None, 0, 0, None)
         )(unused, states, actions, env_params)

@@ -232,7 +232,7 @@ def _file(path: Path, seeds: int) -> Subject:
     if not isinstance(env.action_space(params), spaces.Discrete):
         raise SettingError(
             f"run must hold discrete actions; those in {path} are continuous, which audit cannot "
-            "score. Fit observers.MeanAction or observers.GaussianMixture in Python instead"
+            "score. Fit observers.MeanAction or observers.MixtureDensityNetwork in Python instead"
         )
     space = env.observation_space(params)
     head: HeadName = "conv" if len(space.shape) == 3 else "mlp"

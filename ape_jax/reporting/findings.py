@@ -90,7 +90,7 @@ def find(config: RunConfig, summary: Mapping, audit: Mapping | None) -> list[Fin
     found.append(_mixture(summary))
     found.append(_floor(audit))
     found.append(_greedy_experts(config, summary, audit))
-    found.append(_dead_experts(config, summary))
+    found.append(_collapsed_experts(config, summary))
     if config.hypers.min_return is not None:
         found.append(_constraint(summary, config.hypers.min_return))
     found += _spread(config.seeds, audit)
@@ -100,7 +100,7 @@ def find(config: RunConfig, summary: Mapping, audit: Mapping | None) -> list[Fin
 def learned(summary: Mapping) -> bool:
     """Whether in every seed an expert is better than a random policy by more than its spread.
 
-    Where none is, nobody is dead either (``evaluation.dead_experts``), and a share of the
+    Where none is, nobody is dead either (``returns.collapsed_experts``), and a share of the
     ensemble's return would be a share of noise.
     """
     best = np.max(summary["expert_returns"]["values"], axis=1)
@@ -329,7 +329,7 @@ def _greedy_experts(config: RunConfig, summary: Mapping, audit: Mapping | None) 
     return Finding(claim, facts)
 
 
-def _dead_experts(config: RunConfig, summary: Mapping) -> Finding:
+def _collapsed_experts(config: RunConfig, summary: Mapping) -> Finding:
     dead = np.asarray(summary["dead_experts"], bool)
     rule = (
         "Dead: it returns less than half of what the best one of its seed does, counted from a "
