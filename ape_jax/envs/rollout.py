@@ -1,8 +1,7 @@
-"""The one place that steps environments.
+"""The loops over time: all environments advance side by side, by the one ``step``.
 
-Four loops share one step of all environments side by side. Episodes that have ended are either held
-where they are (``episodes``, ``episode_returns``) or followed by new ones (``collect_rollout``,
-``stream``).
+An episode that has ended is either held where it is (``episodes``, ``ensemble_episodes``,
+``episode_returns``) or followed by a new one (``collect_rollout``, ``stream``).
 """
 
 import dataclasses
@@ -15,80 +14,22 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ape_jax.core import random
 from ape_jax.core.distributions import Sampler
+from ape_jax.envs.step import (
+    Standing,
+    broadcast,
+    hold,
+    reset,
+    restart,
+    sample,
+    step,
+    uniform_numbers,
+)
 from ape_jax.envs.world import World
 from ape_jax.types import Policy, Transition
 
 Actors = Callable[[Any, Shaped[Array, "N ..."], Shaped[Array, "N ..."]], tuple[Any, Sampler]]
 """The policies of N environments at once: carries [N], observations [N] and last actions [N] to the
 next carries and distributions [N]."""
-
-
-class Standing(NamedTuple):
-    """Where environments are between two steps."""
-
-    observation: Shaped[Array, "N ..."]
-    state: Any
-    """The environments' own states, [N, …]."""
-
-
-def reset(world: World, keys: Key[Array, " N"]) -> Standing:
-    """The start of one episode for each key."""
-    return Standing(*jax.vmap(world.env.reset_env, in_axes=(0, None))(keys, world.params))
-
-
-def step(
-    world: World, keys: Key[Array, " N"], at: Standing, actions: Shaped[Array, "N ..."]
-) -> tuple[Transition, Standing]:
-    """One step of every environment, whatever it ends.
-
-    Returns:
-      Transitions [N], all of them valid steps, and where the environments then are.
-    """
-    observations, states, rewards, terminated, _ = jax.vmap(
-        world.env.step_env, in_axes=(0, 0, 0, None)
-    )(keys, at.state, world.clip_action(actions), world.params)
-    truncated = jax.vmap(world.env.is_truncated, in_axes=(0, None))(states, world.params)
-    transition = Transition(
-        observation=at.observation,
-        action=actions,
-        reward=jnp.asarray(rewards, jnp.float32),
-        terminated=terminated,
-        truncated=truncated & ~terminated,
-        live=jnp.ones_like(terminated),
-        next_observation=observations,
-    )
-    return transition, Standing(observations, states)
-
-
-def hold(
-    mask: Bool[Array, " N"], transition: Transition, at: Standing, moved: Standing
-) -> tuple[Transition, Standing]:
-    """A step of the episodes in the mask alone; the others stay where they are, without reward.
-
-    So no environment is stepped from a state in which that has no meaning.
-    """
-    held = _select(mask, moved, at)
-    transition = transition._replace(
-        reward=jnp.where(mask, transition.reward, 0.0),
-        terminated=mask & transition.terminated,
-        truncated=mask & transition.truncated,
-        live=mask,
-        next_observation=held.observation,
-    )
-    return transition, held
-
-
-def restart(
-    world: World, keys: Key[Array, " N"], ended: Bool[Array, " N"], moved: Standing
-) -> Standing:
-    """New episodes in place of those that have ended."""
-    return _select(ended, reset(world, keys), moved)
-
-
-def _select(mask: Bool[Array, " N"], chosen: Standing, other: Standing) -> Standing:
-    return jax.tree.map(
-        lambda x, y: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y), chosen, other
-    )
 
 
 def in_blocks(experts: Policy, num_experts: int, block: int, observer: Policy | None) -> Actors:
@@ -210,11 +151,11 @@ def _start(keys: Key[Array, " N"], carry: Any, world: World):
     num_episodes = keys.shape[0]
     running = _Running(
         at=reset(world, start_keys),
-        carries=_broadcast(carry, num_episodes),
-        last_actions=_broadcast(world.no_action, num_episodes),
+        carries=broadcast(carry, num_episodes),
+        last_actions=broadcast(world.no_action, num_episodes),
         mask=jnp.ones(num_episodes, bool),
     )
-    uniforms = _uniforms(action_keys, world.horizon, world.num_uniforms)
+    uniforms = uniform_numbers(action_keys, world.horizon, world.num_uniforms)
     return running, uniforms, random.split(move_keys, world.horizon)
 
 
@@ -223,7 +164,7 @@ def _held_step(
 ) -> tuple[_Running, Transition]:
     """Act, step, and hold what has ended."""
     carries, acts = actors(running.carries, running.at.observation, running.last_actions)
-    actions = _sample(acts, uniforms)
+    actions = sample(acts, uniforms)
     transition, moved = step(world, keys, running.at, actions)
     transition, at = hold(running.mask, transition, running.at, moved)
     mask = running.mask & ~transition.terminated & ~transition.truncated
@@ -292,14 +233,14 @@ def collect_rollout(
       drawn; and their returns and log-probabilities.
     """
     action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 2))
-    uniforms = _uniforms(action_keys, num_steps, world.num_uniforms)
+    uniforms = uniform_numbers(action_keys, num_steps, world.num_uniforms)
     moves = random.split(move_keys, 2 * num_steps)
-    no_actions = _broadcast(world.no_action, keys.shape[0])
+    no_actions = broadcast(world.no_action, keys.shape[0])
 
     def advance(state, draws):
         uniforms, step_keys, reset_keys = draws
         _, acts = actors((), state.observation, no_actions)
-        actions = _sample(acts, uniforms)
+        actions = sample(acts, uniforms)
         log_probs = jax.vmap(lambda act, action: act.log_prob(action))(acts, actions)
         at = Standing(state.observation, state.state)
         transition, moved = step(world, step_keys, at, actions)
@@ -354,7 +295,7 @@ def stream(
         uniforms, keys = draws
         step_keys, reset_keys = random.split(keys, 2)
         acts = jax.vmap(act)(at.observation, experts)
-        actions = world.clip_action(_sample(acts, uniforms[:, :-1]))
+        actions = world.clip_action(sample(acts, uniforms[:, :-1]))
         transition, moved = step(world, step_keys, at, actions)
         ended = transition.terminated | transition.truncated
         next_experts = jnp.where(ended, pick_experts(uniforms[:, -1]), experts)
@@ -363,18 +304,3 @@ def stream(
     start = (reset(world, start_keys), pick_experts(draws[-1, :, -1]))
     _, steps = jax.lax.scan(advance, start, (draws[:-1], random.split(move_keys, num_steps)))
     return steps
-
-
-def _sample(acts: Sampler, uniforms: Float[Array, "N U"]) -> Shaped[Array, "N ..."]:
-    """One action from each of N distributions."""
-    return jax.vmap(lambda act, numbers: act.sample(numbers))(acts, uniforms)
-
-
-def _uniforms(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T N U"]:
-    uniforms = random.uniforms(keys, num_steps * size)
-    return uniforms.reshape(num_steps, size, -1).swapaxes(1, 2)
-
-
-def _broadcast(tree: Any, size: int) -> Any:
-    """The same values for each of so many episodes."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), tree)
