@@ -16,7 +16,7 @@ from rich.progress import Progress
 from ape_jax import presets
 from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, TrainConfig, recipe
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation import returns
 from ape_jax.evaluation.intervals import interval
 from ape_jax.observers.posterior import exact_posterior
 from ape_jax.reporting import tables
@@ -52,15 +52,15 @@ DEFENCES = {
 
 def judge(task: Task, heads: Params, key: PRNGKey) -> dict[str, jax.Array]:
     """Exact returns of one ensemble and of three clones."""
-    own = evaluation.ensemble_returns(task, heads, key)
+    own = returns.ensemble_returns(task, heads, key)
     assert task.world.mdp is not None
     posterior = exact_posterior(task.world.mdp, task.networks, heads)
     return {
         "pe_return": own.pe,
         "worst_expert": own.experts.min(),
         "uniform_mixture": own.mixture,
-        "sampling_clone": evaluation.expected_return(task, posterior, key),
-        "greedy_clone": evaluation.expected_return(task, evaluation.greedy(posterior), key),
+        "sampling_clone": returns.expected_return(task.world, posterior, key),
+        "greedy_clone": returns.expected_return(task.world, returns.greedy(posterior), key),
     }
 
 

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from command_line import run
 
-from ape_jax.config import PGConfig, PGHypers
+from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import tabular
+from ape_jax.core.distributions import Categorical
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations import files as demonstration_files
 from ape_jax.evaluation import attackers
 from ape_jax.evaluation.attackers import Effort
 from ape_jax.evaluation.audit import Auditor, measure
 from ape_jax.evaluation.defences import Defences, as_tables
-from ape_jax.evaluation.deployment import deploy, step_log_probs
-from ape_jax.observers import Modes, TablePolicy, fitting
+from ape_jax.evaluation.deployment import deploy, deploy_modes, step_log_probs
+from ape_jax.observers import LatentMixture, TablePolicy, fitting
 from ape_jax.types import SettingError
 
 EFFORT = Effort(
@@ -117,10 +118,10 @@ def test_all_observers_of_optimal_experts_are_optimal(small_task, small_mdp):
 def test_modes_are_averaged_by_share_and_the_best_is_found(small_task, small_mdp, two_seeds):
     good = tabular.optimal_policy(small_mdp)
     bad = jnp.full_like(good, 0.2)
-    tables = jnp.log(jnp.maximum(jnp.stack([bad, good, good]), 1e-30))
-    modes = Modes(TablePolicy(tables), jnp.array([0.75, 0.245, 0.005]))
+    tables = Categorical(jnp.log(jnp.maximum(jnp.stack([bad, good, good]), 1e-30)))
+    modes = LatentMixture(TablePolicy(tables), jnp.array([0.75, 0.245, 0.005]), 5)
     held_out = jax.tree.map(lambda x: x[0], two_seeds[4])
-    outcomes = deploy(small_task, modes, held_out, jax.random.key(0))
+    outcomes = deploy_modes(small_task.world, modes, held_out, jax.random.key(0))
     returns = [float(tabular.policy_return(small_mdp, policy)) for policy in (bad, good)]
     expected = 0.75 * returns[0] + 0.25 * returns[1]
     assert float(outcomes["sampled"].clone_return) == pytest.approx(expected, rel=1e-4)
@@ -131,24 +132,27 @@ def test_step_log_probs_are_those_of_the_actions_taken(two_seeds, small_task):
     shown = jax.tree.map(lambda x: x[0, :50], two_seeds[3])
     table = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (9, 5)))
     expected = [float(table[o, a]) for o, a in zip(shown.observation, shown.action, strict=True)]
-    np.testing.assert_allclose(step_log_probs(TablePolicy(table), shown), expected, rtol=1e-6)
+    policy = TablePolicy(Categorical(table))
+    np.testing.assert_allclose(step_log_probs(policy, shown), expected, rtol=1e-6)
 
 
 def test_memory_and_no_memory_are_deployed_alike(small_task, two_seeds):
     """A policy that forgets everything is sampled to what it returns exactly."""
 
     class Forgetful:
-        def start(self):
+        def initial_carry(self):
             return jnp.float32(0.0)
 
-        def __call__(self, memory, observation, last_action):
-            return memory, table[observation]
+        def __call__(self, carry, observation, last_action):
+            return carry, Categorical(table[observation])
 
     table = jax.nn.log_softmax(2.0 * jax.random.normal(jax.random.key(0), (9, 5)))
     held_out = jax.tree.map(lambda x: x[0, :200], two_seeds[4])
     deployed = [
-        jax.jit(lambda policy=policy: deploy(small_task, policy, held_out, jax.random.key(1)))()
-        for policy in (Forgetful(), TablePolicy(table))
+        jax.jit(
+            lambda policy=policy: deploy(small_task.world, policy, held_out, jax.random.key(1))
+        )()
+        for policy in (Forgetful(), TablePolicy(Categorical(table)))
     ]
     for name in ("sampled", "tempered", "greedy"):
         ours, exact = (outcomes[name] for outcomes in deployed)
@@ -343,12 +347,12 @@ def test_resample_keeps_what_is_held_out_apart(two_seeds):
 
 def test_defences_do_not_inherit_what_is_not_theirs():
     keys = jax.vmap(jax.random.key)(jnp.arange(1))
-    config = PGConfig(envs_per_expert=2, num_updates=2)
+    config = TrainConfig(envs_per_expert=2, num_updates=2)
     plain, odd = (
         Defences(config, hypers, keys).make("entropy").heads["params"]["table"]
         for hypers in (
-            PGHypers(),
-            PGHypers(min_return=-12.0, temperature=0.1, beta=5.0, ent_coef=3.0),
+            Hypers(),
+            Hypers(min_return=-12.0, temperature=0.1, beta=5.0, ent_coef=3.0),
         )
     )
     np.testing.assert_array_equal(plain, odd)

@@ -232,7 +232,7 @@ def _file(path: Path, seeds: int) -> Subject:
     if not isinstance(env.action_space(params), spaces.Discrete):
         raise SettingError(
             f"run must hold discrete actions; those in {path} are continuous, which audit cannot "
-            "score. Fit observers.MeanAction or observers.GaussianMixture in Python instead"
+            "score. Fit observers.MeanAction or observers.MixtureDensityNetwork in Python instead"
         )
     space = env.observation_space(params)
     head: PGHeadName = "conv" if len(space.shape) == 3 else "mlp"
@@ -258,10 +258,9 @@ def _content(
     """``audit.json`` before the first row."""
     asked = dataclasses.asdict(options)
     task = subject.task
-    num_actions = task.networks.num_actions
     random_return = evaluation.expected_return(
-        task,
-        lambda observation: jnp.full(num_actions, -jnp.log(num_actions)),
+        task.world,
+        evaluation.random_policy(task.world),
         jax.random.fold_in(subject.keys[0], RANDOM),
     )
     optimal_return = None

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ape_jax.algorithms.task import Task
-from ape_jax.core import categorical, tabular
+from ape_jax.algorithms.common import Task
+from ape_jax.core import tabular
+from ape_jax.core.distributions import Categorical
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation import returns
 from ape_jax.evaluation.attackers import ATTACKERS, Effort, Setting, limited
-from ape_jax.evaluation.deployment import DEPLOYMENTS, LEAST_PROB, Outcome, deploy
+from ape_jax.evaluation.deployment import DEPLOYMENTS, LEAST_PROB, Outcome
 from ape_jax.observers.posterior import exact_posterior
 from ape_jax.observers.recurrent import episodes_of
 from ape_jax.types import Params, PRNGKey
@@ -48,14 +49,14 @@ POSTERIOR_STEPS = 30
 def measure(task: Task, heads: Params, held_out: Demonstrations, key: PRNGKey) -> Measures:
     """Measure an ensemble."""
     networks = task.networks
-    returns = evaluation.ensemble_returns(task, heads, key)
+    own = returns.ensemble_returns(task, heads, key)
     floor = mixture_entropy = None
     if task.world.mdp is not None:
         policies = jnp.exp(networks.tabulate_experts(heads))
         floor = tabular.cloning_floor(task.world.mdp, policies)
         occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.world.mdp, policies)
         mixture = exact_posterior(task.world.mdp, networks, heads)
-        entropies = jax.vmap(categorical.entropy)(mixture.log_probs)
+        entropies = jax.vmap(Categorical.entropy)(mixture.table)
         mixture_entropy = jnp.average(entropies, weights=jnp.sum(occupancies, axis=0))
 
     rows, _, live, begins = episodes_of(held_out, 1024, POSTERIOR_STEPS)
@@ -65,12 +66,10 @@ def measure(task: Task, heads: Params, held_out: Demonstrations, key: PRNGKey) -
     taken = jnp.take_along_axis(log_probs, rows.action[..., None, None], axis=-1)[..., 0]
     evidence = jnp.cumsum(jnp.maximum(taken, jnp.log(LEAST_PROB)), axis=1)
     before = jnp.pad(evidence[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    entropies = jax.vmap(jax.vmap(categorical.entropy))(jax.nn.log_softmax(before))
+    entropies = jax.vmap(jax.vmap(Categorical.entropy))(Categorical(jax.nn.log_softmax(before)))
     num_live = jnp.maximum(jnp.sum(live, axis=0), 1)
     posterior_entropy = jnp.sum(jnp.where(live, entropies, 0.0), axis=0) / num_live
-    return Measures(
-        returns.experts, returns.greedy_experts, floor, mixture_entropy, posterior_entropy
-    )
+    return Measures(own.experts, own.greedy_experts, floor, mixture_entropy, posterior_entropy)
 
 
 class Auditor:
@@ -123,8 +122,10 @@ class Auditor:
     def _attack_seeds(self, name, keys, heads, shown, held_out):
         def one(key, heads, shown, held_out):
             key_fit, key_deploy = jax.random.split(key)
-            observer = ATTACKERS[name].make(Setting(self.task, self.effort, heads))
-            return deploy(self.task, observer.fit(key_fit, shown), held_out, key_deploy)
+            attacker = ATTACKERS[name]
+            observer = attacker.make(Setting(self.task, self.effort, heads))
+            clone = observer.fit(key_fit, shown)
+            return attacker.deploy(self.task.world, clone, held_out, key_deploy)
 
         # On a CPU, batches of the small matrices of recurrent networks are no faster, and now and
         # then they hang in the thread pool of XLA (seen with jaxlib 0.10.2).
@@ -137,9 +138,9 @@ class Auditor:
             observer = limited(Setting(self.task, self.effort, None), num_steps, width)
             clone = observer.fit(key_fit, shown)
             return {
-                "sampled": evaluation.expected_return(self.task, clone, key_deploy),
-                "greedy": evaluation.expected_return(
-                    self.task, evaluation.greedy(clone), key_deploy
+                "sampled": returns.expected_return(self.task.world, clone, key_deploy),
+                "greedy": returns.expected_return(
+                    self.task.world, returns.greedy(clone), key_deploy
                 ),
             }
 

@@ -233,7 +233,7 @@ def greedy_weights(mdp: FiniteMDP | None) -> PGObserverName:
     return "learned" if mdp is None else "posterior"
 
 
-def as_tables(log_probs: Float[Array, "K E S A"]) -> Params:
+def as_tables(log_probs: Float[Array, "*K E S A"]) -> Params:
     """Log-probabilities as parameters of tabular heads."""
     return {"params": {"table": log_probs}}
 

@@ -229,8 +229,8 @@ def measure(task: Task, heads: Params, key: PRNGKey, num_demonstrations: int) ->
         pe=ensemble.pe,
         greedy_experts=jnp.mean(ensemble.greedy_experts),
         mixture=ensemble.mixture,
-        bc_sampled=evaluation.expected_return(task, clone, key_returns),
-        bc_greedy=evaluation.expected_return(task, evaluation.greedy(clone), key_returns),
+        bc_sampled=evaluation.expected_return(task.world, clone, key_returns),
+        bc_greedy=evaluation.expected_return(task.world, evaluation.greedy(clone), key_returns),
         floor=tabular.cloning_floor(mdp, jnp.exp(task.networks.tabulate_experts(heads))),
     )
 

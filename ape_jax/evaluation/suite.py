@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from ape_jax.algorithms import steps_per_update
-from ape_jax.algorithms.task import Task, make_task
-from ape_jax.config import CHUNK, Hypers, PPOConfig, RunConfig, TrainConfig
+from ape_jax.algorithms.common import Task, make_task, steps_of_update
+from ape_jax.config import CHUNK, Hypers, RunConfig, TrainConfig
 from ape_jax.demonstrations import collect
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation import returns
 from ape_jax.evaluation.intervals import interval
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
@@ -53,7 +52,7 @@ def variant(name: str, config: TrainConfig, hypers: Hypers) -> tuple[TrainConfig
     """The settings of an ensemble or of a control."""
     if name == "beta0":
         hypers = dataclasses.replace(hypers, beta=0.0, min_return=None)
-        if isinstance(config, PPOConfig):
+        if config.algorithm == "ppo":
             config = dataclasses.replace(config, observer="none")
     if name == "single":
         config = dataclasses.replace(config, num_experts=1, observer="uniform")
@@ -63,29 +62,24 @@ def variant(name: str, config: TrainConfig, hypers: Hypers) -> tuple[TrainConfig
 def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Measured:
     """Returns of one ensemble [E, …] and of its clones."""
     key_own, key_shown, *keys = jax.random.split(key, 6)
-    own = evaluation.ensemble_returns(task, heads, key_own, effort.num_episodes)
+    own = returns.ensemble_returns(task, heads, key_own, effort.num_episodes)
     shown, _ = collect.collect(key_shown, task, heads, effort.num_steps)
     clones = {}
 
     def score(name: str, key: PRNGKey, policy: Any):
-        clones[name] = evaluation.expected_return(task, policy, key, effort.num_episodes)
+        clones[name] = returns.expected_return(task.world, policy, key, effort.num_episodes)
 
     networks = task.networks
     if networks.num_states is not None:
         clone: Any = TabularCloning(networks.num_states, networks.num_actions).fit(keys[0], shown)
     else:
-        alone = task.config
-        if isinstance(alone, PPOConfig) and networks.action_bounds is not None:
+        alone, world = task.config, task.world
+        if networks.action_bounds is not None:
             alone = dataclasses.replace(alone, std="state")
-        with jax.ensure_compile_time_eval():  # Some environments bound their actions by arrays.
-            own_kind = make_networks(
-                alone,
-                task.world.env.observation_space(task.world.params),
-                task.world.env.action_space(task.world.params),
-            )
+        own_kind = make_networks(alone, world.observation_space, world.action_space)
         clone = BehaviourCloning(own_kind, effort.fit_updates, 2048, 3e-3).fit(keys[0], shown)
     score("behaviour_cloning_sampled", keys[1], clone)
-    score("behaviour_cloning_greedy", keys[1], evaluation.greedy(clone))
+    score("behaviour_cloning_greedy", keys[1], returns.greedy(clone))
     posterior = Posterior(task, heads, num_updates=effort.fit_updates).fit(keys[2], None)
     score("posterior_sampled", keys[1], posterior)
     if networks.action_bounds is not None:
@@ -130,7 +124,7 @@ def train(
                 seconds += now - started
             started = now
         heads.append(chunk.state.params.heads)
-    speed = updates_timed * steps_per_update(task) / seconds if updates_timed else None
+    speed = updates_timed * steps_of_update(task) / seconds if updates_timed else None
     return jax.tree.map(lambda *x: jnp.concatenate(x), *heads), speed
 
 
@@ -171,7 +165,7 @@ def run(name: str, config: RunConfig, effort: SuiteEffort, report: Callable[[str
             measured.append(jax.device_get(one(judged, effort, own, key)))
         results[which] = jax.tree.map(lambda *x: np.stack(x), *measured)
     key_random = seed_keys(first_seed, 1, RANDOM)[0]
-    at_random = evaluation.random_return(task, key_random, effort.num_episodes)
+    at_random = returns.random_return(task.world, key_random, effort.num_episodes)
     return row(name, config, effort, results, at_random, speed)
 
 
@@ -180,7 +174,7 @@ def row(
     config: RunConfig,
     effort: SuiteEffort,
     results: dict[str, Measured],
-    at_random: evaluation.Spread,
+    at_random: returns.Spread,
     speed: float | None,
 ) -> dict:
     """One row of ``suite.json``; intervals are over seeds.
@@ -206,7 +200,7 @@ def row(
         "seeds": config.seeds,
         "num_experts": config.train.num_experts,
         **summary(ensemble),
-        "dead_experts": int(evaluation.dead_experts(ensemble.experts, at_random).sum()),
+        "dead_experts": int(returns.collapsed_experts(ensemble.experts, at_random).sum()),
         "beta0_return": interval(beta0.experts.mean(axis=1)),
         "random_return": at_random.mean,
         "beta0_control": summary(beta0),

@@ -18,7 +18,7 @@ from ape_jax.evaluation.intervals import interval
 from ape_jax.observers import Mixture, Posterior
 from ape_jax.training import guards
 from ape_jax.training.trainer import EVALUATE, Chunk, Trainer, seed_keys
-from ape_jax.types import Params, PRNGKey
+from ape_jax.types import Params, Policy, PRNGKey
 
 OBSERVERS = ("uniform", "greedy")
 """Trained against and then measured: the uniform mixture, sampling; and the posterior mixture,
@@ -148,11 +148,12 @@ class Sweep:
         def one(heads, key):
             key_experts, key_fit, key_clone = jax.random.split(key, 3)
             experts = evaluation.ensemble_returns(task, heads, key_experts).experts
+            clone: Policy
             if observer == "uniform":
                 clone = Mixture(task.networks, heads).fit(key_fit, None)
             else:
                 clone = evaluation.greedy(Posterior(task, heads).fit(key_fit, None))
-            clone_return = evaluation.expected_return(task, clone, key_clone)
+            clone_return = evaluation.expected_return(task.world, clone, key_clone)
             return Returns(jnp.mean(experts), jnp.min(experts), clone_return)
 
         return jax.lax.map(lambda both: one(*both), (heads, keys), batch_size=10)

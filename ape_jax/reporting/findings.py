@@ -8,7 +8,7 @@ import numpy as np
 from ape_jax.config import RunConfig
 from ape_jax.evaluation.attackers import ATTACKERS
 from ape_jax.evaluation.intervals import interval
-from ape_jax.evaluation.returns import LEAST_SHARE
+from ape_jax.evaluation.returns import COLLAPSE_SHARE
 from ape_jax.reporting.audit_table import YARDSTICKS, worst_first
 
 RUN = "run"
@@ -90,7 +90,7 @@ def find(config: RunConfig, summary: Mapping, audit: Mapping | None) -> list[Fin
     found.append(_mixture(summary))
     found.append(_floor(audit))
     found.append(_greedy_experts(config, summary, audit))
-    found.append(_dead_experts(config, summary))
+    found.append(_collapsed_experts(config, summary))
     if config.hypers.min_return is not None:
         found.append(_constraint(summary, config.hypers.min_return))
     found += _spread(config.seeds, audit)
@@ -100,7 +100,7 @@ def find(config: RunConfig, summary: Mapping, audit: Mapping | None) -> list[Fin
 def learned(summary: Mapping) -> bool:
     """Whether in every seed an expert is better than a random policy by more than its spread.
 
-    Where none is, nobody is dead either (``evaluation.dead_experts``), and a share of the
+    Where none is, nobody is dead either (``returns.collapsed_experts``), and a share of the
     ensemble's return would be a share of noise.
     """
     best = np.max(summary["expert_returns"]["values"], axis=1)
@@ -120,9 +120,9 @@ def verdicts(audit: Mapping) -> Verdicts | None:
     found = Verdicts([], [], [])
     for row in worst_first(rows):
         low, high = ends(row["fraction"])
-        if high < LEAST_SHARE:
+        if high < COLLAPSE_SHARE:
             found.kept_out.append(row)
-        elif low >= LEAST_SHARE:
+        elif low >= COLLAPSE_SHARE:
             found.not_kept_out.append(row)
         else:
             found.undecided.append(row)
@@ -311,7 +311,7 @@ def _greedy_experts(config: RunConfig, summary: Mapping, audit: Mapping | None) 
         returns = with_interval(interval(greedy.mean(axis=1)))
         sampling = np.mean(summary["pe_return"]["values"])
         return Finding(f"{claim}return {returns}.", f"Sampling, {number(sampling)}.")
-    failing = int(np.sum(shares < LEAST_SHARE))
+    failing = int(np.sum(shares < COLLAPSE_SHARE))
     of = f"of {_count(shares.size, 'expert')}"
     if config.seeds > 1:
         of += f" ({_number_word(len(greedy[0]))} in each of {_count(config.seeds, 'seed')})"
@@ -329,7 +329,7 @@ def _greedy_experts(config: RunConfig, summary: Mapping, audit: Mapping | None) 
     return Finding(claim, facts)
 
 
-def _dead_experts(config: RunConfig, summary: Mapping) -> Finding:
+def _collapsed_experts(config: RunConfig, summary: Mapping) -> Finding:
     dead = np.asarray(summary["dead_experts"], bool)
     rule = (
         "Dead: it returns less than half of what the best one of its seed does, counted from a "
