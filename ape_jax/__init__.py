@@ -6,6 +6,7 @@ from ape_jax.algorithms.common import Metrics, TrainState, make_task
 from ape_jax.algorithms.from_samples import Batch, ape_update
 from ape_jax.algorithms.learner import create_state, make_train, update
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.evaluation.audit import audit
 from ape_jax.networks import Networks, make_networks
 from ape_jax.types import SettingError
 
@@ -20,6 +21,7 @@ __all__ = [
     "TrainState",
     "__version__",
     "ape_update",
+    "audit",
     "core",
     "create_state",
     "envs",
