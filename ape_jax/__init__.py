@@ -7,6 +7,9 @@ from ape_jax.algorithms.from_samples import Batch, ape_update
 from ape_jax.algorithms.learner import create_state, make_train, update
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
 from ape_jax.evaluation.audit import audit
+from ape_jax.evaluation.reproduce import reproduce
+from ape_jax.evaluation.suite import suite
+from ape_jax.evaluation.sweep import sweep
 from ape_jax.networks import Networks, make_networks
 from ape_jax.types import SettingError
 
@@ -30,5 +33,8 @@ __all__ = [
     "make_train",
     "observers",
     "recipe",
+    "reproduce",
+    "suite",
+    "sweep",
     "update",
 ]

@@ -13,14 +13,14 @@ import tyro
 from rich.console import Console
 
 from ape_jax import presets
-from ape_jax.algorithms.common import Task, check_min_return, make_task
+from ape_jax.algorithms.common import check_min_return, make_task
 from ape_jax.cli.output import prepare, say
 from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe_of
-from ape_jax.evaluation import intervals
-from ape_jax.evaluation import returns as evaluation
-from ape_jax.networks import EnsembleParams
+from ape_jax.evaluation import records
+from ape_jax.evaluation.intervals import MeanStd
+from ape_jax.evaluation.summary import Summary, summarise
 from ape_jax.reporting import tables
-from ape_jax.runs import checkpoint, metrics, trackers
+from ape_jax.runs import checkpoint, trackers
 from ape_jax.runs.directory import RunDirectory, is_finished, newest_state
 from ape_jax.runs.loop import (
     Interrupted,
@@ -31,7 +31,7 @@ from ape_jax.runs.loop import (
     train,
 )
 from ape_jax.training import devices as sharding
-from ape_jax.training.trainer import EVALUATE, RANDOM, Trainer, mesh_of, seed_keys
+from ape_jax.training.trainer import Trainer, mesh_of, seed_keys
 from ape_jax.types import RunError, SettingError
 
 
@@ -252,12 +252,14 @@ def _run(
         if options.distributed:
             sharding.leave()
             task = make_task(config.train)
-        summary = _evaluate(task, config, params) | {"train_seconds": seconds}
-        if multipliers is not None:
-            summary["multipliers"] = intervals.over_seeds(multipliers)
+        summary = dataclasses.replace(
+            summarise(task, config, params),
+            train_seconds=seconds,
+            multipliers=None if multipliers is None else MeanStd.over_seeds(multipliers),
+        )
         saver.wait()
         checkpoint.save_params(out, params, config)
-        metrics.write_json(out / "summary.json", summary)
+        records.write(out / "summary.json", summary)
     except OSError as error:
         raise RunError(
             f"{out} cannot be written ({error}). Make room, then: {_resume(options)}"
@@ -293,56 +295,29 @@ def _resume(options: TrainOptions) -> str:
     return f"ape-jax train {shlex.join(flags)}"
 
 
-def _evaluate(task: Task, config: RunConfig, params: EnsembleParams) -> dict:
-    """What ``summary.json`` says of the parameters [K, …]."""
-    evaluate = jax.jit(jax.vmap(evaluation.ensemble_returns, (None, 0, 0)), static_argnums=0)
-    keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
-    returns = evaluate(task, params.heads, keys)
-    at_random = evaluation.random_return(task, seed_keys(config.first_seed, 1, RANDOM)[0])
-    summary = {
-        "pe_return": intervals.over_seeds(returns.pe),
-        "expert_returns": intervals.over_seeds(returns.experts),
-        "greedy_experts": intervals.over_seeds(returns.greedy_experts),
-        "mixture": intervals.over_seeds(returns.mixture),
-        "random_return": at_random.mean,
-        "random_std": at_random.std,
-        "dead_experts": evaluation.dead_experts(returns.experts, at_random).tolist(),
-        "evaluation": (
-            "exact"
-            if task.world.mdp is not None
-            else f"{evaluation.NUM_EPISODES} episodes a policy"
-        ),
-        "num_updates": config.train.num_updates,
-        "fingerprint": metrics.fingerprint(params),
-    }
-    if config.hypers.min_return is not None:
-        summary["min_return"] = config.hypers.min_return
-    return summary
-
-
-def _show_training(summary: dict, config: RunConfig, out: Path) -> None:
-    experts = summary["expert_returns"]
-    lines = [["ensemble (PE)", tables.mean_and_std(summary["pe_return"])]]
-    for index, values in enumerate(zip(*experts["values"], strict=True)):
-        summary_of_one = intervals.over_seeds(values)
-        lines.append([f"expert {index + 1}", tables.mean_and_std(summary_of_one)])
-    lines.append(["uniform mixture π_o", tables.mean_and_std(summary["mixture"])])
+def _show_training(summary: Summary, config: RunConfig, out: Path) -> None:
+    experts = summary.expert_returns.array
+    lines = [["ensemble (PE)", tables.mean_and_std(summary.pe_return)]]
+    for index, values in enumerate(experts.T):
+        expert = MeanStd.over_seeds(values)
+        lines.append([f"expert {index + 1}", tables.mean_and_std(expert)])
+    lines.append(["uniform mixture π_o", tables.mean_and_std(summary.mixture)])
     title = (
-        f"{config.train.env} after {summary['num_updates']} updates, "
+        f"{config.train.env} after {summary.num_updates} updates, "
         f"mean ± std over {config.seeds} seed(s)"
     )
     console = Console()
     console.print(tables.rich_table(title, ["who acts", "return of an episode"], lines))
     if config.hypers.min_return is not None:
-        say(console, _describe_constraint(experts["values"], config.hypers.min_return))
-    for index, count in enumerate(map(sum, zip(*summary["dead_experts"], strict=True))):
+        say(console, _describe_constraint(experts.tolist(), config.hypers.min_return))
+    for index, count in enumerate(map(sum, zip(*summary.dead_experts, strict=True))):
         if count:
             say(
                 console,
                 f"expert {index + 1} died in {count} of {config.seeds} seed(s): it returns less "
                 "than half of what the best one does, counted from a random policy",
             )
-    say(console, f"evaluation: {summary['evaluation']}; run saved in {out}")
+    say(console, f"evaluation: {summary.evaluation}; run saved in {out}")
 
 
 def _describe_constraint(expert_returns: list[list[float]], min_return: float) -> str:

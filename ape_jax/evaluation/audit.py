@@ -280,12 +280,9 @@ def _known(ensemble: Ensemble, measures: Measures, optimal_return: float | None)
 
 def _unknown(ensemble: Ensemble, pe_return: np.ndarray) -> Defence:
     """Demonstrations whose experts are not there: only what they returned is known."""
-    unknown = [field.name for field in dataclasses.fields(Defence)]
-    return Defence(
-        **dict.fromkeys(unknown)
-        | {"name": ensemble.name, "label": ensemble.name}
-        | {"pe_return": Interval.percentiles(pe_return)}
-    )
+    unknown: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Defence))
+    known = {"name": ensemble.name, "label": ensemble.name}
+    return Defence(**unknown | known | {"pe_return": Interval.percentiles(pe_return)})
 
 
 def _curve_points(effort: Effort) -> list[tuple[str, int]]:

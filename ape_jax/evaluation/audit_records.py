@@ -3,7 +3,7 @@
 import dataclasses
 
 from ape_jax.evaluation.intervals import Interval
-from ape_jax.evaluation.records import optional
+from ape_jax.evaluation.records import OPTIONAL
 
 ALL = "all"
 """Stands for every name."""
@@ -55,9 +55,9 @@ class Defence:
     name: str
     label: str
     num_experts: int | None
-    trapped: tuple[bool, ...] | None = optional()
+    trapped: tuple[bool, ...] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Whether each seed's trap ensemble is one."""
-    from_every_start: tuple[bool, ...] | None = optional()
+    from_every_start: tuple[bool, ...] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Whether its greedy experts arrive from every start."""
     pe_return: Interval
     worst_expert: Interval | None

@@ -212,6 +212,7 @@ def _pg_ape(setting: Setting, name: str) -> Ensemble:
 
 def _bounded_random(setting: Setting, name: str) -> Ensemble:
     mdp = setting.task.world.mdp
+    assert mdp is not None
     policies = make(setting, "pg_ape").heads["params"]["table"]
     returns = jax.vmap(jax.vmap(tabular.policy_return, (None, 0)), (None, 0))
     price = jnp.mean(returns(mdp, jnp.exp(policies)), axis=-1)

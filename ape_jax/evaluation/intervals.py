@@ -72,6 +72,11 @@ class MeanStd:
     values: Numbers
     """The numbers themselves; the first axis is the seed."""
 
+    @property
+    def array(self) -> np.ndarray:
+        """The values [K, …]."""
+        return np.asarray(self.values)
+
     @classmethod
     def over_seeds(cls, values: ArrayLike) -> "MeanStd":
         """Mean and deviation over the first axis of values [K, …].

@@ -1,8 +1,8 @@
 """One reader and one writer of JSON for all result records, and the record of progress.
 
 A record is a frozen dataclass. Its fields have the names that the file has, and all of them must be
-there. Only a field that is declared as ``optional()`` may be absent; it is left out of the file
-where it is None.
+there. Only a field with the metadata ``OPTIONAL`` may be absent; it is left out of the file where it
+is None.
 """
 
 import dataclasses
@@ -38,9 +38,8 @@ ProgressFn = Callable[[Progress], None]
 """Called whenever a computation has come a step further."""
 
 
-def optional() -> Any:
-    """A field that is None by default, and then absent from the file."""
-    return dataclasses.field(default=None, metadata={"optional": True})
+OPTIONAL = {"optional": True}
+"""Metadata of a field that is absent from the file where it is None."""
 
 
 def ignore_progress(progress: Progress) -> None:

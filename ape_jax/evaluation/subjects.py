@@ -145,7 +145,8 @@ def _with_defences(
     train_keys = seed_keys(first_seed, seeds)
     if settings.quick:
         config = dataclasses.replace(config, num_updates=min(config.num_updates, QUICK_UPDATES))
-    setting = defences.prepare(config, hypers, train_keys, training, task and task.world)
+    world = None if task is None else task.world
+    setting = defences.prepare(config, hypers, train_keys, training, world)
     if settings.defences is None:
         chosen = [] if task is not None else defences.available(setting)
     elif settings.defences == ALL:
