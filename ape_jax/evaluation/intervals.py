@@ -89,7 +89,8 @@ class MeanStd:
         return cls(_plain(values.mean(axis=0)), _plain(std), _plain(values))
 
 
-def _plain(values: np.ndarray) -> Numbers:
-    if values.ndim < 2:
-        return values.item() if values.ndim == 0 else tuple(values.tolist())
-    return tuple(tuple(line) for line in values.tolist())
+def _plain(values: ArrayLike) -> Numbers:
+    numbers = np.asarray(values).tolist()
+    if not isinstance(numbers, list):
+        return numbers
+    return tuple(tuple(line) if isinstance(line, list) else line for line in numbers)

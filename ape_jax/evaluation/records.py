@@ -1,8 +1,7 @@
 """One reader and one writer of JSON for all result records, and the record of progress.
 
 A record is a frozen dataclass. Its fields have the names that the file has, and all of them must be
-there. Only a field with the metadata ``OPTIONAL`` may be absent; it is left out of the file where it
-is None.
+there. Only a field with the metadata ``OPTIONAL`` may be absent: it is left out where it is None.
 """
 
 import dataclasses

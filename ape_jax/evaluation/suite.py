@@ -56,7 +56,7 @@ def suite(
 
     >>> import ape_jax
     >>> config = ape_jax.TrainConfig(
-    ...     env="GridWorld-ape", env_param=("max_steps_in_episode=10",), envs_per_expert=2
+    ...     env_param=("max_steps_in_episode=10",), envs_per_expert=2, num_updates=2
     ... )
     >>> tiny = ape_jax.RunConfig(config)
     >>> result = ape_jax.suite({"tiny": tiny}, seeds=1, quick=True)
