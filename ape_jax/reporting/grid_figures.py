@@ -81,6 +81,7 @@ def policy_figure(
         probabilities of several policies are averaged.
       title: of the figure.
     """
+    limit = -float(mdp.horizon)
     num_columns = max(len(panels) for panels in rows.values())
     figure, grid = plt.subplots(
         len(rows),
@@ -98,7 +99,7 @@ def policy_figure(
             values = np.mean(
                 [np.asarray(state_values(mdp, jnp.asarray(one))) for one in policies], axis=0
             )
-            image = draw_policy(axes, env, values, policies.mean(axis=0), -mdp.horizon)
+            image = draw_policy(axes, env, values, policies.mean(axis=0), limit)
             axes.set_title(f"{name}\nreturn {values @ np.asarray(mdp.start):.1f}", fontsize=10)
     figure.colorbar(image, ax=grid, shrink=0.8, pad=0.02, label="expected return from the cell")
     if title:

@@ -39,5 +39,5 @@ def draw(trained: Sequence[Trained], scale: Scale, out: Path) -> None:
         for name, label in LABELS.items()
         if (metrics := by_name[name].metrics) is not None
     }
-    figure = figures.learning_curves(curves, -world.horizon)
+    figure = figures.learning_curves(curves, -float(world.horizon))
     figures.save_figure(figure, out / FIGURES[2])
