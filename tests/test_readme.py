@@ -9,7 +9,9 @@ import pytest
 
 from ape_jax import presets
 from ape_jax.config import RunConfig
-from ape_jax.evaluation import reproduce
+from ape_jax.evaluation import records
+from ape_jax.evaluation.reproduce import Table1
+from ape_jax.evaluation.suite_records import Suite
 from ape_jax.reporting import tables
 
 README = Path(__file__).parents[1] / "README.md"
@@ -40,8 +42,8 @@ def test_readme_opens_with_the_two_commands():
 
 
 def test_readme_table_is_the_recorded_result():
-    content = json.loads((README.parent / "docs" / "results" / "table1.json").read_text())
-    table = tables.markdown_table(*tables.table1_cells(content, reproduce.LABELS))
+    recorded = records.read(Table1, README.parent / "docs" / "results" / "table1.json")
+    table = tables.markdown_table(*tables.table1_cells(recorded))
     assert table in README.read_text(encoding="utf-8")
 
 
@@ -50,15 +52,15 @@ def test_readme_table_is_the_recorded_result():
     [("suite.json", tuple(presets.PRESETS), 5, 1000), ("catch.json", ("catch",), 10, 2000)],
 )
 def test_page_of_results_holds_the_recorded_table(file, names, seeds, first_seed):
-    rows = json.loads((README.parent / "benchmarks" / "results" / file).read_text())["rows"]
-    table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(rows))
+    recorded = records.read(Suite, README.parent / "benchmarks" / "results" / file)
+    table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(recorded))
     assert table in (README.parent / "docs" / "results.md").read_text(encoding="utf-8")
-    assert all(row["effort"]["num_steps"] >= 256_000 for row in rows)
+    assert all(row.effort.num_steps >= 256_000 for row in recorded.rows)
     # Of every preset as it is, on seeds that none was tuned on.
     configs = {
         name: RunConfig(*presets.PRESETS[name], seeds, first_seed).to_flat() for name in names
     }
-    assert {row["preset"]: row["config"] for row in rows} == configs
+    assert {row.preset: row.config for row in recorded.rows} == configs
 
 
 PAGES = [
