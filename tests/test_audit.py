@@ -15,8 +15,7 @@ from ape_jax.demonstrations import files as demonstration_files
 from ape_jax.envs import GridWorld
 from ape_jax.evaluation import attackers, measure, records
 from ape_jax.evaluation.attackers import Effort
-from ape_jax.evaluation.audit import audit_steps
-from ape_jax.evaluation.audit_records import Audit, AuditSettings
+from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.defences import as_tables
 from ape_jax.evaluation.deployment import deploy, step_log_probs
 from ape_jax.observers import Modes, TablePolicy, fitting
@@ -288,11 +287,16 @@ def test_audit_of_a_task_is_that_of_its_experts(small_task, two_seeds):
     assert (found.horizon, found.seeds) == (8, 2)
 
 
-def test_nothing_is_computed_before_the_settings_are_checked(small_task):
-    steps = audit_steps(small_task, AuditSettings(observers="posterior", seeds=1, steps=200))
-    assert next(steps).rows == ()
-    with pytest.raises(SettingError, match="observers must be among"):
-        next(audit_steps(small_task, AuditSettings(observers="spy")))
+def test_first_step_comes_before_anything_is_trained(small_task):
+    steps = []
+
+    def stop(result):
+        steps.append(result)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ape_jax.audit(small_task, "posterior", seeds=1, steps=200, on_step=stop)
+    assert [(step.rows, step.defences, step.complete) for step in steps] == [((), (), False)]
 
 
 BAD = [

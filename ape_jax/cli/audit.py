@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ape_jax.cli.output import INTERRUPTED, prepare, say
 from ape_jax.evaluation import records
-from ape_jax.evaluation.audit import audit_steps
+from ape_jax.evaluation.audit import audit
 from ape_jax.evaluation.audit_records import Audit, AuditSettings
 from ape_jax.reporting import audit_table, figures, tables
 from ape_jax.reporting.progress import ProgressBars
@@ -38,30 +38,30 @@ FIGURES = ("observers.png", "demonstrations.png", "posterior_entropy.png")
 
 def run(options: AuditOptions, console: Console) -> int:
     """Audit, and write ``audit.json``, ``audit.md`` and figures."""
-    result, code = None, 0
+    results: list[Audit] = []
+
+    def save(result: Audit) -> None:
+        results.append(result)
+        if not result.defences:  # Nothing is computed yet.
+            prepare(options.out)
+            return
+        for figure in FIGURES:
+            (options.out / figure).unlink(missing_ok=True)
+        records.write(options.out / "audit.json", result)
+
+    code = 0
     with ProgressBars(console) as progress:
         try:
-            for result in audit_steps(options.run, options.settings, progress):
-                _save(result, options.out)
+            asked = dataclasses.asdict(options.settings)
+            audit(options.run, **asked, progress=progress, on_step=save)
         except KeyboardInterrupt:
-            if result is None or not result.defences:
+            if not results or not results[-1].defences:
                 raise
             code = INTERRUPTED
-    assert result is not None
-    write_text(options.out / "audit.md", audit_table.markdown(result))
-    _draw(result, options.out)
-    _show(result, options.out, code)
+    write_text(options.out / "audit.md", audit_table.markdown(results[-1]))
+    _draw(results[-1], options.out)
+    _show(results[-1], options.out, code)
     return code
-
-
-def _save(audit: Audit, out: Path) -> None:
-    """Write what is known so far; before the first step, only make sure that this is possible."""
-    if not audit.defences:
-        prepare(out)
-        return
-    for figure in FIGURES:
-        (out / figure).unlink(missing_ok=True)
-    records.write(out / "audit.json", audit)
 
 
 def _draw(audit: Audit, out: Path) -> None:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from ape_jax.cli.output import INTERRUPTED, prepare, say
 from ape_jax.evaluation import records
-from ape_jax.evaluation.sweep import sweep_steps
+from ape_jax.evaluation.sweep import sweep
 from ape_jax.evaluation.sweep_records import Sweep
 from ape_jax.reporting import figures, tables
 from ape_jax.reporting.progress import ProgressBars
@@ -44,19 +44,27 @@ def run(options: SweepOptions, console: Console) -> int:
     """Train, and write ``sweep.json``, ``sweep.md`` and ``frontier.png``."""
     settings = dataclasses.asdict(options) | {"betas": _betas(options.betas)}
     out = settings.pop("out")
-    result, code = None, 0
+    results: list[Sweep] = []
+
+    def save(result: Sweep) -> None:
+        results.append(result)
+        if not result.points:  # Nothing is computed yet.
+            prepare(out)
+            (out / "frontier.png").unlink(missing_ok=True)
+            return
+        records.write(out / "sweep.json", result)
+
+    code = 0
     with ProgressBars(console) as progress:
         try:
-            for result in sweep_steps(**settings, progress=progress):
-                _save(result, out)
+            sweep(**settings, progress=progress, on_step=save)
         except KeyboardInterrupt:
-            if result is None or not result.points:
+            if not results or not results[-1].points:
                 raise
             code = INTERRUPTED
-    assert result is not None
-    figures.save_figure(figures.frontier(result), out / "frontier.png")
-    write_text(out / "sweep.md", tables.sweep_markdown(result))
-    _show(result, out, code)
+    figures.save_figure(figures.frontier(results[-1]), out / "frontier.png")
+    write_text(out / "sweep.md", tables.sweep_markdown(results[-1]))
+    _show(results[-1], out, code)
     return code
 
 
@@ -69,23 +77,14 @@ def _betas(text: str) -> list[float]:
         ) from None
 
 
-def _save(sweep: Sweep, out: Path) -> None:
-    """Write what is known so far; before the first point, only make sure that this is possible."""
-    if not sweep.points:
-        prepare(out)
-        (out / "frontier.png").unlink(missing_ok=True)
-        return
-    records.write(out / "sweep.json", sweep)
-
-
-def _show(sweep: Sweep, out: Path, code: int) -> None:
+def _show(found: Sweep, out: Path, code: int) -> None:
     stdout = Console()
-    title, lines = "PE and clone over beta", tables.sweep_lines(sweep)
+    title, lines = "PE and clone over beta", tables.sweep_lines(found)
     stdout.print(tables.rich_table(title, tables.SWEEP_HEADER, lines, 2))
-    compared = tables.comparison_lines(sweep)
+    compared = tables.comparison_lines(found)
     if compared:
         title = "gap (PE - clone) of sampled training and of the exact frontier at the same PE"
         stdout.print(tables.rich_table(title, tables.COMPARISON_HEADER, compared))
     say(stdout, tables.SWEEP_NOTE)
     state = "" if code == 0 else "interrupted; what is finished is saved. "
-    say(stdout, f"{state}{sweep.wall_seconds:.0f} s; files in {out}")
+    say(stdout, f"{state}{found.wall_seconds:.0f} s; files in {out}")

@@ -46,6 +46,7 @@ def audit(
     progress: ProgressFn = ignore_progress,
     heads: Params | None = None,
     hypers: Hypers | None = None,
+    on_step: Callable[[Audit], None] = lambda result: None,
 ) -> Audit:
     """Attack an ensemble with every observer, and measure what each clone gets.
 
@@ -61,6 +62,8 @@ def audit(
       progress: called after every step.
       heads: the task's experts [K, E, …]; if None they are trained here.
       hypers: hyperparameters of that training; those of the recipe if None.
+      on_step: called with what is known so far: first with an audit without rows, when all settings
+        are checked and nothing is trained; then after each step.
 
     Raises:
       SettingError: a setting breaks a rule, or the subject cannot be audited.
@@ -79,27 +82,6 @@ def audit(
         steps=steps,
         quick=quick,
     )
-    *_, result = audit_steps(subject, settings, progress, heads, hypers)
-    return result
-
-
-def _text(names: str | Sequence[str]) -> str:
-    return names if isinstance(names, str) else ",".join(names)
-
-
-def audit_steps(
-    subject: Path | str | Task | None,
-    settings: AuditSettings,
-    progress: ProgressFn = ignore_progress,
-    heads: Params | None = None,
-    hypers: Hypers | None = None,
-) -> Iterator[Audit]:
-    """Audit step by step, with the arguments of ``audit``.
-
-    Yields:
-      What is known so far: first an audit without rows, as soon as all settings are checked and
-      before anything is trained; then one after each step; the last one is complete.
-    """
     started = time.monotonic()
     effort, runnable, skipped = _choose(subject, settings)
     points = _curve_points(effort) if "limited" in runnable else []
@@ -113,7 +95,7 @@ def audit_steps(
         effort = effort.within(found.given.shown.action.shape[1])
     total = found.num_ensembles * (1 + len(runnable) + len(points))
     result = _empty(found, effort, skipped, settings)
-    yield result
+    on_step(result)
     for ensemble in found.ensembles:
         for status, news in _attack_ensemble(found, effort, runnable, points, ensemble, result):
             done += 1
@@ -124,7 +106,12 @@ def audit_steps(
                 wall_seconds=time.monotonic() - started,
             )
             progress(Progress("audit", done, total, f"{_label(ensemble.name)}: {status}"))
-            yield result
+            on_step(result)
+    return result
+
+
+def _text(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else ",".join(names)
 
 
 def _choose(

@@ -298,16 +298,18 @@ def panels(
     def clones(key):
         key_collect, key_fit = jax.random.split(key)
         shown, _ = collect.collect(key_collect, task, heads, num_demonstrations)
-        tables = {}
-        for name, cloner in cloners.items():
-            clone = cloner.fit(key_fit, shown)
-            tables[f"{name}, sampled"] = returns.policy_table(clone, mdp.num_states)
-            tables[f"{name}, greedy"] = returns.policy_table(returns.greedy(clone), mdp.num_states)
-        return tables
+        fitted = [cloner.fit(key_fit, shown) for cloner in cloners.values()]
+        policies = [policy for clone in fitted for policy in (clone, returns.greedy(clone))]
+        return [returns.policy_table(policy, mdp.num_states) for policy in policies]
 
     experts = jnp.exp(task.networks.tabulate_experts(heads))
-    observers = {"mixture π_o": jnp.mean(experts, axis=0), **clones(key)}
-    return Panels(experts, observers | {"optimal policy": tabular.optimal_policy(mdp)})
+    names = [f"{name}, {how}" for name in cloners for how in ("sampled", "greedy")]
+    observers = {
+        "mixture π_o": jnp.mean(experts, axis=0),
+        **dict(zip(names, clones(key), strict=True)),
+        "optimal policy": tabular.optimal_policy(mdp),
+    }
+    return Panels(experts, observers)
 
 
 def _finite(task: Task) -> tabular.FiniteMDP:

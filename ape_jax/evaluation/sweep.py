@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +40,7 @@ def sweep(
     seeds: int = 5,
     first_seed: int = 0,
     progress: ProgressFn = ignore_progress,
+    on_step: Callable[[Sweep], None] = lambda result: None,
 ) -> Sweep:
     """Train over β and seeds side by side, against two observers.
 
@@ -54,6 +55,8 @@ def sweep(
       seeds: runs for each β.
       first_seed: number of the first seed.
       progress: called after every chunk of training.
+      on_step: called with what is known so far: first with a sweep without points, when all
+        settings are checked; then after each point.
 
     Raises:
       SettingError: a setting breaks a rule.
@@ -64,28 +67,6 @@ def sweep(
     >>> result = ape_jax.sweep(betas=[0.3], env=grid, num_updates=2, seeds=1)
     >>> [(point.observer, point.training) for point in result.points]
     [('uniform', 'sampled'), ('uniform', 'exact'), ('greedy', 'sampled'), ('greedy', 'exact')]
-    """
-    *_, result = sweep_steps(
-        betas, env, head, num_experts, num_updates, seeds, first_seed, progress
-    )
-    return result
-
-
-def sweep_steps(
-    betas: Sequence[float],
-    env: str | Environment,
-    head: HeadName,
-    num_experts: int,
-    num_updates: int | None,
-    seeds: int,
-    first_seed: int,
-    progress: ProgressFn = ignore_progress,
-) -> Iterator[Sweep]:
-    """Sweep point by point, with the arguments of ``sweep``.
-
-    Yields:
-      What is known so far: first a sweep without points, as soon as all settings are checked; then
-      one after each point.
     """
     started = time.monotonic()
     if not betas or not all(0 <= beta < math.inf for beta in betas):
@@ -110,7 +91,7 @@ def sweep_steps(
         seeds=seeds,
         num_updates=num_updates,
     )
-    yield result
+    on_step(result)
     for observer, task in tasks.items():
         train_keys = seed_keys(first_seed, seeds)
         keys = seed_keys(first_seed, seeds, EVALUATE)
@@ -127,7 +108,8 @@ def sweep_steps(
                 comparison=compare(found),
                 wall_seconds=time.monotonic() - started,
             )
-            yield result
+            on_step(result)
+    return result
 
 
 class _Grid(NamedTuple):
