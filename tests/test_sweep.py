@@ -3,13 +3,17 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import report_sources
 from command_line import run
 
 import ape_jax
 from ape_jax.algorithms.common import make_task
 from ape_jax.algorithms.learner import create_state, updates
+from ape_jax.cli import sweep as command
+from ape_jax.cli.output import INTERRUPTED
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.core import tabular
 from ape_jax.evaluation import records
@@ -67,7 +71,7 @@ def test_swept_runs_are_those_that_train_alone(swept, small_grid, small_mdp):
         for index, key in enumerate(seed_keys(5, 2)):
             state = create_state(key, task.networks, hypers)
             state, _ = jax.jit(updates, static_argnums=(0, 3))(task, state, hypers, 3)
-            policies = np.exp(task.networks.tabulate_experts(state.params.heads))
+            policies = jnp.exp(task.networks.tabulate_experts(state.params.heads))
             each = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, policies)
             clone = tabular.policy_return(small_mdp, policies.mean(axis=0))
             np.testing.assert_allclose(found.pe_return.values[index], each.mean(), rtol=1e-4)
@@ -85,13 +89,28 @@ def test_sweep_has_every_point(swept):
     ]
 
 
-def test_command_writes_samples_alone_without_a_finite_mdp(tmp_path):
-    arguments = ["--env", "Catch-bsuite", "--head", "mlp", "--seeds", "1", "--num-updates", "2"]
-    assert run("sweep", *arguments, "--betas", "0.5", "--out", tmp_path) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"sweep.json", "sweep.md", "frontier.png"}
-    found = records.read(Sweep, tmp_path / "sweep.json")
+@pytest.mark.slow
+def test_there_are_samples_alone_without_a_finite_mdp():
+    found = ape_jax.sweep([0.5], "Catch-bsuite", "mlp", num_updates=2, seeds=1)
     assert {p.training for p in found.points} == {"sampled"}
     assert found.comparison == ()
+
+
+@pytest.mark.parametrize("code", [0, INTERRUPTED])
+def test_command_writes_what_is_finished(code, tmp_path, monkeypatch):
+    whole = report_sources.sweep()
+
+    def made_up(progress, on_step, **settings):
+        assert settings["betas"] == [0.5, 1.0]
+        on_step(dataclasses.replace(whole, points=(), comparison=()))
+        on_step(whole)
+        if code:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "sweep", made_up)
+    assert run("sweep", "--betas", "0.5,1", "--out", tmp_path) == code
+    assert {path.name for path in tmp_path.iterdir()} == {"sweep.json", "sweep.md", "frontier.png"}
+    assert records.read(Sweep, tmp_path / "sweep.json") == whole
 
 
 @pytest.mark.parametrize("betas", [[], [-0.1], [float("inf")]])
