@@ -104,7 +104,9 @@ def test_records_cannot_be_changed():
 
 
 def test_mean_and_sample_deviation_are_over_seeds():
-    assert MeanStd.over_seeds([1.0, 3.0]) == MeanStd(2.0, pytest.approx(np.sqrt(2)), (1.0, 3.0))
+    summary = MeanStd.over_seeds([1.0, 3.0])
+    assert (summary.mean, summary.values) == (2.0, (1.0, 3.0))
+    assert summary.std == pytest.approx(np.sqrt(2))
     assert MeanStd.over_seeds(jnp.array([5.0])).std == 0.0
     assert MeanStd.over_seeds([[1.0, 2.0], [3.0, 6.0]]).mean == (2.0, 4.0)
 
