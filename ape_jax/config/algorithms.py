@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Annotated, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, ClassVar, Literal, Self, get_args, get_origin
 
 import numpy as np
 import tyro
@@ -58,6 +58,14 @@ class _Config:
             raise SettingError(
                 f"hidden_sizes must be a tuple of widths of at least 1; got {sizes!r}"
             )
+
+    def without_observer(self) -> Self:
+        """The same settings without an observer, where the algorithm can train without one."""
+        return self
+
+    def with_state_std(self) -> Self:
+        """The same settings with standard deviations that depend on the state, if there are any."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +137,14 @@ class PPOConfig(_Config):
                 f"{self.rollout_length} x {self.envs_per_expert} = {steps}; "
                 f"got {self.num_minibatches}"
             )
+
+    def without_observer(self) -> Self:
+        """The same settings with experts that are trained alone."""
+        return dataclasses.replace(self, observer="none")
+
+    def with_state_std(self) -> Self:
+        """The same settings with standard deviations that depend on the state, if there are any."""
+        return dataclasses.replace(self, std="state") if self.head == "gaussian" else self
 
 
 TrainConfig = PGConfig | PPOConfig
