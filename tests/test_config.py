@@ -204,11 +204,11 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
 def test_messages_name_the_file_and_every_setting_has_a_type_and_a_meaning(tmp_path):
     path = tmp_path / "some.yaml"
     path.write_text("beta: high")
-    with pytest.raises(SettingError, match="some.yaml: beta must be a number"):
+    with pytest.raises(SettingError, match=r"some\.yaml: beta must be a number"):
         read_settings(path)
     path.write_text("algorithm: ppo")
     assert read_settings(path) == {"algorithm": "ppo"}
-    with pytest.raises(SettingError, match="must hold every setting; .* lacks env"):
+    with pytest.raises(SettingError, match=r"must hold every setting; .* lacks env"):
         RunConfig.load(path, complete=True)
     assert ALL_SETTINGS.keys() == HELP.keys()
     assert ALL_SETTINGS.keys() == {*presets.find("paper"), *presets.find("catch")}

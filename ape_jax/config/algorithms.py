@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Annotated, ClassVar, Literal, Self, get_args, get_origin
+from typing import Annotated, ClassVar, Literal, get_args, get_origin
 
 import numpy as np
 import tyro
@@ -59,14 +59,6 @@ class _Config:
                 f"hidden_sizes must be a tuple of widths of at least 1; got {sizes!r}"
             )
 
-    def without_observer(self) -> Self:
-        """The same settings without an observer, where the algorithm can train without one."""
-        return self
-
-    def with_state_std(self) -> Self:
-        """The same settings with standard deviations that depend on the state, if there are any."""
-        return self
-
 
 @dataclasses.dataclass(frozen=True)
 class PGConfig(_Config):
@@ -90,6 +82,14 @@ class PGConfig(_Config):
     none, which trains experts alone."""
     critic: CriticForm = "separate"
     """Baselines: one critic for each term, or one shared by both (paper, Eq. 4 as printed)."""
+
+    def without_observer(self) -> "PGConfig":
+        """The same settings: PG-APE always runs an observer, which β = 0 leaves without effect."""
+        return self
+
+    def with_state_std(self) -> "PGConfig":
+        """The same settings: no head of PG-APE has standard deviations."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,11 +138,11 @@ class PPOConfig(_Config):
                 f"got {self.num_minibatches}"
             )
 
-    def without_observer(self) -> Self:
+    def without_observer(self) -> "PPOConfig":
         """The same settings with experts that are trained alone."""
         return dataclasses.replace(self, observer="none")
 
-    def with_state_std(self) -> Self:
+    def with_state_std(self) -> "PPOConfig":
         """The same settings with standard deviations that depend on the state, if there are any."""
         return dataclasses.replace(self, std="state") if self.head == "gaussian" else self
 

@@ -163,9 +163,7 @@ def _empty(
         complete=False,
         seeds=len(found.keys),
         num_steps=effort.num_steps,
-        random_return=float(
-            returns.expected_return(task.world, returns.random_policy(task.world), key)
-        ),
+        random_return=float(random_return),
         optimal_return=optimal_return,
         skipped=skipped,
     )

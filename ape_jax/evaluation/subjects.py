@@ -22,7 +22,7 @@ from ape_jax.evaluation.defences import Ensemble
 from ape_jax.runs import checkpoint
 from ape_jax.runs.metrics import fingerprint
 from ape_jax.training.trainer import EVALUATE, Trainer, seed_keys
-from ape_jax.types import HeadName, Params, SettingError
+from ape_jax.types import Params, PGHeadName, SettingError
 
 RUN = "run"
 """Name of the given ensemble among the defences."""
@@ -186,7 +186,7 @@ def _file(path: Path, seeds: int) -> Subject:
             "score. Fit observers.MeanAction or observers.MixtureDensityNetwork in Python instead"
         )
     space = env.observation_space(params)
-    head: HeadName = "conv" if len(space.shape) == 3 else "mlp"
+    head: PGHeadName = "conv" if len(space.shape) == 3 else "mlp"
     if isinstance(space, spaces.Discrete):
         head = "tabular"
     task = make_task(PGConfig(env=file.env_id, env_param=file.env_param, num_experts=1, head=head))

@@ -58,9 +58,7 @@ def summarise(task: Task, config: RunConfig, params: EnsembleParams) -> Summary:
         mixture=MeanStd.over_seeds(found.mixture),
         random_return=at_random.mean,
         random_std=at_random.std,
-        dead_experts=tuple(
-            map(tuple, returns.collapsed_experts(found.experts, at_random).tolist())
-        ),
+        dead_experts=tuple(map(tuple, collapsed.tolist())),
         evaluation="exact" if exact else f"{returns.NUM_EPISODES} episodes a policy",
         num_updates=config.train.num_updates,
         fingerprint=fingerprint(params),
