@@ -4,7 +4,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ape_jax.config import PGConfig, PGHypers, RunConfig, recipe
+from ape_jax import presets
+from ape_jax.config import (
+    ALL_SETTINGS,
+    HELP,
+    PGConfig,
+    PGHypers,
+    PPOConfig,
+    PPOHypers,
+    RunConfig,
+    read_settings,
+    recipe,
+    resolve,
+)
 from ape_jax.types import SettingError
 
 
@@ -123,7 +135,7 @@ def test_yaml_starts_from_the_constrained_recipe_where_it_sets_min_return(head, 
     ("text", "message"),
     [
         ("bta: 1", "unknown setting 'bta'; did you mean beta?"),
-        ("zzzzzz: 1", "unknown setting 'zzzzzz'; known: env"),
+        ("zzzzzz: 1", "unknown setting 'zzzzzz'; known: algorithm, env"),
         ("num_experts: two", "num_experts must be a whole number; got 'two'"),
         ("num_experts: 2.5", "num_experts must be a whole number; got 2.5"),
         ("beta: null", "beta must be a number; got None"),
