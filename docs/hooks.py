@@ -12,11 +12,20 @@ import os
 import re
 import textwrap
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin
 from unittest import mock
 
 from ape_jax import cli, presets
-from ape_jax.config import HELP, PGConfig, PGHypers, PPOConfig, PPOHypers, RunConfig, recipe
+from ape_jax.config import (
+    ALL_SETTINGS,
+    HELP,
+    PGConfig,
+    PGHypers,
+    PPOConfig,
+    PPOHypers,
+    RunConfig,
+    recipe,
+)
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {kind.__name__: kind for kind in (PGConfig, PPOConfig, PGHypers, PPOHypers, RunConfig)}
@@ -141,12 +150,17 @@ def help_text(command: str) -> str:
 
 def settings_table(kind: type) -> str:
     """A table of the settings of a dataclass, with what their docstrings say."""
-    hints = get_type_hints(kind, include_extras=True)
     lines = ["| setting | flag | values | default | meaning |", "| --- | --- | --- | --- | --- |"]
     for field in dataclasses.fields(kind):
         if field.default_factory is dataclasses.MISSING:
-            name, flag = field.name, f"--{field.name.replace('_', '-')}"
-            cells = [f"`{name}`", f"`{flag}`", _values(hints[name]), f"`{_shown(field.default)}`"]
+            name, kind = field.name, ALL_SETTINGS[field.name]
+            flag = f"--{name.replace('_', '-')}"
+            cells = [
+                f"`{name}`",
+                f"`{flag}`",
+                _values(kind),
+                f"`{_shown(field.default)}`",
+            ]
             lines.append(f"| {' | '.join(cells)} | {_cell(HELP[name])} |")
     return "\n".join(lines)
 

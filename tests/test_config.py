@@ -4,7 +4,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ape_jax.config import PGConfig, PGHypers, RunConfig, recipe
+from ape_jax import presets
+from ape_jax.config import (
+    ALL_SETTINGS,
+    HELP,
+    PGConfig,
+    PGHypers,
+    PPOConfig,
+    PPOHypers,
+    RunConfig,
+    read_settings,
+    recipe,
+    resolve,
+)
 from ape_jax.types import SettingError
 
 
@@ -123,7 +135,7 @@ def test_yaml_starts_from_the_constrained_recipe_where_it_sets_min_return(head, 
     ("text", "message"),
     [
         ("bta: 1", "unknown setting 'bta'; did you mean beta?"),
-        ("zzzzzz: 1", "unknown setting 'zzzzzz'; known: env"),
+        ("zzzzzz: 1", "unknown setting 'zzzzzz'; known: algorithm, env"),
         ("num_experts: two", "num_experts must be a whole number; got 'two'"),
         ("num_experts: 2.5", "num_experts must be a whole number; got 2.5"),
         ("beta: null", "beta must be a number; got None"),
@@ -204,11 +216,11 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
 def test_messages_name_the_file_and_every_setting_has_a_type_and_a_meaning(tmp_path):
     path = tmp_path / "some.yaml"
     path.write_text("beta: high")
-    with pytest.raises(SettingError, match="some.yaml: beta must be a number"):
+    with pytest.raises(SettingError, match=r"some\.yaml: beta must be a number"):
         read_settings(path)
     path.write_text("algorithm: ppo")
     assert read_settings(path) == {"algorithm": "ppo"}
-    with pytest.raises(SettingError, match="must hold every setting; .* lacks env"):
+    with pytest.raises(SettingError, match=r"must hold every setting; .* lacks env"):
         RunConfig.load(path, complete=True)
     assert ALL_SETTINGS.keys() == HELP.keys()
     assert ALL_SETTINGS.keys() == {*presets.find("paper"), *presets.find("catch")}

@@ -2,10 +2,9 @@
 
 import dataclasses
 import math
-from typing import Annotated, ClassVar, Literal, get_args, get_origin
+from typing import ClassVar, Literal, get_args, get_origin, no_type_check
 
 import numpy as np
-import tyro
 from flax import struct
 
 from ape_jax.types import (
@@ -22,6 +21,9 @@ from ape_jax.types import (
 )
 
 
+# Both bases check their values and raise SettingError, and JAX puts tracers in place of numbers.
+# The shape checks under pytest would be first, so they are switched off here.
+@no_type_check
 @dataclasses.dataclass(frozen=True)
 class _Config:
     """Settings that shape the program and that both algorithms have."""
@@ -30,7 +32,7 @@ class _Config:
 
     env: str = "GridWorld-ape"
     """Name of a registered environment: the package's own, or any of gymnax."""
-    env_param: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    env_param: tuple[str, ...] = ()
     """Parameter of the environment that differs from its default: name=value. May be repeated."""
     num_experts: int = 2
     """Number of expert heads in the ensemble (E)."""
@@ -134,6 +136,7 @@ class PPOConfig(_Config):
 TrainConfig = PGConfig | PPOConfig
 
 
+@no_type_check
 @struct.dataclass
 class _Hypers:
     """Numbers in the program that both algorithms have."""
