@@ -24,7 +24,7 @@ from ape_jax.algorithms import TrainState, init
 from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import RunConfig
 from ape_jax.networks import EnsembleParams
-from ape_jax.runs import manifest
+from ape_jax.runs.manifest import verify, write_manifest
 from ape_jax.training.trainer import seed_keys
 from ape_jax.types import DamagedError, SettingError
 
@@ -58,7 +58,7 @@ def newest_sound(run: Path) -> int | None:
     """Number of updates of the newest checkpoint without damage; None if there is none."""
     for update in reversed(saved_updates(run)):
         with contextlib.suppress(DamagedError):
-            manifest.verify(path_of(run, update))
+            verify(path_of(run, update))
             return update
     return None
 
@@ -81,7 +81,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
         partial.mkdir(parents=True)
         _save_arrays(partial, arrays)
         kinds = {name: _kind(array) for name, array in arrays.items()}
-        manifest.write(partial, {**about, "arrays": kinds})
+        write_manifest(partial, {**about, "arrays": kinds})
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -111,7 +111,7 @@ def read(path: Path, make: Callable[[], Tree]) -> Tree:
     import orbax.checkpoint.experimental.v1 as ocp
 
     path = path.resolve()
-    held = manifest.verify(path)["arrays"]
+    held = verify(path)["arrays"]
     shapes = jax.eval_shape(make)
     wanted = jax.eval_shape(lambda: {name: _numbers(leaf) for name, leaf in _leaves(make())})
     for name in sorted({*wanted, *held}):
@@ -146,7 +146,7 @@ def load_state(run: Path, config: RunConfig, task: Task, num_done: int) -> Train
       SettingError: it was saved by a run with other settings.
     """
     path = path_of(run, num_done)
-    saved, own = manifest.verify(path)["config"], config.to_flat()
+    saved, own = verify(path)["config"], config.to_flat()
     for name in own:
         if saved.get(name) != own[name]:
             raise SettingError(

@@ -15,7 +15,7 @@ from ape_jax.algorithms import TrainState
 from ape_jax.algorithms.task import Task
 from ape_jax.config import RunConfig
 from ape_jax.networks import EnsembleParams
-from ape_jax.runs import checkpoint, manifest
+from ape_jax.runs import checkpoint
 from ape_jax.runs.metrics import MetricsFile, write_json
 from ape_jax.runs.saver import Saver
 from ape_jax.training.trainer import Chunk
@@ -209,7 +209,7 @@ def is_finished(path: Path) -> bool:
     if not (path / "summary.json").exists():
         return False
     try:
-        manifest.verify(checkpoint.folder_of(path) / checkpoint.FINAL)
+        checkpoint.verify(checkpoint.folder_of(path) / checkpoint.FINAL)
     except DamagedError:
         return False
     return True

@@ -16,7 +16,7 @@ SCHEMA = 2
 """Version of the format of checkpoints. Other versions are refused."""
 
 
-def write(folder: Path, about: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
     """Write the manifest of a folder that is otherwise complete.
 
     Args:
@@ -69,7 +69,7 @@ def verify(folder: Path) -> dict[str, Any]:
     return content
 
 
-def score(folder: Path) -> list[float]:
+def read_score(folder: Path) -> list[float]:
     """The score that a checkpoint was saved with; the empty list where it cannot be read."""
     try:
         return json.loads((folder / NAME).read_text(encoding="utf-8"))["score"]

@@ -8,7 +8,8 @@ import numpy as np
 
 from ape_jax.algorithms.common import Metrics
 from ape_jax.config import RunConfig
-from ape_jax.runs import checkpoint, manifest
+from ape_jax.runs import checkpoint
+from ape_jax.runs.manifest import read_score
 from ape_jax.training.trainer import Chunk
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class Saver:
             update: checkpoint.path_of(self.run, update)
             for update in checkpoint.saved_updates(self.run)
         }
-        best = max(paths, key=lambda update: manifest.score(paths[update]))
+        best = max(paths, key=lambda update: read_score(paths[update]))
         for update in set(paths) - {*list(paths)[-self.keep :], best}:
             checkpoint.remove(paths[update])
 
