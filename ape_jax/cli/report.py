@@ -24,7 +24,7 @@ from ape_jax.networks import EnsembleParams
 from ape_jax.reporting import html
 from ape_jax.runs import checkpoint, manifest, metrics
 from ape_jax.training.trainer import DEMONSTRATE, seed_keys
-from ape_jax.types import RunError, SettingError
+from ape_jax.types import SettingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +87,7 @@ def run(options: ReportOptions, console: Console) -> int:
             commands=_commands(options),
         )
     )
-    try:
-        metrics.write_text(out, page)
-    except OSError as error:
-        raise RunError(f"the page could not be written: {error}") from None
+    metrics.write_text(out, page)
     say(Console(), f"report: {out}")
     return 0
 
