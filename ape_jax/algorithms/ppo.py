@@ -206,6 +206,7 @@ def collect(
         config.num_experts,
         config.envs_per_expert,
         observer if num_all > num_own else None,
+        rollout.draw_with_log_prob,
     )
     keys = jax.random.split(key, num_all)
     return rollout.collect_rollout(
