@@ -35,7 +35,13 @@ from ape_jax.algorithms.task import Task
 from ape_jax.config import PPOHypers
 from ape_jax.core import objective
 from ape_jax.core.returns import generalized_advantages
-from ape_jax.envs.rollout import EnvLoopState, Rollout, collect_rollout, in_blocks
+from ape_jax.envs.rollout import (
+    EnvLoopState,
+    Rollout,
+    collect_rollout,
+    draw_with_log_prob,
+    in_blocks,
+)
 from ape_jax.networks import HeadPolicy, observer_policy, with_statistics
 from ape_jax.types import LogWeightsFn, Policy, PRNGKey, Transition
 
@@ -117,6 +123,7 @@ def collect(
         config.num_experts,
         config.envs_per_expert,
         observer if num_all > num_own else None,
+        draw_with_log_prob,
     )
     keys = jax.random.split(key, num_all)
     return collect_rollout(

@@ -13,26 +13,56 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ape_jax.core import random
-from ape_jax.core.distributions import Sampler
+from ape_jax.core.distributions import Distribution, Sampler
 from ape_jax.envs.step import (
     Standing,
     broadcast,
     hold,
     reset,
     restart,
-    sample,
     step,
     uniform_numbers,
 )
 from ape_jax.envs.world import World
 from ape_jax.types import Policy, Transition
 
-Actors = Callable[[Any, Shaped[Array, "N ..."], Shaped[Array, "N ..."]], tuple[Any, Sampler]]
-"""The policies of N environments at once: carries [N], observations [N] and last actions [N] to the
-next carries and distributions [N]."""
+Actors = Callable[
+    [Any, Shaped[Array, "N ..."], Shaped[Array, "N ..."], Float[Array, "N U"]], tuple[Any, Any]
+]
+"""The policies of N environments at once: carries, observations, last actions and uniform numbers
+to the next carries and to what is drawn."""
 
 
-def in_blocks(experts: Policy, num_experts: int, block: int, observer: Policy | None) -> Actors:
+def draw_action(acts: Sampler, uniforms: Float[Array, " U"]) -> Shaped[Array, "..."]:
+    """An action from one distribution."""
+    return acts.sample(uniforms)
+
+
+def draw_with_log_prob(
+    acts: Distribution, uniforms: Float[Array, " U"]
+) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
+    """An action from one distribution, and its log-probability."""
+    action = acts.sample(uniforms)
+    return action, acts.log_prob(action)
+
+
+def acting(policy: Policy, draw: Callable = draw_action) -> Callable:
+    """A policy that draws: as ``Actors``, for one environment."""
+
+    def act(carry, observation, last_action, uniforms):
+        carry, acts = policy(carry, observation, last_action)
+        return carry, draw(acts, uniforms)
+
+    return act
+
+
+def in_blocks(
+    experts: Policy,
+    num_experts: int,
+    block: int,
+    observer: Policy | None,
+    draw: Callable = draw_action,
+) -> Actors:
     """Policies without memory: the experts in blocks of environments, then the observer.
 
     Args:
@@ -40,27 +70,26 @@ def in_blocks(experts: Policy, num_experts: int, block: int, observer: Policy | 
       num_experts: E.
       block: environments of each expert (B): expert c acts in those from c B to (c + 1) B.
       observer: the policy of all other environments; None where there are none.
+      draw: a distribution and uniform numbers to what is drawn.
     """
     num_own = num_experts * block
 
-    def acts(policy, observation, last_action):
-        return policy((), observation, last_action)[1]
-
-    def actors(carries, observations, last_actions):
-        own = jax.tree.map(
-            lambda x: x[:num_own].reshape(num_experts, block, *x.shape[1:]),
-            (observations, last_actions),
-        )
-        of_experts = jax.vmap(jax.vmap(acts, (None, 0, 0)))(experts, *own)
-        of_experts = jax.tree.map(lambda x: x.reshape(num_own, *x.shape[2:]), of_experts)
+    def actors(carries, *inputs):
+        own = jax.tree.map(lambda x: x[:num_own].reshape(num_experts, block, *x.shape[1:]), inputs)
+        by_block = jax.vmap(lambda policy, *own: jax.vmap(_without_carry(policy, draw))(*own))
+        drawn = jax.tree.map(lambda x: x.reshape(num_own, *x.shape[2:]), by_block(experts, *own))
         if observer is None:
-            return carries, of_experts
-        of_observer = jax.vmap(lambda *seen: acts(observer, *seen))(
-            observations[num_own:], last_actions[num_own:]
-        )
-        return carries, jax.tree.map(lambda *x: jnp.concatenate(x), of_experts, of_observer)
+            return carries, drawn
+        others = jax.tree.map(lambda x: x[num_own:], inputs)
+        by_observer = jax.vmap(_without_carry(observer, draw))(*others)
+        return carries, jax.tree.map(lambda *x: jnp.concatenate(x), drawn, by_observer)
 
     return actors
+
+
+def _without_carry(policy: Policy, draw: Callable) -> Callable:
+    act = acting(policy, draw)
+    return lambda *inputs: act((), *inputs)[1]
 
 
 def episodes(keys: Key[Array, " N"], policy: Policy, world: World) -> Transition:
@@ -78,7 +107,7 @@ def episodes(keys: Key[Array, " N"], policy: Policy, world: World) -> Transition
       Transitions [T, N], T the horizon. After the end of an episode the last state is repeated
       with reward zero, and its steps are not valid.
     """
-    actors = jax.vmap(world.for_sampling(policy))
+    actors = jax.vmap(acting(world.for_sampling(policy)))
     return _episodes(keys, actors, policy.initial_carry(), world)
 
 
@@ -119,7 +148,7 @@ def ensemble_episodes(
 def episode_returns(keys: Key[Array, " N"], policy: Policy, world: World) -> Float[Array, " N"]:
     """Undiscounted returns of ``episodes``, in a loop that ends with the last of them."""
     running, uniforms, move_keys = _start(keys, policy.initial_carry(), world)
-    actors = jax.vmap(world.for_sampling(policy))
+    actors = jax.vmap(acting(world.for_sampling(policy)))
 
     def is_running(loop):
         time, running, _ = loop
@@ -163,10 +192,10 @@ def _held_step(
     world: World, actors: Actors, running: _Running, uniforms, keys
 ) -> tuple[_Running, Transition]:
     """Act, step, and hold what has ended."""
-    carries, acts = actors(running.carries, running.at.observation, running.last_actions)
-    actions = sample(acts, uniforms)
-    transition, moved = step(world, keys, running.at, actions)
-    transition, at = hold(running.mask, transition, running.at, moved)
+    at = running.at
+    carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
+    transition, moved = step(world, keys, at, actions)
+    transition, at = hold(running.mask, transition, at, moved)
     mask = running.mask & ~transition.terminated & ~transition.truncated
     return _Running(at, carries, actions, mask), transition
 
@@ -223,7 +252,7 @@ def collect_rollout(
     Args:
       keys: drive actions, transitions and starts of each stream.
       state: where the streams stand.
-      actors: policies without memory.
+      actors: policies without memory, which draw ``draw_with_log_prob``.
       world: the environment.
       num_steps: T.
       gamma: γ of the discounted returns.
@@ -239,9 +268,7 @@ def collect_rollout(
 
     def advance(state, draws):
         uniforms, step_keys, reset_keys = draws
-        _, acts = actors((), state.observation, no_actions)
-        actions = sample(acts, uniforms)
-        log_probs = jax.vmap(lambda act, action: act.log_prob(action))(acts, actions)
+        _, (actions, log_probs) = actors((), state.observation, no_actions, uniforms)
         at = Standing(state.observation, state.state)
         transition, moved = step(world, step_keys, at, actions)
         episode_return = state.episode_return + transition.reward
@@ -294,8 +321,10 @@ def stream(
         at, experts = state
         uniforms, keys = draws
         step_keys, reset_keys = random.split(keys, 2)
-        acts = jax.vmap(act)(at.observation, experts)
-        actions = world.clip_action(sample(acts, uniforms[:, :-1]))
+        actions = jax.vmap(lambda *seen: act(*seen[:2]).sample(seen[2]))(
+            at.observation, experts, uniforms[:, :-1]
+        )
+        actions = world.clip_action(actions)
         transition, moved = step(world, step_keys, at, actions)
         ended = transition.terminated | transition.truncated
         next_experts = jnp.where(ended, pick_experts(uniforms[:, -1]), experts)

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from ape_jax.core import random
-from ape_jax.core.distributions import Sampler
 from ape_jax.envs.world import World
 from ape_jax.types import Transition
 
@@ -78,11 +77,6 @@ def _select(mask: Bool[Array, " N"], chosen: Standing, other: Standing) -> Stand
     return jax.tree.map(
         lambda x, y: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y), chosen, other
     )
-
-
-def sample(acts: Sampler, uniforms: Float[Array, "N U"]) -> Shaped[Array, "N ..."]:
-    """One action from each of N distributions."""
-    return jax.vmap(lambda act, numbers: act.sample(numbers))(acts, uniforms)
 
 
 def uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T N U"]:
