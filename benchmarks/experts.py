@@ -14,8 +14,8 @@ import numpy as np
 from rich.progress import Progress
 
 from ape_jax import presets
-from ape_jax.algorithms.common import Task, make_task
-from ape_jax.config import Hypers, TrainConfig, recipe
+from ape_jax.algorithms.task import Task, make_task
+from ape_jax.config import PGConfig, PGHypers, recipe
 from ape_jax.evaluation import returns as evaluation
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.records import from_json, to_json
@@ -39,8 +39,8 @@ COLUMNS = (
 class Defence(NamedTuple):
     """What is trained, and the clone that it is trained against."""
 
-    train: TrainConfig
-    hypers: Hypers
+    train: PGConfig
+    hypers: PGHypers
     clone: str
 
 
@@ -64,7 +64,7 @@ def judge(task: Task, heads: Params, key: PRNGKey) -> dict[str, jax.Array]:
     }
 
 
-def trained(train: TrainConfig, hypers: Hypers, seeds: int) -> tuple[dict[str, np.ndarray], float]:
+def trained(train: PGConfig, hypers: PGHypers, seeds: int) -> tuple[dict[str, np.ndarray], float]:
     """Returns [K] of every seed's ensemble, and seconds of an update of all seeds together."""
     task = make_task(train)
     first, started = 0, time.perf_counter()

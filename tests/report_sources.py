@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers, RunConfig
 from ape_jax.envs import GridWorld
 from ape_jax.evaluation.audit_records import Audit, AuditRow, AuditSettings, Curve, Defence
 from ape_jax.evaluation.intervals import Interval, MeanStd
@@ -145,7 +145,7 @@ def sweep(**changes):
 
 def sources(seeds=2, config=None, **changes):
     """Everything, of a run of twenty updates on nine cells."""
-    config = RunConfig(TrainConfig(num_updates=20), Hypers(), seeds) if config is None else config
+    config = RunConfig(PGConfig(num_updates=20), PGHypers(), seeds) if config is None else config
     updates = [
         {
             "update": update,
@@ -159,7 +159,7 @@ def sources(seeds=2, config=None, **changes):
     observers = dict(zip(("mixture π_o", "BC, sampled", "BC, greedy"), policies[2:], strict=True))
     return html.Sources(
         name="some run",
-        task=make_task(TrainConfig(), GridWorld(size=3, goal=(0, 1), horizon=8)),
+        task=make_task(PGConfig(), GridWorld(size=3, goal=(0, 1), horizon=8)),
         config=config,
         summary=summary(seeds),
         updates=updates,

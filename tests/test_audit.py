@@ -10,15 +10,18 @@ from command_line import run
 
 import ape_jax
 from ape_jax.core import tabular
+from ape_jax.core.distributions import Categorical
+from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations import files as demonstration_files
 from ape_jax.envs import GridWorld
-from ape_jax.evaluation import attackers, measure, records
+from ape_jax.evaluation import attackers, measure, records, returns
 from ape_jax.evaluation.attackers import Effort
 from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.defences import as_tables
-from ape_jax.evaluation.deployment import deploy, step_log_probs
-from ape_jax.observers import Modes, TablePolicy, fitting
+from ape_jax.evaluation.deployment import deploy, deploy_modes, step_log_probs
+from ape_jax.observers import fitting
+from ape_jax.observers.latent import LatentMixture
 from ape_jax.types import SettingError
 
 EFFORT = Effort(
@@ -121,37 +124,41 @@ def test_modes_are_averaged_by_share_and_the_best_is_found(small_task, small_mdp
     good = tabular.optimal_policy(small_mdp)
     bad = jnp.full_like(good, 0.2)
     tables = jnp.log(jnp.maximum(jnp.stack([bad, good, good]), 1e-30))
-    modes = Modes(TablePolicy(tables), jnp.array([0.75, 0.245, 0.005]))
+    modes = LatentMixture(TablePolicy(Categorical(tables)), jnp.array([0.75, 0.245, 0.005]))
     held_out = jax.tree.map(lambda x: x[0], two_seeds[3])
-    outcomes = deploy(small_task, modes, held_out, jax.random.key(0))
-    returns = [float(tabular.policy_return(small_mdp, policy)) for policy in (bad, good)]
-    expected = 0.75 * returns[0] + 0.25 * returns[1]
+    outcomes = deploy_modes(small_task.world, modes, held_out, jax.random.key(0))
+    exact = [float(tabular.policy_return(small_mdp, policy)) for policy in (bad, good)]
+    expected = 0.75 * exact[0] + 0.25 * exact[1]
     assert float(outcomes["sampled"].clone_return) == pytest.approx(expected, rel=1e-4)
-    assert float(outcomes["best"].clone_return) == pytest.approx(returns[1], rel=1e-4)
+    assert float(outcomes["best"].clone_return) == pytest.approx(exact[1], rel=1e-4)
 
 
 def test_step_log_probs_are_those_of_the_actions_taken(two_seeds, small_task):
     shown = jax.tree.map(lambda x: x[0, :50], two_seeds[2])
     table = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (9, 5)))
     expected = [float(table[o, a]) for o, a in zip(shown.observation, shown.action, strict=True)]
-    np.testing.assert_allclose(step_log_probs(TablePolicy(table), shown), expected, rtol=1e-6)
+    np.testing.assert_allclose(
+        step_log_probs(TablePolicy(Categorical(table)), shown), expected, rtol=1e-6
+    )
 
 
 def test_memory_and_no_memory_are_deployed_alike(small_task, two_seeds):
     """A policy that forgets everything is sampled to what it returns exactly."""
 
     class Forgetful:
-        def start(self):
+        def initial_carry(self):
             return jnp.float32(0.0)
 
-        def __call__(self, memory, observation, last_action):
-            return memory, table[observation]
+        def __call__(self, carry, observation, last_action):
+            return carry, Categorical(table[observation])
 
     table = jax.nn.log_softmax(2.0 * jax.random.normal(jax.random.key(0), (9, 5)))
     held_out = jax.tree.map(lambda x: x[0, :200], two_seeds[3])
     deployed = [
-        jax.jit(lambda policy=policy: deploy(small_task, policy, held_out, jax.random.key(1)))()
-        for policy in (Forgetful(), TablePolicy(table))
+        jax.jit(
+            lambda policy=policy: deploy(small_task.world, policy, held_out, jax.random.key(1))
+        )()
+        for policy in (Forgetful(), TablePolicy(Categorical(table)))
     ]
     for name in ("sampled", "tempered", "greedy"):
         ours, exact = (outcomes[name] for outcomes in deployed)
@@ -176,7 +183,7 @@ def test_limited_sees_no_further_than_it_may(two_seeds, small_task):
     changed = one._replace(action=one.action.at[200:].set(4))
     observer = attackers.limited(attackers.Setting(small_task, EFFORT, None), 200, 4)
     first, second = (jax.jit(observer.fit)(keys[0], data) for data in (one, changed))
-    np.testing.assert_array_equal(*(jax.vmap(clone)(jnp.arange(9)) for clone in (first, second)))
+    np.testing.assert_array_equal(*(returns.policy_table(clone, 9) for clone in (first, second)))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
 from ape_jax.envs import GridWorld
 from ape_jax.evaluation import defences
@@ -18,7 +18,7 @@ def grid_mdp():
 @pytest.fixture(scope="module")
 def setting():
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    return defences.prepare(TrainConfig(envs_per_expert=4, num_updates=4), Hypers(), keys)
+    return defences.prepare(PGConfig(envs_per_expert=4, num_updates=4), PGHypers(), keys)
 
 
 def returns(setting, ensemble):
@@ -78,7 +78,7 @@ def test_a_defence_is_made_once(setting):
 
 
 def test_defences_do_not_inherit_what_is_not_theirs(setting):
-    odd = Hypers(min_return=-12.0, temperature=0.1, beta=5.0, ent_coef=3.0)
+    odd = PGHypers(min_return=-12.0, temperature=0.1, beta=5.0, ent_coef=3.0)
     other = defences.prepare(setting.config, odd, setting.keys, world=setting.task.world)
     np.testing.assert_array_equal(
         defences.make(setting, "entropy").heads["params"]["table"],
@@ -88,7 +88,7 @@ def test_defences_do_not_inherit_what_is_not_theirs(setting):
 
 def test_defences_that_need_a_finite_mdp_say_so():
     keys = jax.vmap(jax.random.key)(jnp.arange(1))
-    setting = defences.prepare(TrainConfig(env="Catch-bsuite", head="mlp"), Hypers(), keys)
+    setting = defences.prepare(PGConfig(env="Catch-bsuite", head="mlp"), PGHypers(), keys)
     assert "trap" not in defences.available(setting)
     with pytest.raises(SettingError, match=r"'trap' needs an environment with a finite MDP"):
         defences.check(setting, ["trap"])
@@ -98,10 +98,10 @@ def test_defences_that_need_a_finite_mdp_say_so():
 
 def test_trained_defences_of_a_continuous_observation_space_keep_their_networks():
     keys = jax.vmap(jax.random.key)(jnp.arange(1))
-    config = TrainConfig(
+    config = PGConfig(
         env="Catch-bsuite", head="mlp", hidden_sizes=(8,), envs_per_expert=2, num_updates=2
     )
-    setting = defences.prepare(config, Hypers(), keys)
+    setting = defences.prepare(config, PGHypers(), keys)
     single = defences.make(setting, "single_optimal")
     kernels = [leaf.shape for leaf in jax.tree.leaves(single.heads) if leaf.ndim == 4]
     assert single.num_experts == 1

@@ -11,7 +11,7 @@ import report_sources
 from command_line import run
 
 from ape_jax.cli import audit as audit_command
-from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.config import PGConfig, PGHypers, RunConfig, recipe
 from ape_jax.evaluation import records
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.reporting import findings, html
@@ -97,7 +97,7 @@ def test_floor_below_a_random_policy_promises_nothing():
 def test_constraint_is_counted_without_tolerance():
     """The experts return −9.5 and −10.5, one more and one less in the two seeds."""
     for min_return, kept in ((-20.0, 4), (-10.0, 2), (-1.5, 0)):
-        config = dataclasses.replace(CONFIG, hypers=Hypers(min_return=min_return))
+        config = dataclasses.replace(CONFIG, hypers=PGHypers(min_return=min_return))
         assert f"{kept} of 4 experts, over all seeds, keep" in find(config)
 
 
@@ -147,7 +147,7 @@ def test_everything_is_escaped():
     row = dataclasses.replace(report_sources.row("latent", "best", 1.0), sees=nasty)
     defence = report_sources.defence(label=nasty)
     audit = report_sources.audit(skipped={nasty: nasty}, rows=(row,), defences=(defence,))
-    config = RunConfig(TrainConfig(env=nasty, env_param=(nasty,)), seeds=2)
+    config = RunConfig(PGConfig(env=nasty, env_param=(nasty,)), seeds=2)
     facts = {nasty: nasty}
     page = html.render(
         report_sources.sources(

@@ -9,8 +9,9 @@ import pytest
 
 import ape_jax
 from ape_jax import cli, presets
-from ape_jax.algorithms.common import make_task, steps_of_update
-from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.algorithms import steps_per_update
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers, PPOConfig, PPOHypers, RunConfig, resolve
 from ape_jax.evaluation import records, suite
 from ape_jax.evaluation.returns import Spread
 from ape_jax.evaluation.suite_records import Suite, SuiteEffort
@@ -18,10 +19,9 @@ from ape_jax.reporting import tables
 from ape_jax.runs import metrics
 from ape_jax.training.trainer import seed_keys
 
-CONFIG = TrainConfig(
+CONFIG = PPOConfig(
     env="CartPole-v1",
     env_param=("max_steps_in_episode=20",),
-    algorithm="ppo",
     head="mlp",
     hidden_sizes=(4,),
     observer="learned",
@@ -40,10 +40,11 @@ GAUSSIAN = dataclasses.replace(
     num_experts=3,
     envs_per_expert=2,
 )
-TINY = {
-    "pole": presets.Preset(CONFIG, Hypers(min_return=5.0)),
-    "swing": presets.Preset(GAUSSIAN, Hypers(beta=0.5, min_return=-100.0)),
+SETTINGS = {
+    "pole": (CONFIG, PPOHypers(min_return=5.0)),
+    "swing": (GAUSSIAN, PPOHypers(beta=0.5, min_return=-100.0)),
 }
+TINY = {name: RunConfig(*settings).to_flat() for name, settings in SETTINGS.items()}
 # The reward of an episode of so many steps; of Pendulum the worst is π² + 0.1 · 8² + 0.001 · 2².
 RANGES = {"pole": (1.0, 20.0), "swing": (-162.8, 0.0)}
 CLONES = {"behaviour_cloning_sampled", "behaviour_cloning_greedy", "posterior_sampled"}
@@ -88,7 +89,7 @@ def rows(configs, effort, progress=None):
 def written(tmp_path):
     """Made-up results, as the command keeps them."""
     out = tmp_path / "suite.json"
-    configs = {name: RunConfig(*preset, 2, 1000) for name, preset in TINY.items()}
+    configs = {name: RunConfig(*settings, 2, 1000) for name, settings in SETTINGS.items()}
     records.write(out, Suite(tuple(rows(configs, SuiteEffort()))))
     return out
 
@@ -100,11 +101,11 @@ def read(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
 def test_row_holds_intervals_of_returns_that_there_are(name):
-    config = RunConfig(*TINY[name])
+    config = RunConfig(*SETTINGS[name])
     found = ape_jax.suite({name: config}, seeds=2, first_seed=7, quick=True).rows
     (row,), (least, most) = found, RANGES[name]
     assert (row.preset, row.env, row.seeds) == (name, config.train.env, 2)
-    assert row.config == RunConfig(*TINY[name], 2, 7).to_flat()
+    assert row.config == RunConfig(*SETTINGS[name], 2, 7).to_flat()
     assert row.steps_per_second is None  # One chunk: compiling was part of it.
     clones = CLONES | ({"mean_action"} if config.train.head == "gaussian" else set())
     single = row.single_expert_control
@@ -131,7 +132,7 @@ def test_rows_that_are_not_asked_for_are_kept(only, written, monkeypatch):
 
     monkeypatch.setattr(suite, "suite_rows", measure)
     assert run("--only", only, "--seeds", 2, "--out", written) == 0
-    assert asked == [({"swing": RunConfig(*TINY["swing"], 2, 1000)}, SuiteEffort())]
+    assert asked == [({"swing": RunConfig(*SETTINGS["swing"], 2, 1000)}, SuiteEffort())]
     assert read(written) == (before[0], dataclasses.replace(before[1], steps_per_second=123_456.0))
     lines = written.with_suffix(".md").read_text().splitlines()
     assert [line.split(" (")[0] for line in lines[2:]] == ["| CartPole-v1", "| Pendulum-v1"]
@@ -140,7 +141,7 @@ def test_rows_that_are_not_asked_for_are_kept(only, written, monkeypatch):
 
 
 def test_quick_trains_a_twentieth():
-    long = RunConfig(dataclasses.replace(CONFIG, num_updates=300), TINY["pole"].hypers)
+    long = RunConfig(dataclasses.replace(CONFIG, num_updates=300), SETTINGS["pole"][1])
     configs = suite.suite_configs({"pole": long}, 2, 0, quick=True)
     assert configs["pole"].train == dataclasses.replace(CONFIG, num_updates=15)
 
@@ -200,7 +201,7 @@ def test_full_disk_keeps_the_rows_that_are_written(tmp_path, monkeypatch, capfd)
 
 def test_training_gone_astray_is_one_message(tmp_path, monkeypatch, capfd):
     config = dataclasses.replace(CONFIG, observer="none", constraint="multipliers")
-    bad = presets.Preset(config, Hypers(beta=0.0, learning_rate=1e38))
+    bad = RunConfig(config, PPOHypers(beta=0.0, learning_rate=1e38)).to_flat()
     monkeypatch.setattr(presets, "PRESETS", {"pole": bad})
     assert run("--seeds", 2, "--out", tmp_path / "suite.json") == 1
     printed = " ".join(capfd.readouterr().err.split())
@@ -215,7 +216,7 @@ def test_seeds_one_after_another_and_side_by_side_are_the_same_runs():
     heads = ("conv", "Breakout-MinAtar"), ("mlp", "Catch-bsuite")
     for head, env in heads:
         config = dataclasses.replace(CONFIG, env=env, env_param=(), head=head, num_updates=1)
-        task, hypers = make_task(config), Hypers(min_return=0.0)
+        task, hypers = make_task(config), PPOHypers(min_return=0.0)
         params, speed = suite.train_seeds(task, seed_keys(7, 2), hypers, told.append)
         assert speed is None
         assert all(len(x) == 2 for x in jax.tree.leaves(params))
@@ -264,7 +265,7 @@ def test_rows_of_other_seeds_and_another_effort_are_left_alone(others, written, 
 
 def test_row_of_a_preset_that_has_changed_is_not_kept_silently(written, monkeypatch, capfd):
     monkeypatch.setattr(suite, "suite_rows", rows)
-    changed = TINY["pole"]._replace(hypers=Hypers(min_return=6.0))
+    changed = TINY["pole"] | {"min_return": 6.0}
     monkeypatch.setattr(presets, "PRESETS", TINY | {"pole": changed})
     before = written.read_bytes()
     assert run("--seeds", 2, "--only", "swing", "--out", written) == 2
@@ -291,7 +292,7 @@ def test_interrupt_before_the_first_row_writes_nothing(tmp_path, monkeypatch):
 
 
 def test_controls_differ_from_the_ensemble_in_what_they_are_named_after():
-    hypers = Hypers(beta=2.0, min_return=5.0, temperature=0.3)
+    hypers = PPOHypers(beta=2.0, min_return=5.0, temperature=0.3)
     same = {"config": CONFIG, "hypers": hypers}
     assert suite.variant("ensemble", **same) == (CONFIG, hypers)
     alone = dataclasses.replace(hypers, beta=0.0, min_return=None)
@@ -307,8 +308,8 @@ def test_controls_differ_from_the_ensemble_in_what_they_are_named_after():
 
 def test_control_of_the_policy_gradient_keeps_its_observer():
     """It cannot do without; at β = 0 nothing follows from it."""
-    config = TrainConfig(observer="posterior")
-    ours, hypers = suite.variant("beta0", config, Hypers())
+    config = PGConfig(observer="posterior")
+    ours, hypers = suite.variant("beta0", config, PGHypers())
     assert (ours, hypers.beta) == (config, 0.0)
 
 
@@ -318,7 +319,8 @@ REAL = dict(presets.PRESETS)
 @pytest.mark.parametrize("name", REAL)
 def test_every_preset_and_its_controls_make_a_task(name):
     for which in suite.VARIANTS:
-        config, _ = suite.variant(which, *REAL[name])
+        settings = resolve(REAL[name])
+        config, _ = suite.variant(which, settings.train, settings.hypers)
         assert make_task(config).networks.num_experts == config.num_experts
 
 
@@ -326,6 +328,8 @@ def test_steps_of_an_update_are_those_of_all_environments():
     """Four environments an expert, as many for the observer; twenty steps or segments of 8."""
     settings = dataclasses.replace(CONFIG, num_experts=3)
     alone = dataclasses.replace(settings, observer="none")
-    whole = dataclasses.replace(settings, algorithm="pg", constraint="multipliers")
-    counts = [steps_of_update(make_task(config)) for config in (settings, alone, whole)]
+    whole = PGConfig(
+        env=settings.env, env_param=settings.env_param, head="mlp", num_experts=3, envs_per_expert=4
+    )
+    counts = [steps_per_update(make_task(config)) for config in (settings, alone, whole)]
     assert counts == [2 * 3 * 4 * 8, 3 * 4 * 8, 2 * 3 * 4 * 20]

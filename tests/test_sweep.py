@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import report_sources
-from ape_jax.algorithms.learner import create_state, updates
 from command_line import run
 
 import ape_jax
-from ape_jax.algorithms.common import make_task
+from ape_jax.algorithms import updates
+from ape_jax.algorithms.pg import create_state
+from ape_jax.algorithms.task import make_task
 from ape_jax.cli import sweep as command
 from ape_jax.cli.output import INTERRUPTED
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
 from ape_jax.evaluation import records
 from ape_jax.evaluation.intervals import Interval
@@ -64,10 +65,10 @@ def swept(small_grid):
 
 def test_swept_runs_are_those_that_train_alone(swept, small_grid, small_mdp):
     """The same seed and β, side by side with others or by itself."""
-    task = make_task(TrainConfig(num_updates=3), small_grid)
+    task = make_task(PGConfig(num_updates=3), small_grid)
     for found, beta in zip(swept.points, (0.1, 0.6), strict=False):
         assert (found.observer, found.training, found.beta) == ("uniform", "sampled", beta)
-        hypers = dataclasses.replace(Hypers(), beta=beta)
+        hypers = dataclasses.replace(PGHypers(), beta=beta)
         for index, key in enumerate(seed_keys(5, 2)):
             state = create_state(key, task.networks, hypers)
             state, _ = jax.jit(updates, static_argnums=(0, 3))(task, state, hypers, 3)
