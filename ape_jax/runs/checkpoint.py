@@ -112,12 +112,12 @@ def read(path: Path, make: Callable[[], Tree]) -> Tree:
 
     path = path.resolve()
     held = verify(path)["arrays"]
-    traced: list[tuple[Any, list[bool]]] = []  # The structure, and which leaves are random keys.
+    traced: list[tuple[Any, dict[str, bool]]] = []  # Structure, and which leaves are random keys.
 
     def flat() -> dict[str, Any]:
         tree = make()
         leaves = _leaves(tree)
-        traced.append((jax.tree.structure(tree), [_is_key(leaf) for _, leaf in leaves]))
+        traced.append((jax.tree.structure(tree), {name: _is_key(leaf) for name, leaf in leaves}))
         return {name: _numbers(leaf) for name, leaf in leaves}
 
     wanted = jax.eval_shape(flat)
@@ -141,7 +141,7 @@ def read(path: Path, make: Callable[[], Tree]) -> Tree:
         raise DamagedError(f"{path / 'state'} is damaged ({type(error).__name__})") from None
     leaves = [
         jax.random.wrap_key_data(arrays[name]) if is_key else arrays[name]
-        for name, is_key in zip(wanted, are_keys, strict=True)
+        for name, is_key in are_keys.items()
     ]
     return jax.tree.unflatten(structure, leaves)
 
