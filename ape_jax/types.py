@@ -12,16 +12,13 @@ Axes, in every annotation and docstring:
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 PRNGKey = Key[Array, ""]
 """A typed key, made by ``jax.random.key``."""
 
 Params = Any
 """Variables of a Flax module: a pytree of arrays."""
-
-LogProbsFn = Callable[[Shaped[Array, "..."]], Float[Array, " A"]]
-"""Maps one observation to log π(·|observation)."""
 
 LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
 """Maps one observation to log w_c, the observer's belief about which expert acts."""
@@ -75,17 +72,24 @@ class NonFiniteError(RunError):
 
 
 @runtime_checkable
-class MemoryPolicy(Protocol):
-    """A policy over histories: what it remembers is a pytree that it is handed back each step."""
+class Policy(Protocol):
+    """Anything that acts in an environment: a pytree with these two methods.
 
-    def start(self) -> Any:
-        """The memory before the first step of an episode."""
+    The carry is a pytree with what the policy remembers of the episode; ``()`` where it remembers
+    nothing.
+    """
+
+    def initial_carry(self) -> Any:
+        """The carry before the first step of an episode."""
         ...
 
     def __call__(
-        self, memory: Any, observation: Shaped[Array, "..."], last_action: Int[Array, ""]
-    ) -> tuple[Any, Float[Array, " A"]]:
-        """The next memory, and log π(·|history); the last action is −1 at the first step."""
+        self, carry: Any, observation: Shaped[Array, "..."], last_action: Shaped[Array, "..."]
+    ) -> tuple[Any, Any]:
+        """The next carry, and the ``core.distributions.Distribution`` of the action.
+
+        The last action is −1, in every dimension, at the first step of an episode.
+        """
         ...
 
 

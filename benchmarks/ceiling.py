@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ape_jax.algorithms import common as training
-from ape_jax.algorithms import pg, pg_loss
-from ape_jax.config import PGConfig, PGHypers, TrainConfig
-from ape_jax.core import categorical, random
+from ape_jax.algorithms import learner, pg
+from ape_jax.config import Hypers, TrainConfig
+from ape_jax.core import random
+from ape_jax.core.distributions import CumulativeCategorical
 from benchmarks import common
 
 PARTS = ("rollout", "random numbers", "loss and gradient", "optimiser")
@@ -51,7 +52,8 @@ def returns(
 
     def step(carry, uniforms):
         (observations, states), live, total = carry
-        actions = jax.vmap(categorical.sample)(tables[actors, observations], uniforms)
+        policies = CumulativeCategorical(tables[actors, observations])
+        actions = jax.vmap(CumulativeCategorical.sample)(policies, uniforms[:, None])
         observations, states, rewards, terminated, _ = jax.vmap(
             env.step_env, in_axes=(None, 0, 0, None)
         )(unused, states, actions, env_params)
@@ -115,9 +117,9 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
 
     ``raw bits`` is JAX's generator at its best: as many numbers as there are steps, from one key.
     """
-    task, hypers = training.make_task(config), PGHypers()
+    task, hypers = training.make_task(config), Hypers()
     networks = task.networks
-    state = pg.create_state(jax.random.key(0), networks, hypers)
+    state = learner.create_state(jax.random.key(0), networks, hypers)
     keys = tuple(jax.random.split(jax.random.key(1)))
 
     def log_weights(params):
@@ -141,7 +143,7 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
     @jax.jit
     def gradient(params, experts, observer):
         arguments = networks, log_weights(params), experts, observer, hypers
-        return jax.grad(pg_loss.loss, has_aux=True)(params, *arguments)
+        return jax.grad(pg.loss, has_aux=True)(params, *arguments)
 
     @jax.jit
     def descend(state, gradients):
@@ -208,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     if effort == common.FULL:
         sizes = [(head, block) for head in ("tabular", "mlp") for block in (64, 1024)]
     rows = [
-        measure(PGConfig(head=head, envs_per_expert=block), effort)
+        measure(TrainConfig(head=head, envs_per_expert=block), effort)
         for head, block in common.track(sizes, "ceiling", console)
     ]
     result = {"device": common.device(), "rows": rows}

@@ -14,10 +14,11 @@ import numpy as np
 from rich.progress import Progress
 
 from ape_jax import presets
-from ape_jax.algorithms.task import Task, make_task
+from ape_jax.algorithms.common import Task, make_task
 from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.evaluation import returns as evaluation
-from ape_jax.evaluation.intervals import interval
+from ape_jax.evaluation.intervals import Interval
+from ape_jax.evaluation.records import from_json, to_json
 from ape_jax.observers.posterior import exact_posterior
 from ape_jax.reporting import tables
 from ape_jax.training.trainer import EVALUATE, Trainer, seed_keys
@@ -43,10 +44,9 @@ class Defence(NamedTuple):
     clone: str
 
 
-GREEDY = presets.config("gridworld")
 DEFENCES = {
     "against the uniform mixture": Defence(*recipe("tabular"), "uniform_mixture"),
-    "against the greedy clone": Defence(GREEDY.train, GREEDY.hypers, "greedy_clone"),
+    "against the greedy clone": Defence(*presets.find("gridworld"), "greedy_clone"),
 }
 
 
@@ -92,9 +92,9 @@ def row(name: str, defence: Defence, num_experts: int, num_updates: int | None, 
         "num_experts": num_experts,
         "seeds": seeds,
         "num_updates": train.num_updates,
-        **{of: interval(values) for of, values in got.items()},
-        "protection": interval(got["pe_return"] - got[defence.clone]),
-        "price": interval(control["pe_return"] - got["pe_return"]),
+        **{of: to_json(Interval.bootstrap(values)) for of, values in got.items()},
+        "protection": to_json(Interval.bootstrap(got["pe_return"] - got[defence.clone])),
+        "price": to_json(Interval.bootstrap(control["pe_return"] - got["pe_return"])),
         "update_ms": 1e3 * seconds,
     }
 
@@ -152,7 +152,10 @@ def main(arguments: list[str] | None = None) -> None:
                 common.write(result, out)
                 progress.advance(bar)
     rows = [
-        {of: tables.with_interval(x) if isinstance(x, dict) else x for of, x in row.items()}
+        {
+            of: tables.with_interval(from_json(Interval, x), ".4g") if isinstance(x, dict) else x
+            for of, x in row.items()
+        }
         for row in result["rows"]
     ]
     table = common.table_of(rows, {of.replace("_", " "): of for of in COLUMNS}, "More experts")

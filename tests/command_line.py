@@ -4,9 +4,9 @@ import functools
 import signal
 
 import pytest
-from ape_jax.algorithms.task import make_task
 
 from ape_jax import cli
+from ape_jax.algorithms.task import make_task
 from ape_jax.cli import train
 from ape_jax.runs import loop
 

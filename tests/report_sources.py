@@ -1,10 +1,17 @@
-"""What a report is made of, with numbers that nobody measured: small, and different everywhere."""
+"""Records with numbers that nobody measured: small, and different everywhere."""
+
+import dataclasses
 
 import numpy as np
 
-from ape_jax.config import PGConfig, PGHypers, RunConfig
+from ape_jax.algorithms.common import make_task
+from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.envs import GridWorld
-from ape_jax.evaluation.intervals import interval, over_seeds
+from ape_jax.evaluation.audit_records import Audit, AuditRow, AuditSettings, Curve, Defence
+from ape_jax.evaluation.intervals import Interval, MeanStd
+from ape_jax.evaluation.reproduce import Panels
+from ape_jax.evaluation.summary import Summary
+from ape_jax.evaluation.sweep_records import Sweep, SweepPoint, compare
 from ape_jax.reporting import html
 
 RANDOM, PE = -90.0, -10.0
@@ -20,98 +27,125 @@ CLONES = {
 """Mean shares."""
 
 
+def around(seeds, half=1.0):
+    """Deviations of the seeds, which sum to zero."""
+    return np.linspace(-half, half, seeds) if seeds > 1 else np.zeros(1)
+
+
 def summary(seeds=2, greedy=0.9, **changes):
-    """Of two experts; the second returns a little less than the first."""
-    around = np.linspace(-1.0, 1.0, seeds) if seeds > 1 else np.zeros(1)
-    experts = np.stack([PE + 0.5 + around, PE - 0.5 + around], axis=1)
-    greedy_experts = RANDOM + np.broadcast_to(greedy, (seeds, 2)) * (PE - RANDOM)
-    return {
-        "pe_return": over_seeds(experts.mean(axis=1)),
-        "expert_returns": over_seeds(experts),
-        "greedy_experts": over_seeds(greedy_experts),
-        "mixture": over_seeds(RANDOM + 0.5 + around),
-        "random_return": RANDOM,
-        "random_std": 20.0,
-        "dead_experts": np.zeros((seeds, 2), bool).tolist(),
-        "evaluation": "exact",
-        "num_updates": 20,
-        "fingerprint": "f" * 64,
-        "train_seconds": 12.0,
-    } | changes
+    """The summary of two experts; the second returns a little less than the first."""
+    experts = PE + np.array([0.5, -0.5]) + around(seeds)[:, None]
+    record = Summary(
+        pe_return=MeanStd.over_seeds(experts.mean(axis=1)),
+        expert_returns=MeanStd.over_seeds(experts),
+        greedy_experts=MeanStd.over_seeds(
+            RANDOM + np.broadcast_to(greedy, (seeds, 2)) * (PE - RANDOM)
+        ),
+        mixture=MeanStd.over_seeds(RANDOM + 0.5 + around(seeds)),
+        random_return=RANDOM,
+        random_std=20.0,
+        dead_experts=((False, False),) * seeds,
+        evaluation="exact",
+        num_updates=20,
+        fingerprint="f" * 64,
+        train_seconds=12.0,
+    )
+    return dataclasses.replace(record, **changes)
 
 
-def audit(seeds=2, shares=CLONES, learned=True, **changes):
-    """Of the run's ensemble alone; every share spreads by 0.04 over seeds."""
-    around = np.linspace(-0.04, 0.04, seeds) if seeds > 1 else np.zeros(1)
-    rows = []
-    for (observer, deployment), share in shares.items():
-        values = share + around
-        rows.append(
-            {
-                "defence": "run",
-                "observer": observer,
-                "deployment": deployment,
-                "sees": "all steps",
-                "clone_return": interval(RANDOM + values * (PE - RANDOM)),
-                "fraction": interval(values) if learned else None,
-                "agreement": interval(0.5 + 0.1 * around),
-            }
+def row(observer, deployment, share, seeds=2, defence="run"):
+    """A row whose share spreads by 0.04 over seeds."""
+    shares = share + around(seeds, 0.04)
+    return AuditRow(
+        defence=defence,
+        observer=observer,
+        deployment=deployment,
+        sees="all steps",
+        clone_return=Interval.bootstrap(RANDOM + shares * (PE - RANDOM)),
+        gap=Interval.bootstrap((1 - shares) * (PE - RANDOM)),
+        fraction=Interval.bootstrap(shares),
+        agreement=Interval.bootstrap(0.5 + 0.1 * around(seeds, 0.04)),
+        log_likelihood=None,
+    )
+
+
+def defence(name="run", label="run", seeds=2, **changes):
+    """What is known of an ensemble."""
+    known = dict.fromkeys(field.name for field in dataclasses.fields(Defence))
+    entropy = (Interval.bootstrap([0.7, 0.6]), Interval.bootstrap([0.3, 0.2]))
+    return Defence(
+        **known
+        | {"name": name, "label": label, "num_experts": 2, "posterior_entropy": entropy}
+        | {"pe_return": Interval.bootstrap(PE + around(seeds))}
+        | {"floor": Interval.bootstrap(PE + around(seeds) - 0.5)}
+        | changes
+    )
+
+
+def audit(seeds=2, shares=CLONES, **changes):
+    """The audit of the run's ensemble, with curves."""
+    curves = tuple(
+        Curve(
+            defence="run",
+            axis=axis,
+            value=value,
+            deployment=deployment,
+            clone_return=Interval.bootstrap([-value - 1.0, -value - 3.0]),
         )
-    defence = {
-        "name": "run",
-        "label": "run",
-        "num_experts": 2,
-        "pe_return": interval(PE + around),
-        "floor": interval(PE + around - 0.5),
-    }
-    return {
-        "env": "GridWorld-ape",
-        "horizon": 100,
-        "fingerprint": "f" * 64,
-        "options": dict.fromkeys(("defences", "seeds", "steps"))
-        | {"observers": "all", "quick": True},
-        "complete": True,
-        "seeds": seeds,
-        "num_steps": 100_000,
-        "random_return": RANDOM,
-        "optimal_return": -9.09,
-        "rows": rows,
-        "defences": [defence],
-        "skipped": {"mean_action": "is for continuous actions"},
-        "wall_seconds": 34.0,
-    } | changes
+        for axis in ("num_steps", "width")
+        for value in (10, 1)
+        for deployment in ("sampled", "greedy")
+    )
+    record = Audit(
+        env="GridWorld-ape",
+        horizon=100,
+        fingerprint="f" * 64,
+        options=AuditSettings(quick=True),
+        complete=True,
+        seeds=seeds,
+        num_steps=100_000,
+        random_return=RANDOM,
+        optimal_return=-9.09,
+        rows=tuple(row(*kind, share, seeds) for kind, share in shares.items()),
+        defences=(defence(seeds=seeds),),
+        curves=curves,
+        skipped={"mean_action": "is for continuous actions"},
+        wall_seconds=34.0,
+    )
+    return dataclasses.replace(record, **changes)
 
 
-def sweep():
-    """Two weights, sampled and exact."""
-    points = [
-        {
-            "observer": "uniform",
-            "training": training,
-            "beta": beta,
-            "pe_return": interval([-10.0 - beta, -11.0 - beta]),
-            "clone_return": interval([-50.0 * beta, -60.0 * beta]),
-        }
+def sweep(**changes):
+    """Two weights, sampled and exact, against both observers."""
+    points = tuple(
+        SweepPoint(
+            observer=observer,
+            training=training,
+            beta=beta,
+            pe_return=Interval.bootstrap([-10.0 - beta, -11.0 - beta]),
+            worst_expert=Interval.bootstrap([-11.0 - beta, -12.0 - beta]),
+            clone_return=Interval.bootstrap([-50.0 * beta, -60.0 * beta]),
+        )
+        for observer in ("uniform", "greedy")
         for training in ("sampled", "exact")
-        for beta in (0.5, 1.0)
-    ]
-    return {
-        **{"env": "GridWorld-ape", "head": "tabular", "num_experts": 2, "horizon": 100},
-        **{"seeds": 2, "num_updates": 10, "points": points},
-    }
+        for beta in (1.0, 0.5)
+    )
+    record = Sweep(
+        env="GridWorld-ape",
+        head="tabular",
+        num_experts=2,
+        horizon=100,
+        seeds=2,
+        num_updates=10,
+        points=points,
+        comparison=compare(points),
+    )
+    return dataclasses.replace(record, **changes)
 
 
-def policies(num_experts=2):
-    """Random ones on nine cells."""
-    env = GridWorld(size=3, goal=(0, 1), horizon=8)
-    drawn = np.random.default_rng(0).dirichlet(np.ones(5), (num_experts + 3, 9))
-    names = ("mixture π_o", "clone, sampled", "clone, greedy")
-    observers = dict(zip(names, drawn[num_experts:], strict=True))
-    return html.Policies(env, env.finite_mdp(), 3, 1_000, drawn[:num_experts], observers)
-
-
-def sources(seeds=2, **changes):
-    """Everything, of a run of twenty updates."""
+def sources(seeds=2, config=None, **changes):
+    """Everything, of a run of twenty updates on nine cells."""
+    config = RunConfig(TrainConfig(num_updates=20), Hypers(), seeds) if config is None else config
     updates = [
         {
             "update": update,
@@ -121,14 +155,17 @@ def sources(seeds=2, **changes):
         }
         for update in range(20)
     ]
+    policies = np.random.default_rng(0).dirichlet(np.ones(5), (5, 9)).astype(np.float32)
+    observers = dict(zip(("mixture π_o", "BC, sampled", "BC, greedy"), policies[2:], strict=True))
     return html.Sources(
         name="some run",
-        config=RunConfig(PGConfig(num_updates=20), PGHypers(), seeds),
+        task=make_task(TrainConfig(), GridWorld(size=3, goal=(0, 1), horizon=8)),
+        config=config,
         summary=summary(seeds),
         updates=updates,
         audit=audit(seeds),
         sweep=sweep(),
-        policies=policies(),
+        panels=Panels(policies[:2], observers),
         facts={"trained with": "ape_jax 0.1.0"},
         commands={"the run": "ape-jax train", "this report": "ape-jax report"},
     )._replace(**changes)

@@ -11,7 +11,10 @@ from rich.console import Console
 from ape_jax.algorithms import common as training
 from ape_jax.config import PGConfig
 from ape_jax.core import random
+from ape_jax.core.distributions import Categorical
+from ape_jax.core.policies import ConstantPolicy, TablePolicy
 from ape_jax.envs import rollout
+from ape_jax.envs.world import World
 from benchmarks import (
     ceiling,
     common,
@@ -53,20 +56,22 @@ def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
     """Given the same starts and random numbers; the limit cuts some episodes."""
     params = small_grid.default_params
     keys = jax.random.split(jax.random.key(0), 60)
-    actors = jnp.arange(60) % 3
+    actors = jnp.repeat(jnp.arange(3), 20)
     probs = jax.nn.softmax(jax.random.normal(jax.random.key(1), (3, 9, 5)))
-    tables = jnp.cumsum(probs, axis=-1)
+    experts = TablePolicy(Categorical(jnp.log(probs)))
+    tables = experts.table.for_sampling().cumulative
+    nobody = ConstantPolicy(Categorical(jnp.zeros(5)))
+    world = World(small_grid, params, 8)
 
     @jax.jit
     def both(keys):
-        episodes = rollout.episodes(
-            keys, lambda observations: tables[actors, observations], small_grid, params, 8
-        )
+        blocks = keys.reshape(3, 20)
+        episodes, _ = rollout.ensemble_episodes(blocks, keys[:1], experts, nobody, world)
         start_keys, action_keys, _ = random.split(keys, 3)
         start = jax.vmap(small_grid.reset_env, (0, None))(start_keys, params)
         uniforms = random.uniforms(action_keys, 8)
         alone = ceiling.returns(tables, actors, start, uniforms, small_grid, params)
-        return episodes.reward.sum(0), alone
+        return episodes.reward.sum(0).reshape(-1), alone
 
     expected, got = jax.device_get(both(keys))
     assert -8 in expected

@@ -5,7 +5,10 @@ import pytest
 from gymnax.environments.misc.frozen_lake import EnvState, FrozenLake
 
 from ape_jax.core import tabular
+from ape_jax.core.distributions import Categorical
+from ape_jax.core.policies import TablePolicy
 from ape_jax.envs import finite_mdp, make, rollout
+from ape_jax.envs.world import World
 from ape_jax.types import SettingError
 
 NUM_DRAWS = 2000
@@ -102,10 +105,10 @@ def test_exact_return_of_a_random_policy_equals_the_sampled_one(lake, limit):
     params = lake.default_params.replace(max_steps_in_episode=limit)
     mdp = finite_mdp(lake, params)
     policy = jax.nn.softmax(jax.random.normal(jax.random.key(3), (lake.n_states, 4)))
-    table = jnp.cumsum(policy, axis=-1)
-    walk = jax.jit(lambda keys: rollout.episodes(keys, lambda s: table[s], lake, params, limit))
-    steps = walk(jax.random.split(jax.random.key(4), 4096))
-    returns, lengths = (np.asarray(x, np.float64).sum(axis=0) for x in (steps.reward, steps.mask))
+    table = TablePolicy(Categorical(jnp.log(policy)))
+    walk = jax.jit(rollout.episodes, static_argnums=2)
+    steps = walk(jax.random.split(jax.random.key(4), 4096), table, World(lake, params, limit))
+    returns, lengths = (np.asarray(x, np.float64).sum(axis=0) for x in (steps.reward, steps.live))
     for sampled, exact in (
         (returns, tabular.policy_return(mdp, policy)),
         (lengths, jnp.sum(tabular.state_occupancy(mdp, policy))),

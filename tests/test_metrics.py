@@ -7,17 +7,9 @@ import numpy as np
 import pytest
 
 from ape_jax.algorithms.common import Metrics
-from ape_jax.evaluation import intervals
 from ape_jax.reporting import tables
 from ape_jax.runs import metrics
 from ape_jax.types import DamagedError
-
-
-def test_over_seeds_gives_mean_and_sample_deviation():
-    summary = intervals.over_seeds([1.0, 3.0])
-    assert summary == {"mean": 2.0, "std": pytest.approx(np.sqrt(2)), "values": [1.0, 3.0]}
-    assert intervals.over_seeds(jnp.array([5.0]))["std"] == 0.0
-    assert intervals.over_seeds([[1.0, 2.0], [3.0, 6.0]])["mean"] == [2.0, 4.0]
 
 
 def test_fingerprint_changes_with_any_bit_and_with_nothing_else():
@@ -119,20 +111,3 @@ def test_write_json_replaces_whole_files(tmp_path):
 def test_markdown_table_has_a_rule_and_a_line_each():
     text = tables.markdown_table(["a", "b"], [["p(c|s)", "1"], ["y", "2"]])
     assert text.splitlines() == ["| a | b |", "| --- | ---: |", r"| p(c\|s) | 1 |", "| y | 2 |"]
-
-
-def test_interval_is_about_that_of_the_normal_mean_where_there_are_many_values():
-    values = np.random.default_rng(1).normal(3.0, 2.0, size=400)
-    summary = intervals.interval(values)
-    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
-    assert summary["mean"] == pytest.approx(values.mean())
-    assert summary["low"] == pytest.approx(values.mean() - half, abs=0.02)
-    assert summary["high"] == pytest.approx(values.mean() + half, abs=0.02)
-    assert summary["values"] == values.tolist()
-    assert intervals.interval(values) == summary
-
-
-def test_interval_of_equal_values_is_a_point_and_of_one_value_is_none():
-    assert intervals.interval([2.0, 2.0, 2.0])["low"] == 2.0
-    one = intervals.interval([2.0])
-    assert (one["mean"], one["low"], one["high"]) == (2.0, None, None)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,11 +8,13 @@ import pytest
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig
 from ape_jax.core import tabular
-from ape_jax.demonstrations import collect as demonstrations
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.evaluation import returns
 from ape_jax.observers import BehaviourCloning, Mixture, TabularCloning
 
 NUM_STEPS = 200_000
+COLLECT = jax.jit(collect.collect, static_argnums=(1, 3))
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +30,7 @@ def policies(small_task, heads):
 
 @pytest.fixture(scope="module")
 def collected(small_task, heads):
-    collect = jax.jit(demonstrations.collect, static_argnums=(1, 3))
-    return collect(jax.random.key(0), small_task, heads, NUM_STEPS)
+    return COLLECT(jax.random.key(0), small_task, heads, NUM_STEPS)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +50,7 @@ def posterior_clone(mdp, policies):
 
 def test_demonstrations_have_exactly_the_steps_asked_for(small_task, heads, shown):
     assert {x.shape for x in shown} == {(NUM_STEPS,)}
-    collect = jax.jit(demonstrations.collect, static_argnums=(1, 3))
-    few, hidden = collect(jax.random.key(0), small_task, heads, 7)
+    few, hidden = COLLECT(jax.random.key(0), small_task, heads, 7)
     assert {x.shape for x in (*few, hidden)} == {(7,)}
 
 
@@ -83,7 +85,7 @@ def test_demonstrations_show_the_average_occupancy(shown, policies, small_mdp):
 
 
 def test_tabular_cloning_counts():
-    shown = demonstrations.Demonstrations(
+    shown = Demonstrations(
         observation=jnp.array([0, 0, 0, 2]),
         action=jnp.array([1, 1, 0, 2]),
         reward=jnp.zeros(4),
@@ -93,13 +95,13 @@ def test_tabular_cloning_counts():
     )
     clone = TabularCloning(3, 3).fit(jax.random.key(0), shown)
     expected = [[1 / 3, 2 / 3, 0], [1 / 3, 1 / 3, 1 / 3], [0, 0, 1]]
-    np.testing.assert_allclose(evaluation.policy_table(clone, 3), expected, atol=1e-6)
-    assert np.all(np.isfinite(clone.log_probs))
+    np.testing.assert_allclose(returns.policy_table(clone, 3), expected, atol=1e-6)
+    assert np.all(np.isfinite(clone.table.log_probs))
 
 
 def test_tabular_cloning_converges_to_the_exact_posterior_observer(shown, policies, small_mdp):
     clone = TabularCloning(9, 5).fit(jax.random.key(0), shown)
-    ours = evaluation.policy_table(clone, 9)
+    ours = returns.policy_table(clone, 9)
     live = np.asarray(~small_mdp.terminal)
     visits = np.bincount(np.asarray(shown.observation), minlength=9)[live]
     expected = np.asarray(posterior_clone(small_mdp, policies))[live]
@@ -113,7 +115,7 @@ def test_network_cloning_agrees_with_counting(small_grid, shown, small_mdp):
     observer = BehaviourCloning(networks, num_updates=600, batch_size=2048)
     clone = jax.jit(observer.fit)(jax.random.key(1), shown)
     counted = TabularCloning(9, 5).fit(jax.random.key(0), shown)
-    ours, expected = (evaluation.policy_table(policy, 9) for policy in (clone, counted))
+    ours, expected = (returns.policy_table(policy, 9) for policy in (clone, counted))
     live = np.asarray(~small_mdp.terminal)
     np.testing.assert_allclose(np.asarray(ours)[live], np.asarray(expected)[live], atol=0.03)
 
@@ -122,9 +124,9 @@ def test_fitting_vmaps_over_seeds(small_task, heads):
     keys = jax.random.split(jax.random.key(0), 2)
 
     def attack(key):
-        seen, _ = demonstrations.collect(key, small_task, heads, 5_000)
+        seen, _ = collect.collect(key, small_task, heads, 5_000)
         clone = TabularCloning(9, 5).fit(key, seen)
-        return evaluation.expected_return(small_task, clone, key)
+        return returns.expected_return(small_task.world, clone, key)
 
     together = jax.jit(jax.vmap(attack))(keys)
     np.testing.assert_allclose(together, [attack(key) for key in keys], rtol=1e-4)
@@ -133,17 +135,17 @@ def test_fitting_vmaps_over_seeds(small_task, heads):
 def test_mixture_observer_is_the_uniform_average(small_task, heads, policies, shown):
     clone = Mixture(small_task.networks, heads).fit(jax.random.key(0), shown)
     expected = jnp.mean(policies, axis=0)
-    np.testing.assert_allclose(evaluation.policy_table(clone, 9), expected, rtol=1e-5)
+    np.testing.assert_allclose(returns.policy_table(clone, 9), expected, rtol=1e-5)
 
 
 def test_sampled_clone_is_not_below_the_floor(shown, policies, small_mdp, small_task):
     clone = TabularCloning(9, 5).fit(jax.random.key(0), shown)
-    ours = evaluation.expected_return(small_task, clone, jax.random.key(0))
+    ours = returns.expected_return(small_task.world, clone, jax.random.key(0))
     assert ours >= tabular.cloning_floor(small_mdp, policies) - 0.05
 
 
 def test_ensemble_returns_are_the_exact_ones(small_task, heads, policies, small_mdp):
-    ours = evaluation.ensemble_returns(small_task, heads, jax.random.key(0))
+    ours = returns.ensemble_returns(small_task, heads, jax.random.key(0))
     exact = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, policies)
     np.testing.assert_allclose(ours.experts, exact, rtol=1e-5)
     assert ours.pe == pytest.approx(float(jnp.mean(exact)), rel=1e-5)
@@ -154,10 +156,8 @@ def test_ensemble_returns_are_the_exact_ones(small_task, heads, policies, small_
 
 def test_sampled_evaluation_agrees_with_the_exact_one(small_task, heads):
     """The road of environments without a finite MDP, on one that has one."""
-    import dataclasses
-
-    blind = dataclasses.replace(small_task, mdp=None)
-    evaluate = jax.jit(evaluation.ensemble_returns, static_argnums=0)
+    blind = dataclasses.replace(small_task, world=dataclasses.replace(small_task.world, mdp=None))
+    evaluate = jax.jit(returns.ensemble_returns, static_argnums=0)
     sampled = evaluate(blind, heads, jax.random.key(8))
     exact = evaluate(small_task, heads, jax.random.key(8))
     # Returns lie within 8, so the error of a mean of 1,024 is below 0.09; four of these.

@@ -1,32 +1,33 @@
 """The reproduction in small, end to end: claims over seeds, the schema, and the files."""
 
-import json
-import time
-
 import matplotlib.image
 import numpy as np
 import pytest
+from command_line import run
 
-from ape_jax import cli
-from ape_jax.evaluation import reproduce
-from ape_jax.evaluation.intervals import over_seeds
-from ape_jax.reporting import tables
+from ape_jax.cli.output import INTERRUPTED
+from ape_jax.evaluation import records, reproduce
+from ape_jax.evaluation.intervals import MeanStd
+from ape_jax.evaluation.reproduce import LABELS, Table1
+from ape_jax.reporting import reproduction, tables
 
 SCALE = reproduce.Scale(seeds=4, first_seed=50, max_updates=1200, num_demonstrations=200_000)
 
 
 @pytest.fixture(scope="module")
-def reproduction():
-    return reproduce.Reproduction(SCALE)
+def trained():
+    return list(reproduce.train_rows(SCALE))
 
 
 @pytest.fixture(scope="module")
-def rows(reproduction):
-    return {row.name: row for row in reproduction.rows(lambda name, chunk: None)}
+def rows(trained):
+    return {one.row.name: one.row for one in trained}
 
 
 def values(row, column):
-    return np.asarray(getattr(row.returns, column), np.float64)
+    if column == "experts":
+        return np.asarray(row.expert_returns)
+    return getattr(row, "pe_return" if column == "pe" else column).array
 
 
 @pytest.mark.slow
@@ -76,47 +77,35 @@ def test_sampled_clones_recover_the_ensemble_where_no_episode_is_truncated(rows)
 
 
 @pytest.mark.slow
-def test_table_and_figures_are_written(reproduction, rows, tmp_path):
-    content = reproduce.table_json(list(rows.values()), SCALE, 100, time.monotonic())
-    reproduce.write_table(tmp_path, content)
-    reproduce.write_settings(tmp_path, list(rows.values()))
-    reproduction.draw(list(rows.values()), tmp_path)
-    loaded = json.loads((tmp_path / "table1.json").read_text())
-    assert list(loaded) == ["seeds", "horizon", "wall_seconds", "rows", "paper"]
-    assert [row["name"] for row in loaded["rows"]] == list(reproduce.LABELS)
-    for row in loaded["rows"]:
-        experts = 1 if row["name"] == "greedy_ape_single" else 2
-        assert np.shape(row["expert_returns"]) == (4, experts)
-        for column in (
-            "pe_return",
-            "greedy_experts",
-            "mixture",
-            "bc_sampled",
-            "bc_greedy",
-            "floor",
-        ):
-            assert row[column] == over_seeds(row[column]["values"])
-    text = (tmp_path / "table1.md").read_text()
-    assert text.count("\n| ") == len(reproduce.LABELS) + 1
-    assert tables.EXPLANATION in text
-    for name in ("figure3.png", "figure4.png", "learning_curves.png"):
+def test_table_and_figures_are_sound(trained, tmp_path):
+    table = reproduce.table1(trained, SCALE, 1.0)
+    assert [row.name for row in table.rows] == list(LABELS)
+    for row in table.rows:
+        experts = 1 if row.name == "greedy_ape_single" else 2
+        assert np.shape(row.expert_returns) == (4, experts)
+        for column in tables.COLUMNS:
+            summary = getattr(row, column)
+            assert summary == MeanStd.over_seeds(summary.values)
+    reproduction.draw(trained, SCALE, tmp_path)
+    for name in reproduction.FIGURES:
         image = matplotlib.image.imread(tmp_path / name)
         assert min(image.shape[:2]) > 400
         assert np.std(image[..., :3]) > 0.1  # Something is drawn.
 
 
 @pytest.mark.slow
-def test_quick_command_writes_everything_and_keeps_finished_rows(tmp_path, monkeypatch, capfd):
-    """Ctrl-C in the second row leaves the table of the first."""
-    monkeypatch.setattr(reproduce.Reproduction, "_halted", _interrupt)
-    arguments = ["reproduce", "--quick", "--seeds", "2", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit) as error:
-        cli.main(arguments)
-    assert error.value.code == cli.INTERRUPTED
-    rows = json.loads((tmp_path / "table1.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["optimal", "pg_ape"]
-    assert "interrupted after 2 of 6 rows" in capfd.readouterr().out
+def test_command_keeps_finished_rows_when_it_is_interrupted(tmp_path, monkeypatch):
+    rows = reproduce.train_rows
 
+    def interrupted(scale, progress):
+        finished = rows(reproduce.Scale(seeds=2, max_updates=2, num_demonstrations=2_000))
+        yield next(finished)
+        yield next(finished)
+        raise KeyboardInterrupt
 
-def _interrupt(self, name, target, report):
-    raise KeyboardInterrupt
+    monkeypatch.setattr(reproduce, "train_rows", interrupted)
+    assert run("reproduce", "--seeds", "2", "--out", tmp_path) == INTERRUPTED
+    table = records.read(Table1, tmp_path / "table1.json")
+    assert [row.name for row in table.rows] == ["optimal", "pg_ape"]
+    assert tables.EXPLANATION in (tmp_path / "table1.md").read_text()
+    assert (tmp_path / "config.yaml").exists()

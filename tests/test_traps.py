@@ -11,7 +11,7 @@ from ape_jax.config import PGConfig
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.envs import GridWorld
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation import returns
 from ape_jax.observers import TabularCloning
 from ape_jax.types import SettingError
 
@@ -129,15 +129,15 @@ def test_most_pairs_on_the_paper_grid_trap_the_greedy_clone_of_sampled_demonstra
         clone = TabularCloning(task.world.mdp.num_states, task.world.mdp.num_actions).fit(
             key, shown
         )
-        return evaluation.expected_return(task, evaluation.greedy(clone), key)
+        return returns.expected_return(task.world, returns.greedy(clone), key)
 
     successes = 0
     for seed in range(3):
         clone = greedy_clone_return(jax.random.key(seed), logits[seed])
-        returns = jax.tree.map(lambda x, seed=seed: x[seed], report.returns)
+        found = jax.tree.map(lambda x, seed=seed: x[seed], report.returns)
         successes += bool(
-            (jnp.min(returns.greedy_experts) >= -13.0)
-            & (jnp.min(returns.experts) >= -14.0)
+            (jnp.min(found.greedy_experts) >= -13.0)
+            & (jnp.min(found.experts) >= -14.0)
             & (clone <= -70.0)
         )
     assert successes >= 2

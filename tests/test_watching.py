@@ -253,7 +253,7 @@ def test_exported_policies_act_alike_in_a_process_without_this_package(name, run
     arguments = [sys.executable, "elsewhere.py", str(out), "seen.npy", "results.npz"]
     subprocess.run(arguments, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": ""})
     heads = jax.tree.map(lambda x: x[1], params.heads)
-    expected = jax.vmap(task.networks.policies, (None, 0))(heads, observations)._asdict()
+    expected = jax.vmap(task.networks.distributions, (None, 0))(heads, observations)._asdict()
     got = np.load(tmp_path / "results.npz")
     assert set(got) == set(expected)
     for key, values in expected.items():

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 from ape_jax.algorithms.pg import PGState, apply_gradients
 from ape_jax.algorithms.pg_loss import total_loss
 from ape_jax.config import PGHypers
-from ape_jax.core import categorical, mixture, objective
+from ape_jax.core import mixture, objective
+from ape_jax.core.distributions import Categorical
 from ape_jax.core.samples import Samples
 from ape_jax.networks import EnsembleParams, Networks
 from ape_jax.types import SettingError
@@ -108,7 +109,7 @@ def _one_step(log_probs, values, sample: Samples) -> objective.LossInputs:
     return objective.LossInputs(
         log_probs=log_probs[sample.action][None],
         values=values[None],
-        entropies=categorical.entropy(log_probs)[None],
+        entropies=Categorical(log_probs).entropy()[None],
         returns=sample.returns[None],
         variances=0.0 * one if sample.variances is None else sample.variances[None],
         weights=one if sample.weights is None else sample.weights[None],

@@ -16,12 +16,12 @@ from ape_jax.algorithms.common import (
     part_labels,
     update_multipliers,
 )
-from ape_jax.algorithms.pg_loss import classifier_loss, loss, observer_policy
+from ape_jax.algorithms.pg_loss import classifier_loss, loss
 from ape_jax.algorithms.task import Task
 from ape_jax.config import PGHypers, TrainConfig
 from ape_jax.core import objective
 from ape_jax.envs import rollout
-from ape_jax.networks import EnsembleParams, Networks
+from ape_jax.networks import EnsembleParams, HeadPolicy, Networks, observer_policy
 from ape_jax.types import LogWeightsFn, PRNGKey, SettingError, Transition
 
 SPREADS_ENVIRONMENTS = True
@@ -131,19 +131,17 @@ def collect(
 ) -> tuple[Transition, Transition]:
     """Fresh episodes of every expert [T, E, B] and of the observer [T, E * B].
 
-    The observer's carry the reward r̃ of its term. B is this place's share where environments are
-    spread over a mapped axis; an episode has the same random numbers wherever it runs.
+    The observer's episodes hold the reward r̃ of its term. B is this place's share where
+    environments are spread over a mapped axis; an episode has the same random numbers wherever it
+    runs.
     """
     expert_keys, observer_keys = (episode_keys(key, task.config, axis_name) for key in keys)
     experts, observer = rollout.ensemble_episodes(
         expert_keys,
         observer_keys.reshape(-1),
-        task.networks,
-        params.heads,
-        observer_policy(task.networks, params, log_weights, hypers.temperature),
-        task.world.env,
-        task.world.params,
-        task.world.horizon,
+        HeadPolicy(params.heads, task.networks),
+        observer_policy(task.networks, params.heads, log_weights, hypers.temperature),
+        task.world,
     )
     if task.observer_reward is not None:
         rewards = jax.vmap(jax.vmap(task.observer_reward))(observer)

@@ -8,21 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from ape_jax.config import PGHypers
-from ape_jax.core import categorical, mixture, objective
+from ape_jax.core import objective
+from ape_jax.core.distributions import HeadDistribution
 from ape_jax.core.samples import Samples, aggregate_by_state_action, every_step
-from ape_jax.networks import EnsembleParams, Networks
-from ape_jax.types import LogProbsFn, LogWeightsFn, Params, Transition
-
-
-def observer_policy(
-    networks: Networks, params: EnsembleParams, log_weights: LogWeightsFn, temperature
-) -> LogProbsFn:
-    """The observer trained against: the tempered mixture of all heads."""
-    return lambda observation: mixture.observer_log_probs(
-        networks.expert_log_probs(params.heads, observation),
-        log_weights(observation),
-        temperature,
-    )
+from ape_jax.networks import EnsembleParams, Networks, observer_policy
+from ape_jax.types import LogWeightsFn, Params, Transition
 
 
 def loss(
@@ -52,7 +42,7 @@ def loss(
     chex.assert_axis_dimension(experts.reward, 1, networks.num_experts)
 
     def expert_block(head, critic, samples):
-        policy = networks.tabulate(lambda o: networks.log_probs(head, o))
+        policy = networks.tabulate(lambda o: networks.distribution(head, o))
         values = networks.tabulate(lambda o: networks.value(critic, o)[None])
         losses = jax.vmap(objective.expert_loss, in_axes=1)(loss_inputs(policy, values, samples))
         return jax.tree.map(jnp.mean, losses)
@@ -64,7 +54,8 @@ def loss(
     if multipliers is not None:
         weights, beta = objective.dual_weights(multipliers)
         expert_losses = expert_losses._replace(policy=weights * expert_losses.policy)
-    policy = networks.tabulate(observer_policy(networks, params, log_weights, hypers.temperature))
+    acts = observer_policy(networks, params.heads, log_weights, hypers.temperature)
+    policy = networks.tabulate(lambda o: acts((), o, -1)[1])
     values = networks.tabulate(lambda o: networks.observer_values(params, o))
     one_block = jax.tree.map(lambda x: x[:, None], observer)
     samples = jax.tree.map(lambda x: x[:, 0], samples_of(networks, one_block, hypers.gamma))
@@ -123,7 +114,7 @@ def samples_of(
 
 
 def loss_inputs(
-    policy: LogProbsFn,
+    policy: Callable[[Shaped[Array, "..."]], HeadDistribution],
     values: Callable[[Shaped[Array, "..."]], Float[Array, " V"]],
     samples: Samples,
 ) -> objective.LossInputs:
@@ -132,8 +123,8 @@ def loss_inputs(
     assert samples.weights is not None
 
     def at_sample(observation, action):
-        log_probs = policy(observation)
-        return log_probs[action], categorical.entropy(log_probs), values(observation)
+        distribution = policy(observation)
+        return distribution.log_prob(action), distribution.entropy(), values(observation)
 
     log_probs, entropies, columns = jax.vmap(jax.vmap(at_sample))(
         samples.observation, samples.action

@@ -7,11 +7,10 @@ environment.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from ape_jax.algorithms.common import Metrics, expert_log_weights, update_multipliers
 from ape_jax.algorithms.ppo_epochs import run_epochs
@@ -35,12 +34,16 @@ from ape_jax.algorithms.ppo_state import (
 from ape_jax.algorithms.task import Task
 from ape_jax.config import PPOHypers
 from ape_jax.core import objective
-from ape_jax.core.distributions import Distribution
 from ape_jax.core.returns import generalized_advantages
-from ape_jax.envs import rollout
-from ape_jax.envs.rollout import Segment, Streams
-from ape_jax.networks import EnsembleParams, with_statistics
-from ape_jax.types import LogWeightsFn, Params, PRNGKey, Transition
+from ape_jax.envs.rollout import (
+    EnvLoopState,
+    Rollout,
+    collect_rollout,
+    draw_with_log_prob,
+    in_blocks,
+)
+from ape_jax.networks import HeadPolicy, observer_policy, with_statistics
+from ape_jax.types import LogWeightsFn, Policy, PRNGKey, Transition
 
 __all__ = ["PPOState", "init", "steps_per_update", "update"]
 
@@ -64,17 +67,11 @@ def update(
     key, key_collect, key_shuffle = jax.random.split(state.key, 3)
     log_weights = expert_log_weights(task, state.params)
     temperature = temperature_at(state.num_updates, config.num_updates, hypers)
-
-    def observer(heads, observation):
-        pooled = task.networks.policies(heads, observation).pool(log_weights(observation))
-        return pooled.temper(temperature)
-
-    environments, steps, seen = collect(
-        key_collect, task, state.params, state.environments, observer, hypers
-    )
+    observer = observer_policy(task.networks, state.params.heads, log_weights, temperature)
+    environments, steps, rollout = collect(key_collect, task, state, observer, hypers)
     num_episodes_before = state.num_episodes
-    state = update_statistics(task, state, steps, seen)
-    batch = make_batch(task, state, steps, seen, log_weights, hypers)
+    state = update_statistics(task, state, steps, rollout)
+    batch = make_batch(task, state, steps, rollout, log_weights, hypers)
     weights = loss_weights(task, state, hypers)
     error = None
     if state.params.classifier is not None:
@@ -116,49 +113,21 @@ def temperature_at(
 
 
 def collect(
-    key: PRNGKey,
-    task: Task,
-    params: EnsembleParams,
-    streams: Streams,
-    observer: Callable[[Params, Shaped[Array, "..."]], Distribution],
-    hypers: PPOHypers,
-) -> tuple[Streams, Transition, Segment]:
-    """A segment of every stream [T, E * B + M]: experts in their own blocks, then the observer."""
-    networks, config = task.networks, ppo_config(task)
-    num_experts, num_all = config.num_experts, num_environments(task)
-    num_own = num_experts * config.envs_per_expert
-
-    def act_as(policy, uniforms):
-        action = policy.sample(uniforms)
-        return action, policy.log_prob(action)
-
-    def expert(head, observation, uniforms):
-        return act_as(networks.policy(head, observation), uniforms)
-
-    def clone(observation, uniforms):
-        return act_as(observer(params.heads, observation), uniforms)
-
-    def act(observations, uniforms):
-        own = jax.tree.map(
-            lambda x: x[:num_own].reshape(num_experts, -1, *x.shape[1:]), (observations, uniforms)
-        )
-        of_experts = jax.vmap(jax.vmap(expert, (None, 0, 0)))(params.heads, *own)
-        of_experts = jax.tree.map(lambda x: x.reshape(num_own, *x.shape[2:]), of_experts)
-        if num_all == num_own:
-            return of_experts
-        of_observer = jax.vmap(clone)(observations[num_own:], uniforms[num_own:])
-        return jax.tree.map(lambda *x: jnp.concatenate(x), of_experts, of_observer)
-
-    return rollout.segment(
-        jax.random.split(key, num_all),
-        streams,
-        act,
-        task.world.env,
-        task.world.params,
-        config.rollout_length,
-        networks.num_uniforms,
-        hypers.gamma,
-        networks.legal,
+    key: PRNGKey, task: Task, state: PPOState, observer: Policy, hypers: PPOHypers
+) -> tuple[EnvLoopState, Transition, Rollout]:
+    """A rollout [T, E * B + M]: the experts in their own blocks, then the observer."""
+    config, num_all = ppo_config(task), num_environments(task)
+    num_own = config.num_experts * config.envs_per_expert
+    actors = in_blocks(
+        HeadPolicy(state.params.heads, task.networks),
+        config.num_experts,
+        config.envs_per_expert,
+        observer if num_all > num_own else None,
+        draw_with_log_prob,
+    )
+    keys = jax.random.split(key, num_all)
+    return collect_rollout(
+        keys, state.environments, actors, task.world, config.rollout_length, hypers.gamma
     )
 
 
@@ -166,7 +135,7 @@ def make_batch(
     task: Task,
     state: PPOState,
     steps: Transition,
-    seen: Segment,
+    rollout: Rollout,
     log_weights: LogWeightsFn,
     hypers: PPOHypers,
 ) -> Batch:
@@ -199,7 +168,7 @@ def make_batch(
         )
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), flat)
 
-    own, others = experts_and_observer(task, (steps, seen.log_prob))
+    own, others = experts_and_observer(task, (steps, rollout.log_prob))
     experts = jax.vmap(steps_of, (0, 1, 1))(params.expert_critics, *own)
     if task.config.observer == "none":
         return Batch(experts, None)

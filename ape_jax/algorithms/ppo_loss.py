@@ -99,7 +99,7 @@ def minibatch_loss(
 
     def expert_losses(head, critic, steps):
         def at_step(observation, action):
-            policy = networks.policy(head, observation)
+            policy = networks.distribution(head, observation)
             return policy.log_prob(action), policy.entropy()
 
         log_probs, entropies = jax.vmap(at_step)(steps.observation, steps.action)
@@ -110,7 +110,7 @@ def minibatch_loss(
 
     def observer_surrogate(steps):
         def at_step(observation, action, log_weights):
-            policies = networks.policies(params.heads, observation)
+            policies = networks.distributions(params.heads, observation)
             policies = jax.tree.map(_gated(weights.gates), policies)
             return policies.pool(log_weights).temper(temperature).log_prob(action)
 

@@ -14,8 +14,7 @@ from ape_jax.algorithms.task import Task
 from ape_jax.config import PPOConfig, PPOHypers
 from ape_jax.core import statistics
 from ape_jax.core.statistics import RunningStatistics, init_statistics
-from ape_jax.envs import rollout
-from ape_jax.envs.rollout import Segment, Streams
+from ape_jax.envs.rollout import EnvLoopState, Rollout, start_streams
 from ape_jax.networks import EnsembleParams
 from ape_jax.types import PRNGKey, Transition
 
@@ -33,7 +32,7 @@ class PPOState:
     """Typed key of the rollouts and minibatches to come."""
     multipliers: jax.Array | None
     """λ_c [E] of the constrained form; None in the penalised form, and with gates."""
-    environments: Streams
+    environments: EnvLoopState
     """The experts' environments in blocks of B, then the observer's, [E * B + M, …]."""
     expert_returns: Float[Array, " E"]
     """Mean return of about the last B episodes of each expert; 0 before the first has ended."""
@@ -59,7 +58,7 @@ def init(key: PRNGKey, task: Task, hypers: PPOHypers) -> PPOState:
     key_params, key = jax.random.split(key)
     key, key_environments = jax.random.split(key)
     keys = jax.random.split(key_environments, num_environments(task))
-    environments = rollout.begin(keys, task.world.env, task.world.params)
+    environments = start_streams(keys, task.world)
     size = environments.observation[0].size
     params = networks.init(key_params)
     gated = config.constraint == "gate"
@@ -102,11 +101,11 @@ def experts_and_observer(task: Task, tree):
     return experts, jax.tree.map(lambda x: x[:, num_own:], tree)
 
 
-def update_statistics(task: Task, state: PPOState, steps: Transition, seen: Segment) -> PPOState:
+def update_statistics(task: Task, state: PPOState, steps: Transition, rollout: Rollout) -> PPOState:
     """The state with the returns and the running statistics after a rollout."""
     size = task.config.envs_per_expert
     (ended, episode_return), (observer_ended, observer_return) = experts_and_observer(
-        task, (steps.terminated | steps.truncated, seen.episode_return)
+        task, (steps.terminated | steps.truncated, rollout.episode_return)
     )
     rate = jnp.mean(ended, axis=(0, 2))
     old_rate = jnp.where(state.num_updates == 0, rate, state.ends_per_step)
@@ -116,7 +115,7 @@ def update_statistics(task: Task, state: PPOState, steps: Transition, seen: Segm
         flat = seen_by_experts.reshape(-1, observations.mean.shape[0])
         observations = statistics.merge(observations, flat.astype(jnp.float32))
     if rewards is not None:
-        rewards = statistics.merge(rewards, seen.discounted_return.reshape(-1))
+        rewards = statistics.merge(rewards, rollout.discounted_return.reshape(-1))
     return dataclasses.replace(
         state,
         expert_returns=jax.vmap(statistics.mean_of_newest, (0, 0, 1, 1, None))(

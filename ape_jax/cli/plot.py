@@ -1,10 +1,9 @@
-"""``ape-jax plot``: curves of runs, also while they are on."""
+"""``ape-jax plot``: learning curves of runs, also while they train."""
 
 import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib
 import tyro
 from rich.console import Console
 
@@ -16,7 +15,7 @@ from ape_jax.types import SettingError
 
 @dataclasses.dataclass(frozen=True)
 class PlotOptions:
-    """Draw returns of experts and observer over updates: the mean over seeds, and their range."""
+    """Draw returns over updates: the mean over seeds, and the range of seeds."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Directories of runs, finished or not."""
@@ -25,7 +24,7 @@ class PlotOptions:
 
 
 def run(options: PlotOptions, console: Console) -> int:
-    """Read, draw, write."""
+    """Read the metrics, draw, write."""
     del console
     if not options.runs:
         raise SettingError("runs must name at least one; got none")
@@ -40,7 +39,6 @@ def run(options: PlotOptions, console: Console) -> int:
         if not rows:
             raise SettingError(f"run must have finished its first updates; {path} has none yet")
         found[path.name if path.name not in found else str(path)] = rows
-    matplotlib.use("Agg")
     prepare(out.parent, "file")
     figures.save_figure(figures.run_curves(found), out)
     say(Console(), f"figure: {out}")

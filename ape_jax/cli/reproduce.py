@@ -2,16 +2,19 @@
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import TaskID
 
 from ape_jax.cli.output import INTERRUPTED, prepare, say
-from ape_jax.evaluation import reproduce
-from ape_jax.reporting import tables
-from ape_jax.training.trainer import Chunk, describe_returns, progress_bar
+from ape_jax.evaluation import records, reproduce
+from ape_jax.evaluation.records import Progress
+from ape_jax.evaluation.reproduce import LABELS, Scale, Table1, Trained
+from ape_jax.reporting import reproduction, tables
+from ape_jax.reporting.progress import ProgressBars
+from ape_jax.runs.metrics import write_text
 from ape_jax.types import SettingError
 
 
@@ -29,9 +32,7 @@ class ReproduceOptions:
 
 def run(options: ReproduceOptions, console: Console) -> int:
     """Make the rows, and write table and figures."""
-    scale = reproduce.Scale()
-    if options.quick:
-        scale = reproduce.Scale(seeds=3, max_updates=400, num_demonstrations=100_000)
+    scale = reproduce.QUICK if options.quick else Scale()
     if options.seeds is not None:
         scale = dataclasses.replace(scale, seeds=options.seeds)
     if scale.seeds < 1:
@@ -39,61 +40,52 @@ def run(options: ReproduceOptions, console: Console) -> int:
     out = prepare(options.out)
     if (out / "metrics.jsonl").exists():
         raise SettingError(f"out must not hold a training run; {out} does. Choose another --out")
-    for name in reproduce.FIGURES:
+    for name in reproduction.FIGURES:
         (out / name).unlink(missing_ok=True)
 
-    started = time.monotonic()
-    reproduction = reproduce.Reproduction(scale)
-    horizon = reproduction.task.world.horizon
-    rows: list[reproduce.Row] = []
-    code = 0
-    with progress_bar(console) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def report(name: str, chunk: Chunk | None) -> None:
-            if chunk is None:
-                bars[name] = progress.add_task(
-                    reproduce.LABELS[name], total=None, returns="compiling"
-                )
-                return
-            progress.update(
-                bars[name],
-                total=chunk.num_updates,
-                completed=chunk.num_done,
-                returns=describe_returns(chunk.metrics),
-            )
-
+    started, code = time.monotonic(), 0
+    trained: list[Trained] = []
+    with ProgressBars(console) as progress:
         try:
-            for row in reproduction.rows(report):
-                rows.append(row)
-                progress.update(
-                    bars[row.name],
-                    total=max(row.num_updates),
-                    completed=max(row.num_updates),
-                    returns=f"PE {np.mean(row.returns.pe):.2f}  "
-                    f"BC greedy {np.mean(row.returns.bc_greedy):.2f}",
-                )
-                content = reproduce.table_json(rows, scale, horizon, started)
-                reproduce.write_table(out, content)
-            drawing = progress.add_task("figures", total=1, returns="")
-            reproduction.draw(rows, out)
-            progress.update(drawing, completed=1)
+            for one in reproduce.train_rows(scale, progress):
+                trained.append(one)
+                _write(reproduce.table1(trained, scale, time.monotonic() - started), out)
+            progress(Progress("figures", 0, 1))
+            reproduction.draw(trained, scale, out)
+            progress(Progress("figures", 1, 1))
         except KeyboardInterrupt:
-            if not rows:
+            if not trained:
                 raise
             code = INTERRUPTED
-    content = reproduce.table_json(rows, scale, horizon, started)
-    reproduce.write_table(out, content)
-    reproduce.write_settings(out, rows)
+    table = reproduce.table1(trained, scale, time.monotonic() - started)
+    _write(table, out)
+    _write_settings(trained, out)
+    _show(table, out, code)
+    return code
 
+
+def _write(table: Table1, out: Path) -> None:
+    """Write ``table1.json`` and ``table1.md``."""
+    records.write(out / "table1.json", table)
+    text = tables.markdown_table(*tables.table1_cells(table))
+    write_text(out / "table1.md", "\n\n".join((text, tables.EXPLANATION, tables.PAPER_NOTE)) + "\n")
+
+
+def _write_settings(trained: Sequence[Trained], out: Path) -> None:
+    """Write ``config.yaml``: each row's settings, named as ``ape-jax train`` names them.
+
+    The halted rows have the optimal row's; ``table1.json`` says where each of their seeds stopped.
+    """
+    content = OmegaConf.create({one.row.name: one.config.to_flat() for one in trained})
+    write_text(out / "config.yaml", OmegaConf.to_yaml(content))
+
+
+def _show(table: Table1, out: Path, code: int) -> None:
     stdout = Console()
-    header, lines = tables.table1_cells(content, reproduce.LABELS)
-    title = f"Table 1: returns, mean ± std over {scale.seeds} seed(s)"
+    header, lines = tables.table1_cells(table)
+    title = f"Table 1: returns, mean ± std over {table.seeds} seed(s)"
     lines = [tables.narrow(line) for line in lines]
     stdout.print(tables.rich_table(title, tables.narrow(header), lines))
     say(stdout, f"{tables.EXPLANATION}\n{tables.PAPER_NOTE}")
-    finished = (
-        "" if code == 0 else f"interrupted after {len(rows)} of {len(reproduce.LABELS)} rows; "
-    )
-    say(stdout, f"{finished}{content['wall_seconds']:.0f} s; files in {out}")
-    return code
+    state = "" if code == 0 else f"interrupted after {len(table.rows)} of {len(LABELS)} rows; "
+    say(stdout, f"{state}{table.wall_seconds:.0f} s; files in {out}")

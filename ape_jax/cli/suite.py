@@ -1,26 +1,19 @@
 """``ape-jax suite``: presets and their controls over seeds, in one table."""
 
 import dataclasses
-import json
-from collections.abc import Set
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
 from rich.console import Console
 
 from ape_jax import presets
 from ape_jax.cli.output import INTERRUPTED, prepare, say
-from ape_jax.config import RunConfig, resolve
-from ape_jax.evaluation import suite
-from ape_jax.evaluation.suite import SuiteEffort
+from ape_jax.config import RunConfig
+from ape_jax.evaluation import records, suite
+from ape_jax.evaluation.suite_records import QUICK, Suite, SuiteEffort, SuiteRow
 from ape_jax.reporting import figures, tables
-from ape_jax.runs.metrics import write_json, write_text
-from ape_jax.training.trainer import progress_bar
+from ape_jax.reporting.progress import ProgressBars
+from ape_jax.runs.metrics import write_text
 from ape_jax.types import SettingError
-
-QUICK = SuiteEffort(num_steps=25_600, fit_updates=100, num_episodes=64)
-"""A first look."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,109 +21,81 @@ class SuiteOptions:
     """Train ensembles and their controls in every preset's environment, and clone them all."""
 
     only: str | None = None
-    """Presets or environments, names with commas between them; all, if not given."""
+    """Names of presets or environments, with commas between them; all, if not given."""
     seeds: int = 5
-    """Seeds of every number."""
+    """Seeds behind every number."""
     first_seed: int = 1000
-    """They are numbered from here: presets were tuned on seeds below."""
+    """Number of the first seed. Presets were tuned on seeds below 1000."""
     quick: bool = False
     """A first look: a twentieth of the updates, a tenth of the demonstrations."""
     out: Path = Path("runs/suite.json")
     """The results; beside them the same as a table in Markdown and as a figure. Rows of other
-    presets that it holds are kept; they must be of the same seeds."""
+    presets in this file are kept; they must be of the same seeds."""
 
 
 def run(options: SuiteOptions, console: Console) -> int:
     """Measure preset by preset, and write after each."""
-    if options.out.suffix != ".json":
-        raise SettingError(f"out must be named *.json; got {options.out}")
-    configs = {name: _config(name, options) for name in _chosen(options.only)}
-    prepare(options.out.parent, "file")
-    matplotlib.use("Agg")
+    out = options.out
+    if out.suffix != ".json":
+        raise SettingError(f"out must be named *.json; got {out}")
+    asked = options.only, options.seeds, options.first_seed, options.quick
+    configs = suite.suite_configs(*asked)
+    prepare(out.parent, "file")
     effort = QUICK if options.quick else SuiteEffort()
-    rows = _known(options, configs.keys(), effort)
-    finished: list[dict] = []
+    rows = _known(options, configs, effort)
+    finished: list[SuiteRow] = []
     code = 0
-    with progress_bar(console) as progress:
-        bar = progress.add_task("suite", total=len(configs), returns="")
+    with ProgressBars(console) as progress:
         try:
-            for name, config in configs.items():
-                rows[name] = suite.run(
-                    name, config, effort, lambda text: progress.update(bar, returns=text)
-                )
-                finished.append(rows[name])
-                progress.update(bar, advance=1)
-                known = [*presets.PRESETS]
-                known += [preset for preset in rows if preset not in known]
-                ordered = [rows[preset] for preset in known if preset in rows]
-                write_json(options.out, {"rows": ordered})
-                table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(ordered))
-                write_text(options.out.with_suffix(".md"), table + "\n")
-                picture = options.out.with_suffix(".png")
-                figures.save_figure(figures.suite_shares(ordered), picture)
+            for row in suite.suite_rows(configs, effort, progress):
+                finished.append(row)
+                rows[row.preset] = row
+                _save(rows, out)
         except KeyboardInterrupt:
             if not finished:
                 raise
             code = INTERRUPTED
     stdout = Console()
     _, *names = tables.SUITE_HEADER
-    for env, *cells in tables.suite_lines(finished):  # Side by side they fit no terminal.
+    for env, *cells in tables.suite_lines(Suite(tuple(finished))):  # Too wide for a terminal.
         lines = [pair for pair in zip(names, cells, strict=True) if pair[1]]
         stdout.print(tables.rich_table(env, ["who acts", "return of an episode"], lines))
-    others = ", ".join(str(options.out.with_suffix(suffix)) for suffix in (".md", ".png"))
-    say(stdout, f"files: {options.out}, {others}")
+    say(stdout, f"files: {out}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")
     return code
 
 
-def _config(name: str, options: SuiteOptions) -> RunConfig:
-    settings = {**presets.find(name), "seeds": options.seeds, "first_seed": options.first_seed}
-    if options.quick:
-        settings["num_updates"] = max(settings["num_updates"] // 20, 2)
-    return resolve(settings)
+def _save(rows: dict[str, SuiteRow], out: Path) -> None:
+    """Write all rows: those of presets in the presets' order, then those of others."""
+    names = [*(name for name in presets.PRESETS if name in rows), *rows]
+    result = Suite(tuple(rows[name] for name in dict.fromkeys(names)))
+    records.write(out, result)
+    table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(result))
+    write_text(out.with_suffix(".md"), table + "\n")
+    figures.save_figure(figures.suite_shares(result), out.with_suffix(".png"))
 
 
-def _chosen(only: str | None) -> list[str]:
-    if only is None:
-        return list(presets.PRESETS)
-    by_env = {preset["env"]: name for name, preset in presets.PRESETS.items()}
-    names = [name.strip() for name in only.split(",") if name.strip()]
-    chosen = [by_env.get(name, name) for name in names]
-    for name in chosen:
-        if name not in presets.PRESETS:
-            raise SettingError(
-                f"only must name presets or environments of {', '.join(presets.PRESETS)}; got "
-                f"{name!r}"
-            )
-    if not chosen:
-        raise SettingError("only must name a preset or an environment; got none")
-    return list(dict.fromkeys(chosen))
-
-
-def _known(options: SuiteOptions, asked: Set[str], effort: SuiteEffort) -> dict[str, dict]:
-    """Rows of an earlier run by preset; one table holds results of one kind."""
+def _known(
+    options: SuiteOptions, configs: dict[str, RunConfig], effort: SuiteEffort
+) -> dict[str, SuiteRow]:
+    """Rows of an earlier suite by preset; all rows of a file must be of the same kind."""
     path = options.out
     if not path.exists():
         return {}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        tables.suite_lines(rows)
-        plt.close(figures.suite_shares(rows))
-        known = {row["preset"]: row for row in rows}
-        kinds = [(row["effort"], row["seeds"], row["config"]["first_seed"]) for row in rows]
-    except (ValueError, KeyError, TypeError, OSError):
-        raise SettingError(
-            f"out must be a new file or one of ape-jax suite; got {path}. Choose another"
-        ) from None
-    kind = dataclasses.asdict(effort), options.seeds, options.first_seed
-    if any(other != kind for other in kinds):
-        raise SettingError(
-            f"out must hold rows of the same seeds and effort, with --quick or without; {path} "
-            "holds others. Choose another"
-        )
-    for name in known.keys() & presets.PRESETS.keys() - asked:
-        if known[name]["config"] != _config(name, options).to_flat():
+    rows = {row.preset: row for row in records.read(Suite, path).rows}
+    kind = effort, options.seeds, options.first_seed
+    for name, row in rows.items():
+        if (row.effort, row.seeds, row.config.get("first_seed")) != kind:
             raise SettingError(
-                f"out must hold rows of presets as they are; {path} holds one of {name} as it "
-                f"was. Choose another, or add {name} to --only"
+                f"out must hold rows of the same seeds and effort, with --quick or without; {path} "
+                "holds others. Choose another"
             )
-    return known
+        if name in configs or name not in presets.PRESETS:
+            continue
+        asked = name, options.seeds, options.first_seed, options.quick
+        (config,) = suite.suite_configs(*asked).values()
+        if row.config != config.to_flat():
+            raise SettingError(
+                f"out must hold rows of presets as they are; {path} holds one of {name} with other "
+                f"settings. Choose another, or add {name} to --only"
+            )
+    return rows

@@ -1,5 +1,6 @@
 """``ape-jax train``: train an ensemble, save it, evaluate it; and resume a run that was stopped."""
 
+import dataclasses
 import logging
 import shlex
 import time
@@ -11,8 +12,9 @@ from ape_jax.algorithms.task import check_min_return, make_task
 from ape_jax.cli.output import prepare, say
 from ape_jax.cli.train_options import TrainOptions, Watch, unpack
 from ape_jax.config import RunConfig
-from ape_jax.evaluation import intervals
-from ape_jax.evaluation.summary import summarise
+from ape_jax.evaluation import records
+from ape_jax.evaluation.intervals import MeanStd
+from ape_jax.evaluation.summary import Summary, summarise
 from ape_jax.reporting import tables
 from ape_jax.runs.directory import Output, RunDirectory, find_start, is_finished
 from ape_jax.runs.loop import Interrupted, fit, stop_requested
@@ -54,7 +56,7 @@ def run(options: TrainOptions, console: Console) -> int:
 
 def _train_and_evaluate(
     trainer: Trainer, run: RunDirectory, place: devices.Place, watch: Watch
-) -> dict:
+) -> Summary:
     """Train to the end, and write and return the summary."""
     config, task, start = run.config, trainer.task, run.start
     keys = seed_keys(config.first_seed, config.seeds)
@@ -67,10 +69,12 @@ def _train_and_evaluate(
         if place.cluster is not None:
             devices.leave()
             task = make_task(config.train)
-        summary = summarise(task, config, params) | {"train_seconds": seconds}
-        if multipliers is not None:
-            summary["multipliers"] = intervals.over_seeds(multipliers)
-        run.finish(params, summary)
+        summary = dataclasses.replace(
+            summarise(task, config, params),
+            train_seconds=seconds,
+            multipliers=None if multipliers is None else MeanStd.over_seeds(multipliers),
+        )
+        run.finish(params, records.to_json(summary))
     return summary
 
 
@@ -107,18 +111,17 @@ def _resume_command(output: Output, watch: Watch) -> str:
     return f"ape-jax train {shlex.join(flags)}"
 
 
-def _show(summary: dict, config: RunConfig, output: Output) -> None:
+def _show(summary: Summary, config: RunConfig, output: Output) -> None:
     """Print what the evaluation found."""
     console = Console()
-    experts = summary["expert_returns"]["values"]
-    by_expert = list(zip(*experts, strict=True))
-    lines = [["ensemble (PE)", tables.mean_and_std(summary["pe_return"])]]
+    by_expert = summary.expert_returns.array.T
+    lines = [["ensemble (PE)", tables.mean_and_std(summary.pe_return)]]
     for index, values in enumerate(by_expert):
-        cell = tables.mean_and_std(intervals.over_seeds(values))
+        cell = tables.mean_and_std(MeanStd.over_seeds(values))
         lines.append([f"expert {index + 1}", cell])
-    lines.append(["uniform mixture π_o", tables.mean_and_std(summary["mixture"])])
+    lines.append(["uniform mixture π_o", tables.mean_and_std(summary.mixture)])
     title = (
-        f"{config.train.env} after {summary['num_updates']} updates, "
+        f"{config.train.env} after {summary.num_updates} updates, "
         f"mean ± std over {config.seeds} seed(s)"
     )
     console.print(tables.rich_table(title, ["who acts", "return of an episode"], lines))
@@ -130,11 +133,11 @@ def _show(summary: dict, config: RunConfig, output: Output) -> None:
             for index, values in enumerate(by_expert)
         ]
         say(console, f"return of at least {min_return:g} kept by " + "; ".join(kept))
-    for index, count in enumerate(map(sum, zip(*summary["dead_experts"], strict=True))):
+    for index, count in enumerate(map(sum, zip(*summary.dead_experts, strict=True))):
         if count:
             say(
                 console,
                 f"expert {index + 1} collapsed in {count} of {config.seeds} seed(s): above a "
                 "random policy, it returns less than half of what the best expert does",
             )
-    say(console, f"evaluation: {summary['evaluation']}; run saved in {output.path}")
+    say(console, f"evaluation: {summary.evaluation}; run saved in {output.path}")

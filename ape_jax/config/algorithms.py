@@ -85,6 +85,14 @@ class PGConfig(_Config):
     critic: CriticForm = "separate"
     """Baselines: one critic for each term, or one shared by both (paper, Eq. 4 as printed)."""
 
+    def without_observer(self) -> "PGConfig":
+        """The same settings: PG-APE always runs an observer, which β = 0 leaves without effect."""
+        return self
+
+    def with_state_std(self) -> "PGConfig":
+        """The same settings: no head of PG-APE has standard deviations."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(_Config):
@@ -131,6 +139,14 @@ class PPOConfig(_Config):
                 f"{self.rollout_length} x {self.envs_per_expert} = {steps}; "
                 f"got {self.num_minibatches}"
             )
+
+    def without_observer(self) -> "PPOConfig":
+        """The same settings with experts that are trained alone."""
+        return dataclasses.replace(self, observer="none")
+
+    def with_state_std(self) -> "PPOConfig":
+        """The same settings with standard deviations that depend on the state, if there are any."""
+        return dataclasses.replace(self, std="state") if self.head == "gaussian" else self
 
 
 TrainConfig = PGConfig | PPOConfig

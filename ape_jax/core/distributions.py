@@ -1,8 +1,9 @@
-"""What a policy is at one observation: the two families, with the same few operations.
+"""Distributions of one action: categorical, Gaussian, and a mixture of Gaussians.
 
-Both are pytrees of arrays without batch axes; callers add those by ``jax.vmap``. What an observer
-makes of several experts is ``pool``, of one family: the mixture of categoricals (paper, Eq. 1), and
-the Gaussian with the mixture's mean and variance.
+All are pytrees of arrays without batch axes; callers add those by ``jax.vmap``. An observer
+combines the distributions of several experts [E] in one of two ways. ``mix`` is their mixture
+(paper, Eq. 1). ``pool`` stays in the family: it is the mixture for discrete actions, and for
+continuous ones the Gaussian with the mean and the variance of the mixture.
 """
 
 from typing import NamedTuple
@@ -11,44 +12,71 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ape_jax.core import categorical, mixture
+from ape_jax.core import mixture
 from ape_jax.core.mixture import LOG_FLOOR
 
 
 class Categorical(NamedTuple):
-    """Over discrete actions."""
+    """A distribution of discrete actions, by their normalised log-probabilities."""
 
-    log_probs: Float[Array, "*E A"]
-    """Normalised."""
+    log_probs: Float[Array, "*batch A"]
 
     def log_prob(self, action: Int[Array, ""]) -> Float[Array, ""]:
-        """Of one action."""
+        """Log-probability of one action."""
         return self.log_probs[action]
 
     def entropy(self) -> Float[Array, ""]:
-        """In nats."""
-        return categorical.entropy(self.log_probs)
+        """The entropy −Σ_a π(a) log π(a), in nats."""
+        terms = jnp.exp(self.log_probs) * jnp.maximum(self.log_probs, LOG_FLOOR)
+        return -jnp.sum(terms)
+
+    def for_sampling(self) -> "CumulativeCategorical":
+        """The same distribution in the form that ``sample`` needs, to be computed once."""
+        return CumulativeCategorical(jnp.cumsum(jnp.exp(self.log_probs), axis=-1))
 
     def sample(self, uniforms: Float[Array, " U"]) -> Int[Array, ""]:
-        """An action, from the first of some numbers in [0, 1)."""
-        return categorical.sample(categorical.cumulative_probs(self.log_probs), uniforms[0])
+        """Draw an action from the first of some numbers in [0, 1)."""
+        return self.for_sampling().sample(uniforms)
 
     def temper(self, temperature: Float[Array, ""] | float) -> "Categorical":
-        """π^(1/T), normalised."""
+        """The distribution π^(1/T), normalised; at zero the most probable actions, evenly."""
         return Categorical(mixture.temper(self.log_probs, temperature))
 
-    def pool(self, log_weights: Float[Array, " E"]) -> "Categorical":
-        """Of experts [E]: their mixture."""
+    def mix(self, log_weights: Float[Array, " E"]) -> "Categorical":
+        """The mixture of experts [E] with these log-weights."""
         return Categorical(mixture.mixture_log_probs(self.log_probs, log_weights))
+
+    def pool(self, log_weights: Float[Array, " E"]) -> "Categorical":
+        """The mixture too: it is of the same family."""
+        return self.mix(log_weights)
+
+
+class CumulativeCategorical(NamedTuple):
+    """A categorical distribution in the form that sampling needs: P(action ≤ a)."""
+
+    cumulative: Float[Array, "*batch A"]
+
+    def sample(self, uniforms: Float[Array, " U"]) -> Int[Array, ""]:
+        """Draw an action by inverting the cumulative distribution.
+
+        This takes one uniform number instead of the A Gumbel numbers of ``jax.random.categorical``.
+        Scaling by the last entry keeps the draw in range when the sum is not quite one.
+
+        Args:
+          uniforms: numbers in [0, 1), of which the first is used.
+
+        Returns:
+          The action, an int32 in [0, A).
+        """
+        threshold = uniforms[0] * self.cumulative[-1]
+        return jnp.sum(self.cumulative[:-1] <= threshold, dtype=jnp.int32)
 
 
 class Gaussian(NamedTuple):
-    """Over continuous actions, each dimension for itself."""
+    """A distribution of continuous actions whose D dimensions are independent."""
 
-    mean: Float[Array, "*E D"]
-    """Of every dimension."""
-    log_std: Float[Array, "*E D"]
-    """Logarithm of every dimension's standard deviation."""
+    mean: Float[Array, "*batch D"]
+    log_std: Float[Array, "*batch D"]
 
     def log_prob(self, action: Float[Array, " D"]) -> Float[Array, ""]:
         """Log density of one action, in nats."""
@@ -60,62 +88,76 @@ class Gaussian(NamedTuple):
         """Differential entropy, in nats."""
         return jnp.sum(self.log_std + 0.5 * jnp.log(2.0 * jnp.pi * jnp.e))
 
+    def for_sampling(self) -> "Gaussian":
+        """The distribution itself."""
+        return self
+
     def sample(self, uniforms: Float[Array, " U"]) -> Float[Array, " D"]:
-        """An action, from numbers in [0, 1), one for each of its dimensions."""
+        """Draw an action from numbers in [0, 1), one for each of its dimensions."""
         return self.mean + jnp.exp(self.log_std) * normals(uniforms[: self.mean.shape[-1]])
 
     def temper(self, temperature: Float[Array, ""] | float) -> "Gaussian":
-        """π^(1/T), normalised: variance times T. At zero, the mean action."""
+        """The distribution π^(1/T), normalised: its variance times T. At zero, the mean action."""
         log_temperature = jnp.log(jnp.maximum(temperature, 1e-12))
         return Gaussian(self.mean, self.log_std + 0.5 * log_temperature)
 
-    def pool(self, log_weights: Float[Array, " E"]) -> "Gaussian":
-        """Of experts [E]: the Gaussian with mean and variance of their mixture.
+    def mix(self, log_weights: Float[Array, " E"]) -> "GaussianMixture":
+        """The mixture of experts [E] with these log-weights."""
+        return GaussianMixture(log_weights, self.mean, self.log_std)
 
-        It is what maximum likelihood makes of pooled demonstrations with one Gaussian, and its mean
-        what least squares makes of them.
+    def pool(self, log_weights: Float[Array, " E"]) -> "Gaussian":
+        """The Gaussian with the mean and the variance of the mixture of experts [E].
+
+        Maximum likelihood with one Gaussian fits it to pooled demonstrations, and least squares
+        fits its mean.
         """
         weights = jnp.exp(log_weights)[:, None]
         mean = jnp.sum(weights * self.mean, axis=0)
-        spread = jnp.exp(2.0 * self.log_std) + jnp.square(self.mean - mean[None])
-        return Gaussian(mean, 0.5 * jnp.log(jnp.sum(weights * spread, axis=0)))
-
-
-Distribution = Categorical | Gaussian
-"""Of one action, discrete or continuous."""
+        squares = jnp.exp(2.0 * self.log_std) + jnp.square(self.mean - mean[None])
+        return Gaussian(mean, 0.5 * jnp.log(jnp.sum(weights * squares, axis=0)))
 
 
 class GaussianMixture(NamedTuple):
-    """Diagonal Gaussians over actions, of which one is drawn by weight."""
+    """A mixture of M diagonal Gaussians; its log-weights are normalised."""
 
-    log_weights: Float[Array, " M"]
-    """Normalised."""
-    means: Float[Array, "M D"]
-    """Of every Gaussian."""
-    log_stds: Float[Array, "M D"]
-    """Logarithms of their standard deviations."""
+    log_weights: Float[Array, "*batch M"]
+    means: Float[Array, "*batch M D"]
+    log_stds: Float[Array, "*batch M D"]
 
     def log_prob(self, action: Float[Array, " D"]) -> Float[Array, ""]:
-        """Log density, in nats: log Σ_m w_m N(action; μ_m, σ_m²)."""
+        """Log density of one action, in nats: log Σ_m w_m N(action; μ_m, σ_m²)."""
         terms = jax.vmap(Gaussian.log_prob, (0, None))(Gaussian(self.means, self.log_stds), action)
         return jax.nn.logsumexp(self.log_weights + terms)
 
+    def for_sampling(self) -> "GaussianMixture":
+        """The distribution itself."""
+        return self
+
     def sample(self, uniforms: Float[Array, " U"]) -> Float[Array, " D"]:
-        """An action, from numbers in [0, 1): one a dimension, and one for the component."""
+        """Draw an action from D + 1 numbers in [0, 1): the last one chooses the component."""
         size = self.means.shape[-1]
-        cumulative = categorical.cumulative_probs(self.log_weights)
-        component = categorical.sample(cumulative, uniforms[size])
+        component = Categorical(self.log_weights).sample(uniforms[size:])
         return Gaussian(self.means[component], self.log_stds[component]).sample(uniforms)
 
     def temper(self, temperature: Float[Array, ""] | float) -> "GaussianMixture":
-        """Weights and every component tempered; at zero the centre of the heaviest component."""
+        """Temper weights and components; at zero, the centre of the heaviest component."""
         log_temperature = jnp.log(jnp.maximum(temperature, 1e-12))
         log_weights = mixture.temper(self.log_weights, temperature)
         return GaussianMixture(log_weights, self.means, self.log_stds + 0.5 * log_temperature)
 
 
+HeadDistribution = Categorical | Gaussian
+"""The distribution of one action that a head of a network gives."""
+
+Distribution = Categorical | Gaussian | GaussianMixture
+"""The distribution of one action, discrete or continuous."""
+
+Sampler = CumulativeCategorical | Distribution
+"""Anything that an action can be sampled from."""
+
+
 def point(action: Float[Array, " D"]) -> Gaussian:
-    """Always the same action."""
+    """The distribution that always gives the same action."""
     return Gaussian(action, jnp.full_like(action, LOG_FLOOR))
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ape_jax.algorithms.task import Task
-from ape_jax.core import categorical
+from ape_jax.core.distributions import Sampler
 from ape_jax.envs import rollout
+from ape_jax.envs.world import World
 from ape_jax.types import Params, PRNGKey
 
-ActFn = Callable[[Shaped[Array, "..."], Int[Array, ""], Float[Array, " U"]], Shaped[Array, "..."]]
-"""Several policies as a rollout samples them: observation, number of the policy, uniform numbers
-to its action."""
+ActFn = Callable[[Shaped[Array, "..."], Int[Array, ""]], Sampler]
+"""Several policies: one observation and the number of a policy to what its action is drawn from."""
 
 
 class Demonstrations(NamedTuple):
@@ -24,9 +24,8 @@ class Demonstrations(NamedTuple):
     observation: Shaped[Array, "N ..."]
     """What the actor saw before it acted."""
     action: Shaped[Array, "N ..."]
-    """What it did."""
+    """The action as the environment was given it."""
     reward: Float[Array, " N"]
-    """What it got for that."""
     terminated: Bool[Array, " N"]
     """The task ended with this step."""
     truncated: Bool[Array, " N"]
@@ -37,7 +36,7 @@ class Demonstrations(NamedTuple):
 
 
 def num_streams(num_steps: int, horizon: int) -> int:
-    """Parallel streams that are long against an episode, so that few episodes are cut short."""
+    """Number of parallel streams: few enough that each holds many episodes and cuts only one."""
     return max(1, min(1024, num_steps // (10 * horizon)))
 
 
@@ -55,52 +54,48 @@ def collect(
     Returns:
       What observers may see, and the expert that acted in each step, which stays hidden from them.
     """
-    return pool(key, task, sampler(task, heads), num_steps)
+    act = expert_policies(task, heads)
+    return pool(key, task.world, act, task.networks.num_experts, num_steps)
 
 
-def sampler(task: Task, heads: Params) -> ActFn:
-    """Experts that sample their actions, [E, …] heads by number."""
-    networks = task.networks
-    if networks.num_states is None:
+def expert_policies(task: Task, heads: Params) -> ActFn:
+    """The experts' policies by number, ready to be sampled.
 
-        def act(observation, expert, uniforms):
-            # All heads' outputs and then one of them: parallel streams would copy a head for each.
-            policies = networks.policies(heads, observation)
-            policy = jax.tree.map(lambda x: x[expert], policies)
-            return networks.legal(policy.sample(uniforms))
-
-        return act
-    cumulative = networks.tabulate(
-        lambda observation: jax.vmap(categorical.cumulative_probs)(
-            networks.expert_log_probs(heads, observation)
-        )
+    Args:
+      task: environment and networks.
+      heads: parameters of the expert heads [E, …].
+    """
+    # All heads' outputs and then one of them: parallel streams would copy a head for each.
+    distributions = task.world.samplers(
+        lambda observation: task.networks.distributions(heads, observation)
     )
-    return lambda observation, expert, uniforms: categorical.sample(
-        cumulative(observation)[expert], uniforms[0]
-    )
+
+    def act(observation, expert):
+        return jax.tree.map(lambda x: x[expert], distributions(observation))
+
+    return act
 
 
 def pool(
-    key: PRNGKey, task: Task, act: ActFn, num_steps: int
+    key: PRNGKey, world: World, act: ActFn, num_experts: int, num_steps: int
 ) -> tuple[Demonstrations, Int[Array, " N"]]:
     """Episodes of E policies, one drawn for each episode, from parallel streams end to end.
 
     Args:
       key: drives everything.
-      task: environment.
-      act: how each of them acts.
+      world: the environment.
+      act: the policies by number.
+      num_experts: E.
       num_steps: N, exactly.
+
+    Returns:
+      The steps, and the policy that acted in each.
     """
-    streams = num_streams(num_steps, task.world.horizon)
+    streams = num_streams(num_steps, world.horizon)
     length = -(-num_steps // streams)
-
-    def one(key):
-        return rollout.stream(
-            *(key, act, task.networks.num_experts, task.world.env, task.world.params, length),
-            task.networks.num_uniforms,
-        )
-
-    steps, actor = jax.vmap(one)(jax.random.split(key, streams))
+    keys = jax.random.split(key, streams)
+    steps = rollout.stream(keys, act, num_experts, world, length)
+    steps, actor = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
     ends = steps.terminated | steps.truncated
     begins = jnp.concatenate([jnp.ones((streams, 1), bool), ends[:, :-1]], axis=1)
 
@@ -127,7 +122,11 @@ def complete_returns(shown: Demonstrations) -> np.ndarray:
 
 
 def hold_out(shown: Demonstrations) -> tuple[Demonstrations, Demonstrations]:
-    """Set the last tenth of the episodes apart, one at least; of a single episode, both get it."""
+    """Split off the last tenth of the episodes, at least one; a single episode goes to both parts.
+
+    Returns:
+      The steps to give to an observer, and those kept back.
+    """
     episode = np.asarray(shown.episode)
     num_episodes = episode[-1] + 1
     if num_episodes == 1:
@@ -140,10 +139,10 @@ def hold_out(shown: Demonstrations) -> tuple[Demonstrations, Demonstrations]:
 
 
 def resample(shown: Demonstrations, seed: int) -> Demonstrations:
-    """As many steps, of episodes drawn with replacement; the last is cut where steps run out.
+    """Draw episodes with replacement, for as many steps as there were; the last one may be cut.
 
-    Every tenth place is filled from every tenth episode, and the others from the others, so that
-    what a fit holds out (``fitting.held_out``) is not what it is fitted to.
+    Every tenth place is filled with one of every tenth episodes, and the other places with the
+    other episodes. So no episode is both held out (``fitting.held_out``) and fitted to.
     """
     episode = np.asarray(shown.episode)
     num_steps = len(episode)

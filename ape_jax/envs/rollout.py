@@ -1,372 +1,335 @@
-"""The one place that steps environments."""
+"""The loops over time: all environments advance side by side, by the one ``step``.
 
+An episode that has ended is either held where it is (``episodes``, ``ensemble_episodes``,
+``episode_returns``) or followed by a new one (``collect_rollout``, ``stream``).
+"""
+
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from gymnax.environments.environment import Environment, EnvParams
-from jaxtyping import Array, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from ape_jax.core import categorical, random
-from ape_jax.networks import Networks
-from ape_jax.types import (
-    LogProbsFn,
-    MemoryPolicy,
-    Params,
-    PRNGKey,
-    Transition,
+from ape_jax.core import random
+from ape_jax.core.distributions import Distribution, Sampler
+from ape_jax.envs.step import (
+    Standing,
+    broadcast,
+    hold,
+    reset,
+    restart,
+    step,
+    uniform_numbers,
 )
+from ape_jax.envs.world import World
+from ape_jax.types import Policy, Transition
+
+Actors = Callable[
+    [Any, Shaped[Array, "N ..."], Shaped[Array, "N ..."], Float[Array, "N U"]], tuple[Any, Any]
+]
+"""The policies of N environments at once: carries, observations, last actions and uniform numbers
+to the next carries and to what is drawn."""
 
 
-def episodes(
-    keys: Key[Array, " N"],
-    cumulative_probs: Callable[[Shaped[Array, "N ..."]], Float[Array, "N A"]],
-    env: Environment,
-    env_params: EnvParams,
-    num_steps: int,
-) -> Transition:
-    """One episode a key from a fresh start, padded to ``num_steps`` with steps that are not live.
+def draw_action(acts: Sampler, uniforms: Float[Array, " U"]) -> Shaped[Array, "..."]:
+    """An action from one distribution."""
+    return acts.sample(uniforms)
+
+
+def draw_with_log_prob(
+    acts: Distribution, uniforms: Float[Array, " U"]
+) -> tuple[Shaped[Array, "..."], Float[Array, ""]]:
+    """An action from one distribution, and its log-probability."""
+    action = acts.sample(uniforms)
+    return action, acts.log_prob(action)
+
+
+def acting(policy: Policy, draw: Callable = draw_action) -> Callable:
+    """A policy that draws: as ``Actors``, for one environment."""
+
+    def act(carry, observation, last_action, uniforms):
+        carry, acts = policy(carry, observation, last_action)
+        return carry, draw(acts, uniforms)
+
+    return act
+
+
+def in_blocks(
+    experts: Policy,
+    num_experts: int,
+    block: int,
+    observer: Policy | None,
+    draw: Callable = draw_action,
+) -> Actors:
+    """Policies without memory: the experts in blocks of environments, then the observer.
+
+    Args:
+      experts: policies [E], stacked.
+      num_experts: E.
+      block: environments of each expert (B): expert c acts in those from c B to (c + 1) B.
+      observer: the policy of all other environments; None where there are none.
+      draw: a distribution and uniform numbers to what is drawn.
+    """
+    num_own = num_experts * block
+
+    def actors(carries, *inputs):
+        own = jax.tree.map(lambda x: x[:num_own].reshape(num_experts, block, *x.shape[1:]), inputs)
+        by_block = jax.vmap(lambda policy, *own: jax.vmap(_without_carry(policy, draw))(*own))
+        drawn = jax.tree.map(lambda x: x.reshape(num_own, *x.shape[2:]), by_block(experts, *own))
+        if observer is None:
+            return carries, drawn
+        others = jax.tree.map(lambda x: x[num_own:], inputs)
+        by_observer = jax.vmap(_without_carry(observer, draw))(*others)
+        return carries, jax.tree.map(lambda *x: jnp.concatenate(x), drawn, by_observer)
+
+    return actors
+
+
+def _without_carry(policy: Policy, draw: Callable) -> Callable:
+    act = acting(policy, draw)
+    return lambda *inputs: act((), *inputs)[1]
+
+
+def episodes(keys: Key[Array, " N"], policy: Policy, world: World) -> Transition:
+    """One episode of a policy for each key, from a fresh start.
 
     Episodes advance side by side, one step of all at a time.
 
     Args:
       keys: each drives start, actions and transitions of its episode, from streams of their own.
-      cumulative_probs: the policies: one observation an episode to P(action ≤ a) of each.
-      env: any gymnax environment.
-      env_params: its parameters.
-      num_steps: T; an episode that is longer is cut there without being marked truncated.
+      policy: how to act.
+      world: the environment. An episode that reaches ``world.horizon`` before its own limit is cut
+        there without being marked truncated.
 
     Returns:
-      Transitions [T, N]. After the end the last state is repeated with reward zero.
+      Transitions [T, N], T the horizon. After the end of an episode the last state is repeated
+      with reward zero, and its steps are not valid.
     """
-
-    def act(memory, observations, _):
-        return memory, cumulative_probs(observations)
-
-    return _episodes(keys, act, None, env, env_params, num_steps)
-
-
-def episodes_with_memory(
-    keys: Key[Array, " N"],
-    policy: MemoryPolicy,
-    env: Environment,
-    env_params: EnvParams,
-    num_steps: int,
-) -> Transition:
-    """As ``episodes``, of one policy that remembers what it saw and did in the episode."""
-
-    def act(memory, observation, last_action):
-        memory, log_probs = policy(memory, observation, last_action)
-        return memory, categorical.cumulative_probs(log_probs)
-
-    memory = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (keys.shape[0], *jnp.shape(x))), policy.start()
-    )
-    return _episodes(keys, jax.vmap(act), memory, env, env_params, num_steps)
-
-
-def _episodes(keys, act, memory, env, env_params, num_steps) -> Transition:
-    # Without the barrier the split is fused into, and repeated for, every number drawn from it.
-    start_keys, action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 3))
-    start = jax.vmap(env.reset_env, in_axes=(0, None))(start_keys, env_params)
-    draws = random.uniforms(action_keys, num_steps), random.split(move_keys, num_steps)
-
-    def step(carry, draws):
-        (observations, states, live), memory, last_actions = carry
-        uniforms, keys = draws
-        memory, cumulative = act(memory, observations, last_actions)
-        actions = jax.vmap(categorical.sample)(cumulative, uniforms)
-        moved_observations, moved_states, rewards, terminated, _ = jax.vmap(
-            env.step_env, in_axes=(0, 0, 0, None)
-        )(keys, states, actions, env_params)
-        truncated = jax.vmap(env.is_truncated, in_axes=(0, None))(moved_states, env_params)
-        # The end is held, so that no environment is stepped from where it has no meaning.
-        held = jax.tree.map(
-            lambda new, old: jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-            (moved_observations, moved_states),
-            (observations, states),
-        )
-        transitions = Transition(
-            observation=observations,
-            action=actions,
-            reward=jnp.where(live, rewards, 0.0),
-            terminated=live & terminated,
-            truncated=live & truncated & ~terminated,
-            mask=live,
-            next_observation=held[0],
-        )
-        return ((*held, live & ~terminated & ~truncated), memory, actions), transitions
-
-    num_episodes = keys.shape[0]
-    carry = (
-        (*start, jnp.ones(num_episodes, bool)),
-        memory,
-        jnp.full(num_episodes, -1, jnp.int32),
-    )
-    _, transitions = jax.lax.scan(step, carry, draws)
-    return transitions
+    actors = jax.vmap(acting(world.for_sampling(policy)))
+    return _episodes(keys, actors, policy.initial_carry(), world)
 
 
 def ensemble_episodes(
     expert_keys: Key[Array, "E B"],
     observer_keys: Key[Array, " N"],
-    networks: Networks,
-    heads: Params,
-    observer: LogProbsFn,
-    env: Environment,
-    env_params: EnvParams,
-    num_steps: int,
+    experts: Policy,
+    observer: Policy,
+    world: World,
 ) -> tuple[Transition, Transition]:
     """Episodes of every expert and of the observer, all in one loop over time.
 
-    Each expert acts in its own block of environments: the draw of the expert is stratified. The
-    observer's policy acts in every one of its own, at every state.
+    Each expert acts in its own block of environments: the draw of the expert is stratified.
+
+    Args:
+      expert_keys: keys of the experts' episodes.
+      observer_keys: keys of the observer's.
+      experts: policies [E] without memory, stacked.
+      observer: a policy without memory.
+      world: the environment.
 
     Returns:
       Transitions [T, E, B] and [T, N].
     """
     num_experts, block = expert_keys.shape
-    num_expert_episodes = num_experts * block
+    num_own = num_experts * block
     keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
-
-    def expert(head, observation):
-        return categorical.cumulative_probs(networks.log_probs(head, observation))
-
-    def clone(observation):
-        return categorical.cumulative_probs(observer(observation))
-
-    if networks.num_states is not None:
-        states = jnp.arange(networks.num_states, dtype=jnp.int32)
-        at_states = jax.vmap(jax.vmap(expert, in_axes=(None, 0)), in_axes=(0, None))
-        tables = jnp.concatenate([at_states(heads, states), jax.vmap(clone)(states)[None]])
-        actors = jnp.repeat(jnp.arange(num_experts), block)
-        actors = jnp.append(actors, jnp.full(observer_keys.shape[0], num_experts))
-
-        def act(observations):
-            return tables[actors, observations]
-
-    else:
-
-        def act(observations):
-            of_experts = observations[:num_expert_episodes]
-            blocks = of_experts.reshape(num_experts, block, *observations.shape[1:])
-            experts = jax.vmap(jax.vmap(expert, in_axes=(None, 0)))(heads, blocks)
-            clones = jax.vmap(clone)(observations[num_expert_episodes:])
-            return jnp.concatenate([experts.reshape(num_expert_episodes, -1), clones])
-
-    both = episodes(keys, act, env, env_params, num_steps)
-    experts = jax.tree.map(
-        lambda x: x[:, :num_expert_episodes].reshape(num_steps, num_experts, block, *x.shape[2:]),
-        both,
+    actors = in_blocks(
+        jax.vmap(world.for_sampling)(experts), num_experts, block, world.for_sampling(observer)
     )
-    return experts, jax.tree.map(lambda x: x[:, num_expert_episodes:], both)
+    steps = _episodes(keys, actors, (), world)
+    own = jax.tree.map(
+        lambda x: x[:, :num_own].reshape(x.shape[0], num_experts, block, *x.shape[2:]), steps
+    )
+    return own, jax.tree.map(lambda x: x[:, num_own:], steps)
 
 
-class Streams(NamedTuple):
-    """Environments between two segments of their endless streams of episodes."""
+def episode_returns(keys: Key[Array, " N"], policy: Policy, world: World) -> Float[Array, " N"]:
+    """Undiscounted returns of ``episodes``, in a loop that ends with the last of them."""
+    running, uniforms, move_keys = _start(keys, policy.initial_carry(), world)
+    actors = jax.vmap(acting(world.for_sampling(policy)))
+
+    def is_running(loop):
+        time, running, _ = loop
+        return (time < world.horizon) & jnp.any(running.mask)
+
+    def advance(loop):
+        time, running, returns = loop
+        running, steps = _held_step(world, actors, running, uniforms[time], move_keys[time])
+        return time + 1, running, returns + steps.reward
+
+    loop = (0, running, jnp.zeros(keys.shape[0]))
+    return jax.lax.while_loop(is_running, advance, loop)[-1]
+
+
+class _Running(NamedTuple):
+    """Episodes side by side, between two steps."""
+
+    at: Standing
+    carries: Any
+    last_actions: Shaped[Array, "N ..."]
+    mask: Bool[Array, " N"]
+    """The episodes that have not ended."""
+
+
+def _start(keys: Key[Array, " N"], carry: Any, world: World):
+    """Fresh episodes, uniform numbers [T, N, U] and keys [T, N] of their steps."""
+    # Without the barrier the split is fused into, and repeated for, every number drawn from it.
+    start_keys, action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 3))
+    num_episodes = keys.shape[0]
+    running = _Running(
+        at=reset(world, start_keys),
+        carries=broadcast(carry, num_episodes),
+        last_actions=broadcast(world.no_action, num_episodes),
+        mask=jnp.ones(num_episodes, bool),
+    )
+    uniforms = uniform_numbers(action_keys, world.horizon, world.num_uniforms)
+    return running, uniforms, random.split(move_keys, world.horizon)
+
+
+def _held_step(
+    world: World, actors: Actors, running: _Running, uniforms, keys
+) -> tuple[_Running, Transition]:
+    """Act, step, and hold what has ended."""
+    at = running.at
+    carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
+    transition, moved = step(world, keys, at, actions)
+    transition, at = hold(running.mask, transition, at, moved)
+    mask = running.mask & ~transition.terminated & ~transition.truncated
+    return _Running(at, carries, actions, mask), transition
+
+
+def _episodes(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World) -> Transition:
+    running, uniforms, move_keys = _start(keys, carry, world)
+    _, transitions = jax.lax.scan(
+        lambda running, draws: _held_step(world, actors, running, *draws),
+        running,
+        (uniforms, move_keys),
+    )
+    return transitions
+
+
+class EnvLoopState(NamedTuple):
+    """Environments between two rollouts of endless streams of episodes."""
 
     observation: Shaped[Array, "N ..."]
-    """What every stream's actor sees next."""
     state: Any
-    """The environments' own, [N, …]."""
+    """The environments' own states, [N, …]."""
     episode_return: Float[Array, " N"]
-    """Of the episode so far."""
+    """Undiscounted return of the episode so far."""
     discounted_return: Float[Array, " N"]
-    """Σ γ^k r_{t−k} of the episode so far: its spread is the scale of rewards."""
+    """Σ_k γ^k r_{t−k} of the episode so far; its standard deviation is the scale of rewards."""
 
 
-def begin(keys: Key[Array, " N"], env: Environment, env_params: EnvParams) -> Streams:
-    """Fresh episodes, one a key."""
-    observation, state = jax.vmap(env.reset_env, in_axes=(0, None))(keys, env_params)
-    nothing = jnp.zeros(keys.shape[0])
-    return Streams(observation, state, nothing, nothing)
+def start_streams(keys: Key[Array, " N"], world: World) -> EnvLoopState:
+    """Fresh episodes, one for each key."""
+    zeros = jnp.zeros(keys.shape[0])
+    return EnvLoopState(*reset(world, keys), zeros, zeros)
 
 
-class Segment(NamedTuple):
-    """What a segment brings besides its transitions, [T, N]."""
+class Rollout(NamedTuple):
+    """What a rollout brings besides its transitions [T, N]."""
 
     episode_return: Float[Array, "T N"]
-    """Of the episode up to this step: undiscounted."""
+    """Undiscounted return of the episode up to and including this step."""
     discounted_return: Float[Array, "T N"]
-    """Σ γ^k r_{t−k} of the episode up to this step."""
+    """Σ_k γ^k r_{t−k} of the episode up to and including this step."""
     log_prob: Float[Array, "T N"]
-    """Of the action, under the policy that took it."""
+    """Log-probability of the action under the policy that took it."""
 
 
-def segment(
+def collect_rollout(
     keys: Key[Array, " N"],
-    streams: Streams,
-    act: Callable,
-    env: Environment,
-    env_params: EnvParams,
+    state: EnvLoopState,
+    actors: Actors,
+    world: World,
     num_steps: int,
-    num_uniforms: int,
     gamma: Float[Array, ""] | float,
-    legal: Callable,
-) -> tuple[Streams, Transition, Segment]:
-    """Go on with streams of episodes, with autoreset.
+) -> tuple[EnvLoopState, Transition, Rollout]:
+    """Continue streams of episodes: where one ends, the next begins.
 
     Args:
-      keys: drive actions, transitions and resets of each stream.
-      streams: where they stand.
-      act: observations [N, …] and uniform numbers [N, U] to actions [N, …] and their
-        log-probabilities.
-      env: any gymnax environment.
-      env_params: its parameters.
+      keys: drive actions, transitions and starts of each stream.
+      state: where the streams stand.
+      actors: policies without memory, which draw ``draw_with_log_prob``.
+      world: the environment.
       num_steps: T.
-      num_uniforms: U.
       gamma: γ of the discounted returns.
-      legal: an action to the one that the environment is given.
 
     Returns:
-      Where the streams then stand, transitions [T, N], all of them live, and their returns.
+      Where the streams then stand; transitions [T, N], all of them valid, with actions as they were
+      drawn; and their returns and log-probabilities.
     """
     action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 2))
-    uniforms = random.uniforms(action_keys, num_steps * num_uniforms)
-    uniforms = uniforms.reshape(num_steps, num_uniforms, -1).swapaxes(1, 2)
+    uniforms = uniform_numbers(action_keys, num_steps, world.num_uniforms)
     moves = random.split(move_keys, 2 * num_steps)
+    no_actions = broadcast(world.no_action, keys.shape[0])
 
-    def step(streams, draws):
+    def advance(state, draws):
         uniforms, step_keys, reset_keys = draws
-        observation, state, episode_return, discounted_return = streams
-        actions, log_probs = act(observation, uniforms)
-        moved = jax.vmap(env.step_env, in_axes=(0, 0, 0, None))
-        next_observation, next_state, reward, terminated, _ = moved(
-            step_keys, state, legal(actions), env_params
-        )
-        truncated = jax.vmap(env.is_truncated, in_axes=(0, None))(next_state, env_params)
-        reward = jnp.asarray(reward, jnp.float32)
-        ended = terminated | truncated
-        transition = Transition(
-            observation=observation,
-            action=actions,
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated & ~terminated,
-            mask=jnp.ones_like(ended),
-            next_observation=next_observation,
-        )
-        episode_return = episode_return + reward
-        discounted_return = gamma * discounted_return + reward
-        returns = Segment(episode_return, discounted_return, log_probs)
-        fresh = jax.vmap(env.reset_env, in_axes=(0, None))(reset_keys, env_params)
-        observation, state = jax.tree.map(
-            lambda new, old: jnp.where(ended.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-            fresh,
-            (next_observation, next_state),
-        )
+        _, (actions, log_probs) = actors((), state.observation, no_actions, uniforms)
+        at = Standing(state.observation, state.state)
+        transition, moved = step(world, step_keys, at, actions)
+        episode_return = state.episode_return + transition.reward
+        discounted_return = gamma * state.discounted_return + transition.reward
+        ended = transition.terminated | transition.truncated
         going_on = 1.0 - ended.astype(jnp.float32)
-        streams = Streams(
-            observation, state, episode_return * going_on, discounted_return * going_on
+        state = EnvLoopState(
+            *restart(world, reset_keys, ended, moved),
+            episode_return * going_on,
+            discounted_return * going_on,
         )
-        return streams, (transition, returns)
+        return state, (transition, Rollout(episode_return, discounted_return, log_probs))
 
-    streams, (transitions, returns) = jax.lax.scan(
-        step, streams, (uniforms, moves[:num_steps], moves[num_steps:])
-    )
-    return streams, transitions, returns
-
-
-def episode_returns(
-    keys: Key[Array, " N"],
-    act: Callable,
-    env: Environment,
-    env_params: EnvParams,
-    num_steps: int,
-    num_uniforms: int,
-) -> Float[Array, " N"]:
-    """Undiscounted returns of one episode a key, in a loop that ends with the last of them.
-
-    Args:
-      keys: each drives start, actions and transitions of its episode.
-      act: observations [N, …] and uniform numbers [N, U] to actions [N, …].
-      env: any gymnax environment.
-      env_params: its parameters.
-      num_steps: T; an episode that is longer is cut there.
-      num_uniforms: U.
-    """
-    start_keys, action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 3))
-    start = jax.vmap(env.reset_env, in_axes=(0, None))(start_keys, env_params)
-    uniforms = random.uniforms(action_keys, num_steps * num_uniforms)
-    uniforms = uniforms.reshape(num_steps, num_uniforms, -1).swapaxes(1, 2)
-    moves = random.split(move_keys, num_steps)
-
-    def going_on(carry):
-        time, _, live, _ = carry
-        return (time < num_steps) & jnp.any(live)
-
-    def step(carry):
-        time, (observation, state), live, returns = carry
-        actions = act(observation, uniforms[time])
-        observation, moved, reward, terminated, _ = jax.vmap(env.step_env, in_axes=(0, 0, 0, None))(
-            moves[time], state, actions, env_params
-        )
-        truncated = jax.vmap(env.is_truncated, in_axes=(0, None))(moved, env_params)
-        # The end is held, so that no environment is stepped from where it has no meaning.
-        state = jax.tree.map(
-            lambda new, old: jnp.where(live.reshape(-1, *[1] * (new.ndim - 1)), new, old),
-            moved,
-            state,
-        )
-        returns = returns + jnp.where(live, reward, 0.0)
-        return time + 1, (observation, state), live & ~terminated & ~truncated, returns
-
-    num_episodes = keys.shape[0]
-    carry = (0, start, jnp.ones(num_episodes, bool), jnp.zeros(num_episodes))
-    return jax.lax.while_loop(going_on, step, carry)[-1]
+    draws = (uniforms, moves[:num_steps], moves[num_steps:])
+    state, (transitions, rollout) = jax.lax.scan(advance, state, draws)
+    return state, transitions, rollout
 
 
 def stream(
-    key: PRNGKey,
-    act: Callable,
+    keys: Key[Array, " N"],
+    act: Callable[[Shaped[Array, "..."], Int[Array, ""]], Sampler],
     num_experts: int,
-    env: Environment,
-    env_params: EnvParams,
+    world: World,
     num_steps: int,
-    num_uniforms: int = 1,
-) -> tuple[Transition, Int[Array, " T"]]:
-    """Episode after episode of an ensemble, with autoreset; an expert is drawn for each episode.
+) -> tuple[Transition, Int[Array, "T N"]]:
+    """Streams of episodes of an ensemble; an expert is drawn for each episode.
 
     Args:
-      key: drives starts, draws of the expert, actions and transitions.
-      act: an observation, the number of the expert and uniform numbers [U] to its action.
+      keys: drive starts, draws of the expert, actions and transitions of each stream.
+      act: one observation and the number of an expert to that expert's distribution.
       num_experts: E.
-      env: any gymnax environment.
-      env_params: its parameters.
+      world: the environment.
       num_steps: T.
-      num_uniforms: U.
 
     Returns:
-      Transitions [T], all of them live, and the expert that acted in each step.
+      Transitions [T, N], all of them valid, with actions as the environment was given them; and the
+      expert that acted in each step.
     """
-    key_start, key_draws, key_moves = jax.random.split(key, 3)
-    start = env.reset(key_start, env_params)
-    draws = jax.random.uniform(key_draws, (num_steps + 1, num_uniforms + 1))
-    move_keys = jax.random.split(key_moves, num_steps)
+    # Parameters are arrays, as in gymnax's own ``step``: numbers of Python are rounded less often.
+    with jax.ensure_compile_time_eval():
+        world = dataclasses.replace(world, params=jax.tree.map(jnp.asarray, world.params))
+    start_keys, draw_keys, move_keys = random.split(keys, 3)
+    shape = (num_steps + 1, world.num_uniforms + 1)
+    draws = jax.vmap(lambda key: jax.random.uniform(key, shape), out_axes=1)(draw_keys)
 
-    def pick_expert(uniform):
-        return jnp.minimum((uniform * num_experts).astype(jnp.int32), num_experts - 1)
+    def pick_experts(uniforms):
+        return jnp.minimum((uniforms * num_experts).astype(jnp.int32), num_experts - 1)
 
-    def step(carry, draws):
-        observation, state, expert = carry
-        uniforms, key_move = draws
-        action = act(observation, expert, uniforms[:-1])
-        next_observation, state, reward, terminated, truncated, info = env.step(
-            key_move, state, action, env_params
+    def advance(state, draws):
+        at, experts = state
+        uniforms, keys = draws
+        step_keys, reset_keys = random.split(keys, 2)
+        actions = jax.vmap(lambda *seen: act(*seen[:2]).sample(seen[2]))(
+            at.observation, experts, uniforms[:, :-1]
         )
-        transition = Transition(
-            observation=observation,
-            action=action,
-            reward=jnp.asarray(reward, jnp.float32),
-            terminated=terminated,
-            truncated=truncated & ~terminated,
-            mask=jnp.bool_(True),
-            next_observation=info["final_observation"],
-        )
-        next_expert = jnp.where(terminated | truncated, pick_expert(uniforms[-1]), expert)
-        return (next_observation, state, next_expert), (transition, expert)
+        actions = world.clip_action(actions)
+        transition, moved = step(world, step_keys, at, actions)
+        ended = transition.terminated | transition.truncated
+        next_experts = jnp.where(ended, pick_experts(uniforms[:, -1]), experts)
+        return (restart(world, reset_keys, ended, moved), next_experts), (transition, experts)
 
-    carry = (*start, pick_expert(draws[-1, -1]))
-    _, steps = jax.lax.scan(step, carry, (draws[:-1], move_keys))
+    start = (reset(world, start_keys), pick_experts(draws[-1, :, -1]))
+    _, steps = jax.lax.scan(advance, start, (draws[:-1], random.split(move_keys, num_steps)))
     return steps

@@ -1,10 +1,24 @@
-"""An environment with everything that is fixed about it: parameters, time limit, finite MDP."""
+"""An environment with everything that is fixed about it: parameters, time limit, spaces."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
 from gymnax.environments.environment import Environment, EnvParams
+from jaxtyping import Array, Shaped
 
+from ape_jax.core.distributions import Distribution
+from ape_jax.core.policies import TablePolicy, remembers, tabulate
 from ape_jax.core.tabular import FiniteMDP
+from ape_jax.types import Policy
+
+Bounds = tuple[tuple[float, ...], tuple[float, ...]]
+"""Lowest and highest action, [D] each."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,5 +32,95 @@ class World:
     params: EnvParams
     horizon: int
     """Time limit of an episode, in steps."""
-    mdp: FiniteMDP | None
+    mdp: FiniteMDP | None = None
     """The environment as a finite MDP; None where it does not offer one."""
+
+    @cached_property
+    def observation_space(self) -> spaces.Space:
+        """The space of observations."""
+        # Some environments make arrays for their spaces, which must not become part of a program.
+        with jax.ensure_compile_time_eval():
+            return self.env.observation_space(self.params)
+
+    @cached_property
+    def action_space(self) -> spaces.Space:
+        """The space of actions."""
+        with jax.ensure_compile_time_eval():
+            return self.env.action_space(self.params)
+
+    @cached_property
+    def num_states(self) -> int | None:
+        """Size of a finite observation space (S); None for a continuous one."""
+        return finite_size(self.observation_space)
+
+    @cached_property
+    def num_actions(self) -> int:
+        """Discrete actions (A), or dimensions of a continuous one (D)."""
+        return finite_size(self.action_space) or self.action_space.shape[0]
+
+    @cached_property
+    def action_bounds(self) -> Bounds | None:
+        """Lowest and highest continuous action [D]; None where actions are discrete."""
+        return None if finite_size(self.action_space) else action_bounds(self.action_space)
+
+    @property
+    def num_uniforms(self) -> int:
+        """Uniform numbers that an action is drawn from (U), whatever the distribution."""
+        return 1 if self.action_bounds is None else self.num_actions + 1
+
+    @property
+    def no_action(self) -> Shaped[Array, "..."]:
+        """The last action at the first step of an episode: −1, in every dimension."""
+        return jnp.int32(-1) if self.action_bounds is None else jnp.full(self.num_actions, -1.0)
+
+    def clip_action(self, actions: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+        """Actions as the environment is given them: continuous ones within their bounds."""
+        if self.action_bounds is None:
+            return actions
+        low, high = jnp.asarray(self.action_bounds)
+        return jnp.clip(actions, *(x.reshape(*[1] * (actions.ndim - 1), -1) for x in (low, high)))
+
+    def samplers(self, function: Callable[[Shaped[Array, "..."]], Distribution]) -> Callable:
+        """A function of one observation to a distribution, as a rollout samples it.
+
+        Where states are finite, it becomes a table of distributions that are ready to be sampled. A
+        rollout then computes nothing twice.
+        """
+        if self.num_states is None:
+            return function
+        return look_up(lambda observation: function(observation).for_sampling(), self.num_states)
+
+    def for_sampling(self, policy: Policy) -> Policy:
+        """The same for a policy; one that remembers something stays as it is."""
+        if self.num_states is None or remembers(policy):
+            return policy
+        return TablePolicy(tabulate(policy, self.num_states).table.for_sampling())
+
+
+def look_up(function: Callable[[Shaped[Array, "..."]], Any], num_states: int | None) -> Callable:
+    """The same function of one observation, as a table where there are finitely many states.
+
+    A rollout or a loss asks for the same few states again and again. To look the values up, instead
+    of applying a network to each, is what makes both fast.
+
+    Args:
+      function: one observation to any pytree of arrays.
+      num_states: states (S); None leaves the function as it is.
+    """
+    if num_states is None:
+        return function
+    table = jax.vmap(function)(jnp.arange(num_states, dtype=jnp.int32))
+    return lambda state: jax.tree.map(lambda rows: rows[state], table)
+
+
+def finite_size(space: spaces.Space) -> int | None:
+    """The number of elements of a discrete space; None for any other."""
+    return int(space.n) if isinstance(space, spaces.Discrete) else None
+
+
+def action_bounds(space: spaces.Box) -> Bounds:
+    """Lowest and highest action [D] of a box; −1 and 1 where there is no bound."""
+    low, high = np.broadcast_to(space.low, space.shape), np.broadcast_to(space.high, space.shape)
+    bounded = np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+    return tuple(map(float, low)), tuple(map(float, high))

@@ -2,9 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ape_jax.algorithms.task import Task
+from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.envs.world import World
+from ape_jax.evaluation.deployment import Outcome, deploy, deploy_modes
 from ape_jax.networks import Networks, make_networks
 from ape_jax.observers import (
     BehaviourCloning,
@@ -18,7 +21,7 @@ from ape_jax.observers import (
     TabularCloning,
     TabularLatent,
 )
-from ape_jax.types import Params, SettingError
+from ape_jax.types import Params, PRNGKey, SettingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Effort:
     num_steps: int = 1_000_000
     """Demonstration steps."""
     curve_steps: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
-    """Points of the curve over demonstrations, with a network of the widest size."""
+    """Points of the curve over demonstration steps, with the widest network."""
     curve_widths: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
     """Points of the curve over width, with all demonstrations."""
     limited_steps: int = 1_000
@@ -36,14 +39,14 @@ class Effort:
     limited_width: int = 8
     """Hidden units of ``limited``."""
     fit_updates: int = 2000
-    """Of cloning by a network."""
+    """Updates of cloning by a network."""
     recurrent_updates: int = 1000
-    """Of ``recurrent``."""
+    """Updates of ``recurrent``."""
     latent_restarts: int = 8
-    """Starts of expectation maximisation, of which the likeliest end counts."""
+    """Random starts of expectation maximisation; the one with the highest likelihood counts."""
 
     def within(self, num_steps: int) -> "Effort":
-        """The same with so many demonstration steps; points beyond them are left out."""
+        """The same effort with this many demonstration steps, and no curve points beyond them."""
         return dataclasses.replace(
             self,
             num_steps=num_steps,
@@ -60,18 +63,16 @@ QUICK = Effort(
     recurrent_updates=200,
     latent_restarts=3,
 )
-"""A first look."""
+"""The effort of ``--quick``."""
 
 
 class Setting(NamedTuple):
     """What an observer is made from."""
 
     task: Task
-    """Environment, horizon and networks of the ensemble."""
     effort: Effort
-    """How much it may see and compute."""
     heads: Params | None
-    """None where there are demonstrations alone."""
+    """Parameters of the experts [E, …]; None where there are only demonstrations."""
 
 
 class Attacker(NamedTuple):
@@ -80,26 +81,22 @@ class Attacker(NamedTuple):
     sees: Callable[[Effort], str]
     """What it is allowed to see, in a few words."""
     make: Callable[[Setting], Observer]
-    """The observer for a setting."""
     needs_experts: bool = False
     """Whether it looks inside the ensemble, or asks it."""
+    deploy: Callable[[World, Any, Demonstrations, PRNGKey], dict[str, Outcome]] = deploy
+    """How its fitted policy is deployed."""
 
 
 def _network(setting: Setting, width: int | None = None) -> Networks:
     """One head of the experts' kind, or an MLP with one hidden layer of this width."""
-    task = setting.task
-    config = task.config
+    world, config = setting.task.world, setting.task.config
     if width is not None:
         config = dataclasses.replace(config, head="mlp", hidden_sizes=(width,))
-    return make_networks(
-        config,
-        task.world.env.observation_space(task.world.params),
-        task.world.env.action_space(task.world.params),
-    )
+    return make_networks(config, world.observation_space, world.action_space)
 
 
 def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
-    """Counts where observations are finite, else a network."""
+    """Cloning by counts where observations are finite, else by a network."""
     networks = setting.task.networks
     if networks.num_states is not None:
         return TabularCloning(networks.num_states, networks.num_actions)
@@ -107,7 +104,7 @@ def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
 
 
 def limited(setting: Setting, num_steps: int, width: int) -> Limited:
-    """Cloning of so many steps by a network of this width."""
+    """Cloning of the first steps by a network of this width."""
     cloning = BehaviourCloning(_network(setting, width), setting.effort.fit_updates)
     return Limited(cloning, num_steps)
 
@@ -140,7 +137,7 @@ ATTACKERS = {
             setting, setting.effort.limited_steps, setting.effort.limited_width
         ),
     ),
-    "latent": Attacker(lambda effort: "all steps, episodes", latent),
+    "latent": Attacker(lambda effort: "all steps, episodes", latent, deploy=deploy_modes),
     "recurrent": Attacker(
         lambda effort: "episodes, memory",
         lambda setting: Recurrent(
@@ -158,14 +155,14 @@ ATTACKERS = {
 """Observers by name."""
 
 CONTINUOUS = ("mean_action", "gaussian_mixture")
-"""Observers of continuous actions, which have to wait for experts of their kind."""
+"""Observers of continuous actions, which the audit does not run."""
 
 
 def choose(names: Sequence[str], has_experts: bool) -> tuple[list[str], dict[str, str]]:
-    """Observers that can run here, and those that cannot, with the reason.
+    """Divide observers into those that can run here, and those that cannot, with the reason.
 
     Raises:
-      SettingError: no such observer, or none that can run.
+      SettingError: an observer does not exist, or none can run.
     """
     runs, skipped = [], {}
     for name in names:

@@ -1,152 +1,280 @@
-"""Every observer against an ensemble: what each gets, in each way of deploying its clone."""
+"""The audit: every observer against an ensemble, and what each gets."""
 
-from typing import NamedTuple
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
 
 from ape_jax.algorithms.task import Task
-from ape_jax.core import categorical, tabular
-from ape_jax.demonstrations import collect
-from ape_jax.demonstrations.collect import Demonstrations
-from ape_jax.evaluation import returns as evaluation
-from ape_jax.evaluation.attackers import ATTACKERS, Effort, Setting, limited
-from ape_jax.evaluation.deployment import DEPLOYMENTS, LEAST_PROB, Outcome, deploy
-from ape_jax.observers.posterior import exact_posterior
-from ape_jax.observers.recurrent import episodes_of
-from ape_jax.types import Params, PRNGKey
+from ape_jax.config import Hypers
+from ape_jax.core import tabular
+from ape_jax.evaluation import attackers, returns, subjects
+from ape_jax.evaluation.attackers import ATTACKERS, Effort
+from ape_jax.evaluation.audit_records import ALL, Audit, AuditRow, AuditSettings, Curve, Defence
+from ape_jax.evaluation.defences import DEFENCES, Ensemble
+from ape_jax.evaluation.deployment import Outcome
+from ape_jax.evaluation.intervals import Interval
+from ape_jax.evaluation.measure import (
+    Measures,
+    attack,
+    attack_limited,
+    demonstrate,
+    measure,
+)
+from ape_jax.evaluation.records import Progress, ProgressFn, ignore_progress
+from ape_jax.evaluation.subjects import Subject
+from ape_jax.types import Params, SettingError
 
 HELD_OUT_STEPS = 10_000
 """Fresh steps for log-likelihoods and agreement."""
 
-SEEDS_AT_ONCE = 10
-"""Seeds attacked side by side. Demonstrations of all seeds are in memory at once."""
+SHOWN, HELD_OUT, ATTACK, MEASURE, RANDOM = range(5)
+"""Purposes of the keys drawn from a seed's evaluation key."""
 
 
-class Measures(NamedTuple):
-    """Of an ensemble itself."""
+def audit(
+    subject: Path | str | Task | None = None,
+    observers: str | Sequence[str] | None = None,
+    defences: str | Sequence[str] | None = None,
+    seeds: int | None = None,
+    steps: int | None = None,
+    quick: bool = False,
+    progress: ProgressFn = ignore_progress,
+    heads: Params | None = None,
+    hypers: Hypers | None = None,
+    on_step: Callable[[Audit], None] = lambda result: None,
+) -> Audit:
+    """Attack an ensemble with every observer, and measure what each clone gets.
 
-    experts: Float[Array, "... E"]
-    """Returns."""
-    greedy_experts: Float[Array, "... E"]
-    """Returns of the experts, each deployed greedily itself."""
-    floor: Float[Array, "..."] | None
-    """What the ideal sampling cloner returns at least; None without a finite MDP."""
-    mixture_entropy: Float[Array, "..."] | None
-    """Of the posterior mixture where the experts go, in nats a step: no clone that is a function of
-    the state has a higher log-likelihood than its negative. None without a finite MDP."""
-    posterior_entropy: Float[Array, "... T"]
-    """Of the expert, given an episode's actions up to a step, in nats; mean over the episodes that
-    reach that step."""
+    Args:
+      subject: directory of a run, file of demonstrations, or a task; None makes all defences on
+        the gridworld and attacks them.
+      observers: names of observers; all if None.
+      defences: names of ensembles to make and compare with, or ``"all"``. If None: all without a
+        subject, else none.
+      seeds: seeds to audit; all of the run if None, and without a run 10, or 3 if quick.
+      steps: demonstration steps of each seed; 1,000,000 if None, or 100,000 if quick.
+      quick: whether this is a first look, with less of everything.
+      progress: called after every step.
+      heads: the task's experts [K, E, …]; if None they are trained here.
+      hypers: hyperparameters of that training; those of the recipe if None.
+      on_step: called with what is known so far: first with an audit without rows, when all settings
+        are checked and nothing is trained; then after each step.
+
+    Raises:
+      SettingError: a setting breaks a rule, or the subject cannot be audited.
+
+    >>> import ape_jax
+    >>> config = ape_jax.TrainConfig(num_updates=2, envs_per_expert=2)
+    >>> task = ape_jax.make_task(config, ape_jax.envs.GridWorld(size=3, goal=(0, 1), horizon=8))
+    >>> result = ape_jax.audit(task, observers=["behaviour_cloning"], seeds=2, steps=200)
+    >>> [row.deployment for row in result.rows]
+    ['sampled', 'tempered', 'greedy']
+    """
+    settings = AuditSettings(
+        observers=ALL if observers is None else _text(observers),
+        defences=None if defences is None else _text(defences),
+        seeds=seeds,
+        steps=steps,
+        quick=quick,
+    )
+    started = time.monotonic()
+    effort, runnable, skipped = _choose(subject, settings)
+    points = _curve_points(effort) if "limited" in runnable else []
+    done, total = 0, None
+
+    def training(name: str, updates: int, num_updates: int) -> None:
+        progress(Progress("audit", done, total, f"{_label(name)}: {updates}/{num_updates} updates"))
+
+    found = subjects.find(subject, settings, training, heads, hypers)
+    if found.given is not None:
+        effort = effort.within(found.given.shown.action.shape[1])
+    total = found.num_ensembles * (1 + len(runnable) + len(points))
+    result = _empty(found, effort, skipped, settings)
+    on_step(result)
+    for ensemble in found.ensembles:
+        for status, news in _attack_ensemble(found, effort, runnable, points, ensemble, result):
+            done += 1
+            result = dataclasses.replace(
+                result,
+                **{name: getattr(result, name) + records for name, records in news.items()},
+                complete=done == total,
+                wall_seconds=time.monotonic() - started,
+            )
+            progress(Progress("audit", done, total, f"{_label(ensemble.name)}: {status}"))
+            on_step(result)
+    return result
 
 
-POSTERIOR_STEPS = 30
-"""Steps along which the posterior entropy of the expert is followed."""
+def _text(names: str | Sequence[str]) -> str:
+    return names if isinstance(names, str) else ",".join(names)
 
 
-def measure(task: Task, heads: Params, held_out: Demonstrations, key: PRNGKey) -> Measures:
-    """Measure an ensemble."""
-    networks = task.networks
-    returns = evaluation.ensemble_returns(task, heads, key)
-    floor = mixture_entropy = None
+def _choose(
+    subject: Path | str | Task | None, settings: AuditSettings
+) -> tuple[Effort, list[str], dict[str, str]]:
+    """The effort, the observers that run, and those that cannot with the reason."""
+    path = None if subject is None or isinstance(subject, Task) else Path(subject)
+    if path is not None and not path.exists():
+        raise SettingError(
+            f"run must be a run of ape-jax train or a file of demonstrations; no {path}"
+        )
+    is_file = path is not None and path.is_file()
+    effort = attackers.QUICK if settings.quick else Effort()
+    if settings.steps is not None:
+        if is_file:
+            raise SettingError(
+                f"steps must be left out for a demonstration file; got {settings.steps}"
+            )
+        if settings.steps < 2:
+            raise SettingError(f"steps must be at least 2; got {settings.steps}")
+        effort = effort.within(settings.steps)
+    names = [*ATTACKERS, *attackers.CONTINUOUS]
+    if settings.observers != ALL:
+        names = subjects.names_of(settings.observers)
+    return effort, *attackers.choose(names, has_experts=not is_file)
+
+
+def _label(name: str) -> str:
+    return DEFENCES[name].label if name in DEFENCES else name
+
+
+def _empty(
+    found: Subject, effort: Effort, skipped: dict[str, str], settings: AuditSettings
+) -> Audit:
+    """The audit before the first row."""
+    task = found.task
+    key = jax.random.fold_in(found.keys[0], RANDOM)
+    at_random = returns.random_policy(task.world)
+    random_return = returns.expected_return(task.world, at_random, key)
+    optimal_return = None
     if task.world.mdp is not None:
-        policies = jnp.exp(networks.tabulate_experts(heads))
-        floor = tabular.cloning_floor(task.world.mdp, policies)
-        occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.world.mdp, policies)
-        mixture = exact_posterior(task.world.mdp, networks, heads)
-        entropies = jax.vmap(categorical.entropy)(mixture.log_probs)
-        mixture_entropy = jnp.average(entropies, weights=jnp.sum(occupancies, axis=0))
-
-    rows, _, live, begins = episodes_of(held_out, 1024, POSTERIOR_STEPS)
-    live = live & begins[:, None]
-    expert_log_probs = networks.tabulate(lambda o: networks.expert_log_probs(heads, o))
-    log_probs = jax.vmap(jax.vmap(expert_log_probs))(rows.observation)
-    taken = jnp.take_along_axis(log_probs, rows.action[..., None, None], axis=-1)[..., 0]
-    evidence = jnp.cumsum(jnp.maximum(taken, jnp.log(LEAST_PROB)), axis=1)
-    before = jnp.pad(evidence[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    entropies = jax.vmap(jax.vmap(categorical.entropy))(jax.nn.log_softmax(before))
-    num_live = jnp.maximum(jnp.sum(live, axis=0), 1)
-    posterior_entropy = jnp.sum(jnp.where(live, entropies, 0.0), axis=0) / num_live
-    return Measures(
-        returns.experts, returns.greedy_experts, floor, mixture_entropy, posterior_entropy
+        optimal = tabular.optimal_policy(task.world.mdp)
+        optimal_return = float(tabular.policy_return(task.world.mdp, optimal))
+    return Audit(
+        env=found.env,
+        horizon=task.world.horizon,
+        fingerprint=found.fingerprint,
+        options=settings,
+        complete=False,
+        seeds=len(found.keys),
+        num_steps=effort.num_steps,
+        random_return=float(random_return),
+        optimal_return=optimal_return,
+        skipped=skipped,
     )
 
 
-class Auditor:
-    """Attacks ensembles of one task, seed by seed; compiled programs are kept between calls."""
+def _attack_ensemble(
+    found: Subject,
+    effort: Effort,
+    observers: list[str],
+    points: list[tuple[str, int]],
+    ensemble: Ensemble,
+    audit: Audit,
+) -> Iterator[tuple[str, dict[str, tuple]]]:
+    """Each step's name, and the records that it adds to the audit."""
+    keys_shown, keys_held_out, keys_attack, keys_measure = (
+        jax.vmap(jax.random.fold_in, (0, None))(found.keys, purpose)
+        for purpose in (SHOWN, HELD_OUT, ATTACK, MEASURE)
+    )
+    task, heads = found.task, ensemble.heads
+    if found.given is not None:
+        shown, held_out, pe_return = found.given
+        summarise, defence = Interval.percentiles, _unknown(ensemble, pe_return)
+    else:
+        shown = demonstrate(task, keys_shown, heads, effort.num_steps)
+        held_out = demonstrate(task, keys_held_out, heads, HELD_OUT_STEPS)
+        measures = measure(task, keys_measure, heads, held_out)
+        pe_return = np.mean(np.asarray(measures.experts, np.float64), axis=1)
+        summarise, defence = Interval.bootstrap, _known(ensemble, measures, audit.optimal_return)
+    yield "demonstrations", {"defences": (defence,)}
+    for observer in observers:
+        outcomes = attack(task, effort, observer, keys_attack, heads, shown, held_out)
+        about = {
+            "defence": ensemble.name,
+            "observer": observer,
+            "sees": ATTACKERS[observer].sees(effort),
+        }
+        rows = tuple(
+            _row(outcome, pe_return, audit.random_return, summarise, deployment=name, **about)
+            for name, outcome in outcomes.items()
+        )
+        yield observer, {"rows": rows}
+    for axis, value in points:
+        num_steps, width = value, max(effort.curve_widths)
+        if axis == "width":
+            num_steps, width = effort.num_steps, value
+        clone_returns = attack_limited(task, effort, num_steps, width, keys_attack, shown)
+        curves = tuple(
+            Curve(
+                defence=ensemble.name,
+                axis=axis,
+                value=value,
+                deployment=deployment,
+                clone_return=summarise(clone_return),
+            )
+            for deployment, clone_return in clone_returns.items()
+        )
+        yield f"{axis} {value}", {"curves": curves}
 
-    def __init__(self, task: Task, effort: Effort):
-        self.task = task
-        self.effort = effort
-        self._collect = jax.jit(self._collect_seeds, static_argnums=2)
-        self._attack = jax.jit(self._attack_seeds, static_argnums=0)
-        self._limited = jax.jit(self._limited_seeds, static_argnums=(0, 1))
-        self._measure = jax.jit(self._measure_seeds)
 
-    def demonstrate(self, keys: Key[Array, " K"], heads: Params, num_steps: int) -> Demonstrations:
-        """Demonstrations [K, N, …] of every seed's ensemble."""
-        return self._collect(keys, heads, num_steps)
+def _row(
+    outcome: Outcome,
+    pe_return: np.ndarray,
+    random_return: float,
+    summarise: Callable[[Any], Interval],
+    **about: str,
+) -> AuditRow:
+    clone = np.asarray(outcome.clone_return, np.float64)
+    scale = pe_return - random_return
+    log_likelihood = outcome.log_likelihood
+    return AuditRow(
+        **about,
+        clone_return=summarise(clone),
+        gap=summarise(pe_return - clone),
+        fraction=summarise((clone - random_return) / scale) if np.all(scale > 1e-6) else None,
+        agreement=summarise(outcome.agreement),
+        log_likelihood=None if log_likelihood is None else summarise(log_likelihood),
+    )
 
-    def attack(
-        self,
-        name: str,
-        keys: Key[Array, " K"],
-        heads: Params | None,
-        shown: Demonstrations,
-        held_out: Demonstrations,
-    ) -> dict[str, Outcome]:
-        """One observer against every seed: deployment to outcomes [K]."""
-        outcomes = self._attack(name, keys, heads, shown, held_out)
-        return {name: outcomes[name] for name in DEPLOYMENTS if name in outcomes}
 
-    def limited(
-        self, num_steps: int, width: int, keys: Key[Array, " K"], shown: Demonstrations
-    ) -> dict[str, Float[Array, " K"]]:
-        """Clone returns of a network of a width that sees so many steps, by deployment."""
-        return self._limited(num_steps, width, keys, shown)
+def _known(ensemble: Ensemble, measures: Measures, optimal_return: float | None) -> Defence:
+    """An ensemble that was measured; arrays [K, …]."""
+    interval = Interval.bootstrap
+    experts = np.asarray(measures.experts, np.float64)
+    pe_return = experts.mean(axis=1)
+    entropy = np.asarray(measures.posterior_entropy, np.float64)
+    several = ensemble.num_experts > 1
+    floor, mixture_entropy = measures.floor, measures.mixture_entropy
+    return Defence(
+        name=ensemble.name,
+        label=_label(ensemble.name),
+        num_experts=ensemble.num_experts,
+        **ensemble.facts,
+        pe_return=interval(pe_return),
+        worst_expert=interval(experts.min(axis=1)),
+        greedy_experts=interval(np.mean(measures.greedy_experts, axis=1)),
+        worst_greedy_expert=interval(np.min(measures.greedy_experts, axis=1)),
+        price=None if optimal_return is None else interval(optimal_return - pe_return),
+        floor=None if floor is None else interval(floor),
+        mixture_entropy=None if mixture_entropy is None else interval(mixture_entropy),
+        posterior_entropy=tuple(interval(step) for step in entropy.T) if several else None,
+    )
 
-    def measure(self, keys: Key[Array, " K"], heads: Params, held_out: Demonstrations) -> Measures:
-        """Measures [K, …] of the ensembles themselves."""
-        return self._measure(keys, heads, held_out)
 
-    def _over_seeds(self, function, *arguments, side_by_side: bool = True):
-        batch_size = SEEDS_AT_ONCE if side_by_side else None
-        return jax.lax.map(lambda one: function(*one), arguments, batch_size=batch_size)
+def _unknown(ensemble: Ensemble, pe_return: np.ndarray) -> Defence:
+    """Demonstrations whose experts are not there: only what they returned is known."""
+    unknown: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Defence))
+    known = {"name": ensemble.name, "label": ensemble.name}
+    return Defence(**unknown | known | {"pe_return": Interval.percentiles(pe_return)})
 
-    def _collect_seeds(self, keys, heads, num_steps):
-        def one(key, heads):
-            return collect.collect(key, self.task, heads, num_steps)[0]
 
-        return self._over_seeds(one, keys, heads)
-
-    def _attack_seeds(self, name, keys, heads, shown, held_out):
-        def one(key, heads, shown, held_out):
-            key_fit, key_deploy = jax.random.split(key)
-            observer = ATTACKERS[name].make(Setting(self.task, self.effort, heads))
-            return deploy(self.task, observer.fit(key_fit, shown), held_out, key_deploy)
-
-        # On a CPU, batches of the small matrices of recurrent networks are no faster, and now and
-        # then they hang in the thread pool of XLA (seen with jaxlib 0.10.2).
-        side_by_side = name != "recurrent" or jax.default_backend() != "cpu"
-        return self._over_seeds(one, keys, heads, shown, held_out, side_by_side=side_by_side)
-
-    def _limited_seeds(self, num_steps, width, keys, shown):
-        def one(key, shown):
-            key_fit, key_deploy = jax.random.split(key)
-            observer = limited(Setting(self.task, self.effort, None), num_steps, width)
-            clone = observer.fit(key_fit, shown)
-            return {
-                "sampled": evaluation.expected_return(self.task, clone, key_deploy),
-                "greedy": evaluation.expected_return(
-                    self.task, evaluation.greedy(clone), key_deploy
-                ),
-            }
-
-        return self._over_seeds(one, keys, shown)
-
-    def _measure_seeds(self, keys, heads, held_out):
-        def one(key, heads, held_out):
-            return measure(self.task, heads, held_out, key)
-
-        return self._over_seeds(one, keys, heads, held_out)
+def _curve_points(effort: Effort) -> list[tuple[str, int]]:
+    """Axis and value of every point of the curves of limited observers."""
+    steps = [("num_steps", value) for value in effort.curve_steps]
+    return steps + [("width", value) for value in effort.curve_widths]

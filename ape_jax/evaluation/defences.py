@@ -1,7 +1,13 @@
-"""Ensembles to compare with: built where the optimum is known, else trained by the same code."""
+"""Ensembles that an audit compares with: built where the optimum is known, else trained.
+
+All ensembles of one audit have the same shape, so that one compiled program attacks them all. Where
+observations are finite, each is a table of log-probabilities. An ensemble of fewer experts holds
+each expert several times, which changes nothing for any observer.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -10,236 +16,249 @@ from jaxtyping import Array, Float, Key
 
 from ape_jax import envs
 from ape_jax.algorithms import traps
-from ape_jax.algorithms.task import make_task
+from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.core.tabular import FiniteMDP
+from ape_jax.envs.world import World
 from ape_jax.networks import Networks
 from ape_jax.training.trainer import Trainer
 from ape_jax.types import Params, PGObserverName, PRNGKey, SettingError
 
-LABELS = {
-    "single_optimal": "single optimal policy",
-    "independent_optimal": "independent optimal ensemble",
-    "entropy": "entropy-regularised ensemble",
-    "pg_ape": "PG-APE",
-    "bounded_random": "bounded random actions",
-    "greedy_ape": "greedy-APE",
-    "greedy_ape_single": "greedy-APE, 1 expert",
-    "trap": "trap ensemble",
-}
-"""Defences, and what people call them."""
-
 GREEDY_BETA, GREEDY_TEMPERATURE = 0.3, 0.1
-"""Hyperparameters of greedy-APE: against an observer who is nearly greedy."""
+"""Hyperparameters of greedy-APE: the observer trained against is nearly greedy."""
 
 GREEDY_UPDATES = 2000
-"""Updates of greedy-APE."""
+"""The most updates of greedy-APE."""
 
 ENTROPY_BONUS = 1.0
-"""Return per nat; on the gridworld about PG-APE's price."""
+"""Return for each nat of entropy. On the gridworld it costs about as much as PG-APE."""
 
 SUBOPTIMAL_BOUND = 2.0
-"""Return that one random action may cost: on the gridworld, a step away and the step back."""
+"""The most return that one random action may cost: on the gridworld a step away and back."""
 
 
 class Ensemble(NamedTuple):
     """Experts of several seeds, ready to demonstrate."""
 
     name: str
-    """The defence's, as in ``LABELS``; ``run`` for an ensemble that was given."""
+    """The defence's name, or ``run`` for an ensemble that was given."""
     num_experts: int
-    """Experts in it (E)."""
+    """Different experts in it, which may be fewer than E."""
     heads: Params
-    """[K, E, …]; where there are fewer experts than E, each is there several times."""
-    facts: dict[str, list[bool]] = {}  # noqa: RUF012  Never changed.
+    """Parameters [K, E, …]; None where there are demonstrations only."""
+    facts: dict[str, tuple[bool, ...]] = {}  # noqa: RUF012  Never changed.
     """What else is known of each seed."""
 
 
-Report = Callable[[str, int, int], None]
-"""Told the defence that trains, how far it is, and how far it goes."""
+class Setting(NamedTuple):
+    """What defences are made for."""
+
+    task: Task
+    """Where all ensembles demonstrate."""
+    config: TrainConfig
+    """Settings of those that are trained."""
+    hypers: Hypers
+    """Their learning rates and the like. What each is trained for is the defence's own."""
+    keys: Key[Array, " K"]
+    """Training keys, one for each seed."""
+    progress: Callable[[str, int, int], None]
+    """Told the defence that is trained, how far it is, and how far it goes."""
+    made: dict[str, Ensemble]
+    """Defences that are made already."""
 
 
-class Defences:
-    """Makes ensembles of one shape, so that one compiled program attacks them all.
+class Kind(NamedTuple):
+    """One way to make an ensemble."""
 
-    Where observations are finite, every ensemble is a table of log-probabilities; an ensemble of
-    fewer experts holds each several times, which changes nothing for any observer.
+    label: str
+    """What people call it."""
+    make: Callable[[Setting, str], Ensemble]
+    """The ensemble of this name for a setting."""
+    needs_mdp: bool = False
+    """Whether it is made from a finite MDP."""
+    least_experts: int = 1
+
+
+def prepare(
+    config: TrainConfig,
+    hypers: Hypers,
+    keys: Key[Array, " K"],
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    world: World | None = None,
+) -> Setting:
+    """What defences are made for, with nothing made yet.
+
+    Args:
+      config: environment, number of experts, heads and updates of the experts to compare with.
+      hypers: their learning rates and the like.
+      keys: training keys, one for each seed.
+      progress: called after every chunk of training.
+      world: the environment itself, where it is not the one that ``config`` names.
     """
+    config = dataclasses.replace(config, observer="uniform")
+    world = make_task(config).world if world is None else world
+    task = _task(config, world)
+    if task.networks.num_states is not None:
+        task = _task(dataclasses.replace(config, head="tabular"), world)
+    return Setting(task, config, hypers, keys, progress, {})
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        hypers: Hypers,
-        keys: Key[Array, " K"],
-        report: Report = lambda name, done, total: None,
-    ):
-        """Check the environment.
 
-        Args:
-          config: of the experts to compare with: environment, number of experts, heads, updates.
-          hypers: rates and the like; what is trained for (β, temperature, bonus on entropy, least
-            return) is each defence's own.
-          keys: one a seed.
-          report: called after every chunk of training.
-        """
-        self.config = dataclasses.replace(config, observer="uniform")
-        self.hypers = hypers
-        self.keys = keys
-        self._report = report
-        self._trained_on = make_task(self.config)
-        finite = self._trained_on.networks.num_states is not None
-        self.task = (
-            make_task(dataclasses.replace(self.config, head="tabular"))
-            if finite
-            else self._trained_on
-        )
-        """Where they all demonstrate."""
-        self._runners: dict[TrainConfig, Trainer] = {}
-        self._ready: dict[str, Ensemble] = {}
+def available(setting: Setting) -> list[str]:
+    """Names of the defences that can be made in this environment."""
+    return [
+        name
+        for name, kind in DEFENCES.items()
+        if setting.config.num_experts >= kind.least_experts
+        and not (kind.needs_mdp and setting.task.world.mdp is None)
+    ]
 
-    @property
-    def available(self) -> list[str]:
-        """Defences that can be had in this environment."""
-        lacking = set() if self.task.world.mdp is not None else {"bounded_random", "trap"}
-        if self.config.num_experts < 2:
-            lacking.add("trap")
-        return [name for name in LABELS if name not in lacking]
 
-    def check(self, names: Iterable[str]) -> None:
-        """Raise where one of them cannot be made.
+def check(setting: Setting, names: Iterable[str]) -> None:
+    """Refuse defences that cannot be made.
 
-        Raises:
-          SettingError: no such defence, or one that needs a finite MDP where there is none.
-        """
-        for name in names:
-            if name not in LABELS:
-                raise SettingError(f"defences must be among {', '.join(LABELS)}; got {name!r}")
-            if name not in self.available:
-                raise SettingError(
-                    f"defence {name!r} needs an environment with a finite MDP, such as "
-                    f"{envs.GRIDWORLD}, and a trap two experts or more; got "
-                    f"env={self.config.env!r} and num_experts={self.config.num_experts}"
-                )
-
-    def make(self, name: str) -> Ensemble:
-        """Build or train one of those that ``check`` passes; made once."""
-        if name not in self._ready:
-            self._ready[name] = getattr(self, f"_{name}")()
-        return self._ready[name]
-
-    def adopt(self, name: str, networks: Networks, heads: Params) -> Ensemble:
-        """An ensemble trained elsewhere in the same environment, heads [K, E', …]."""
-        if self.task.networks.num_states is not None:
-            heads = as_tables(jax.vmap(networks.tabulate_experts)(heads))
-        heads = jax.device_get(heads)  # However they were trained: one compile for all ensembles.
-        times, rest = divmod(self.config.num_experts, networks.num_experts)
-        assert rest == 0, (self.config.num_experts, networks.num_experts)
-        heads = jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), heads)
-        return Ensemble(name, networks.num_experts, heads)
-
-    def _single_optimal(self) -> Ensemble:
-        if self.task.world.mdp is None:
-            return self._train("single_optimal", num_experts=1)
-        policy = tabular.optimal_policy(self.task.world.mdp)[None]
-        return self._built("single_optimal", jnp.tile(policy, (len(self.keys), 1, 1, 1)))
-
-    def _independent_optimal(self) -> Ensemble:
-        if self.task.world.mdp is None:
-            return self._train("independent_optimal")
-        policies = jax.vmap(independent_optimal, (0, None, None))(
-            self.keys, self.task.world.mdp, self.config.num_experts
-        )
-        return self._built("independent_optimal", policies)
-
-    def _entropy(self) -> Ensemble:
-        return self._train("entropy", ent_coef=ENTROPY_BONUS)
-
-    def _pg_ape(self) -> Ensemble:
-        return self._train("pg_ape", beta=recipe(self.config.head)[1].beta)
-
-    def _bounded_random(self) -> Ensemble:
-        mdp = self.task.world.mdp
-        assert mdp is not None
-        policies = self.make("pg_ape").heads["params"]["table"]
-        returns = jax.vmap(jax.vmap(tabular.policy_return, (None, 0)), (None, 0))
-        price = jnp.mean(returns(mdp, jnp.exp(policies)), axis=-1)
-        return self._built(
-            "bounded_random", jax.vmap(bounded_random, (None, 0))(mdp, price)[:, None]
-        )
-
-    def _greedy_ape(self) -> Ensemble:
-        return self._train("greedy_ape", greedy=True)
-
-    def _greedy_ape_single(self) -> Ensemble:
-        return self._train("greedy_ape_single", num_experts=1, greedy=True)
-
-    def _trap(self) -> Ensemble:
-        mdp = self.task.world.mdp
-        assert mdp is not None
-        train = jax.jit(traps.train, static_argnums=(2, 3))
-        trained = []
-        for index, key in enumerate(self.keys):
-            trained.append(train(key, mdp, self.config.num_experts, traps.TrapConfig()))
-            self._report("trap", index + 1, len(self.keys))
-        ensemble = self._built("trap", jax.nn.softmax(jnp.stack([one for one, _ in trained])))
-        facts = {
-            "trapped": [bool(report.trapped) for _, report in trained],
-            "from_every_start": [bool(report.from_every_start) for _, report in trained],
-        }
-        return ensemble._replace(facts=facts)
-
-    def _train(
-        self,
-        name: str,
-        num_experts: int | None = None,
-        beta: float = 0.0,
-        ent_coef: float = 0.0,
-        greedy: bool = False,
-    ) -> Ensemble:
-        config = self.config
-        if num_experts is not None:
-            config = dataclasses.replace(config, num_experts=num_experts)
-        if greedy:
-            config = dataclasses.replace(
-                config,
-                num_updates=min(config.num_updates, GREEDY_UPDATES),
-                observer=greedy_weights(self.task.world.mdp),
+    Raises:
+      SettingError: no such defence, or one that needs a finite MDP where there is none.
+    """
+    for name in names:
+        if name not in DEFENCES:
+            raise SettingError(f"defences must be among {', '.join(DEFENCES)}; got {name!r}")
+        if name not in available(setting):
+            raise SettingError(
+                f"defence {name!r} needs an environment with a finite MDP, such as "
+                f"{envs.GRIDWORLD}, and a trap two experts or more; got "
+                f"env={setting.config.env!r} and num_experts={setting.config.num_experts}"
             )
-        if config not in self._runners:
-            self._runners[config] = Trainer(make_task(config))
-        runner = self._runners[config]
-        hypers = dataclasses.replace(
-            self.hypers,
-            beta=GREEDY_BETA if greedy else beta,
-            temperature=GREEDY_TEMPERATURE if greedy else 1.0,
-            ent_coef=ent_coef,
-            min_return=None,
-        )
-        for chunk in runner.chunks(self.keys, hypers):
-            self._report(name, chunk.num_done, chunk.num_updates)
-        return self.adopt(name, runner.task.networks, chunk.state.params.heads)
 
-    def _built(self, name: str, policies: Float[Array, "K E S A"]) -> Ensemble:
-        times = self.config.num_experts // policies.shape[1]
-        heads = as_tables(jnp.maximum(jnp.log(policies), LOG_FLOOR))
-        heads = jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), heads)
-        return Ensemble(name, policies.shape[1], heads)
+
+def make(setting: Setting, name: str) -> Ensemble:
+    """Build or train one of the available defences; each is made once."""
+    if name not in setting.made:
+        setting.made[name] = DEFENCES[name].make(setting, name)
+    return setting.made[name]
+
+
+def adopt(setting: Setting, name: str, networks: Networks, heads: Params) -> Ensemble:
+    """The ensemble of heads [K, E', …] that were trained in the same environment."""
+    if setting.task.networks.num_states is not None:
+        heads = as_tables(jax.vmap(networks.tabulate_experts)(heads))
+    heads = jax.device_get(heads)  # However they were trained: one compile for all ensembles.
+    return Ensemble(name, networks.num_experts, _repeat(setting, heads, networks.num_experts))
+
+
+def _repeat(setting: Setting, heads: Params, num_experts: int) -> Params:
+    times, rest = divmod(setting.config.num_experts, num_experts)
+    assert rest == 0, (setting.config.num_experts, num_experts)
+    return jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), heads)
+
+
+@lru_cache(maxsize=16)
+def _task(config: TrainConfig, world: World) -> Task:
+    """The same task for the same settings, so that a program is compiled once."""
+    return make_task(config, world.env, world.params)
+
+
+def _train(
+    setting: Setting,
+    name: str,
+    num_experts: int | None = None,
+    beta: float = 0.0,
+    ent_coef: float = 0.0,
+    greedy: bool = False,
+) -> Ensemble:
+    """Experts that are trained by the same code as a run."""
+    world, config, temperature = setting.task.world, setting.config, 1.0
+    if num_experts is not None:
+        config = dataclasses.replace(config, num_experts=num_experts)
+    if greedy:
+        beta, temperature = GREEDY_BETA, GREEDY_TEMPERATURE
+        num_updates = min(config.num_updates, GREEDY_UPDATES)
+        observer = greedy_weights(world.mdp)
+        config = dataclasses.replace(config, num_updates=num_updates, observer=observer)
+    hypers = dataclasses.replace(
+        setting.hypers, beta=beta, temperature=temperature, ent_coef=ent_coef, min_return=None
+    )
+    task = _task(config, world)
+    for chunk in Trainer(task).chunks(setting.keys, hypers):
+        setting.progress(name, chunk.num_done, chunk.num_updates)
+    return adopt(setting, name, task.networks, chunk.state.params.heads)
+
+
+def _build(setting: Setting, name: str, policies: Float[Array, "K E S A"]) -> Ensemble:
+    """Experts whose policies are known."""
+    heads = as_tables(jnp.maximum(jnp.log(policies), LOG_FLOOR))
+    return Ensemble(name, policies.shape[1], _repeat(setting, heads, policies.shape[1]))
+
+
+def _single_optimal(setting: Setting, name: str) -> Ensemble:
+    if setting.task.world.mdp is None:
+        return _train(setting, name, num_experts=1)
+    policy = tabular.optimal_policy(setting.task.world.mdp)[None]
+    return _build(setting, name, jnp.tile(policy, (len(setting.keys), 1, 1, 1)))
+
+
+def _independent_optimal(setting: Setting, name: str) -> Ensemble:
+    mdp, num_experts = setting.task.world.mdp, setting.config.num_experts
+    if mdp is None:
+        return _train(setting, name)
+    each = jax.vmap(independent_optimal, (0, None, None))
+    return _build(setting, name, each(setting.keys, mdp, num_experts))
+
+
+def _pg_ape(setting: Setting, name: str) -> Ensemble:
+    return _train(setting, name, beta=recipe(setting.config.head)[1].beta)
+
+
+def _bounded_random(setting: Setting, name: str) -> Ensemble:
+    mdp = setting.task.world.mdp
+    assert mdp is not None
+    policies = make(setting, "pg_ape").heads["params"]["table"]
+    returns = jax.vmap(jax.vmap(tabular.policy_return, (None, 0)), (None, 0))
+    price = jnp.mean(returns(mdp, jnp.exp(policies)), axis=-1)
+    return _build(setting, name, jax.vmap(bounded_random, (None, 0))(mdp, price)[:, None])
+
+
+def _trap(setting: Setting, name: str) -> Ensemble:
+    train = jax.jit(traps.train, static_argnums=(2, 3))
+    trained = []
+    for index, key in enumerate(setting.keys):
+        mdp, num_experts = setting.task.world.mdp, setting.config.num_experts
+        trained.append(train(key, mdp, num_experts, traps.TrapConfig()))
+        setting.progress(name, index + 1, len(setting.keys))
+    ensemble = _build(setting, name, jax.nn.softmax(jnp.stack([one for one, _ in trained])))
+    facts = {
+        "trapped": tuple(bool(report.trapped) for _, report in trained),
+        "from_every_start": tuple(bool(report.from_every_start) for _, report in trained),
+    }
+    return ensemble._replace(facts=facts)
+
+
+DEFENCES = {
+    "single_optimal": Kind("single optimal policy", _single_optimal),
+    "independent_optimal": Kind("independent optimal ensemble", _independent_optimal),
+    "entropy": Kind("entropy-regularised ensemble", partial(_train, ent_coef=ENTROPY_BONUS)),
+    "pg_ape": Kind("PG-APE", _pg_ape),
+    "bounded_random": Kind("bounded random actions", _bounded_random, needs_mdp=True),
+    "greedy_ape": Kind("greedy-APE", partial(_train, greedy=True)),
+    "greedy_ape_single": Kind("greedy-APE, 1 expert", partial(_train, num_experts=1, greedy=True)),
+    "trap": Kind("trap ensemble", _trap, needs_mdp=True, least_experts=2),
+}
+"""Defences by name."""
 
 
 def greedy_weights(mdp: FiniteMDP | None) -> PGObserverName:
-    """Weights that greedy-APE trains against: exact where they can be had, else learned."""
+    """Weights that greedy-APE trains against: exact with a finite MDP, else learned."""
     return "learned" if mdp is None else "posterior"
 
 
-def as_tables(log_probs: Float[Array, "K E S A"]) -> Params:
+def as_tables(log_probs: Float[Array, "*K E S A"]) -> Params:
     """Log-probabilities as parameters of tabular heads."""
     return {"params": {"table": log_probs}}
 
 
 def independent_optimal(key: PRNGKey, mdp: FiniteMDP, num_experts: int) -> Float[Array, "E S A"]:
-    """Deterministic optimal policies that break ties each in its own way."""
+    """Deterministic optimal policies; each breaks ties in its own way."""
     optimal = tabular.optimal_policy(mdp)
     preference = jax.random.uniform(key, (num_experts, *optimal.shape))
     best = jnp.argmax(jnp.where(optimal[None] > 0, preference, -1.0), axis=-1)
@@ -249,7 +268,7 @@ def independent_optimal(key: PRNGKey, mdp: FiniteMDP, num_experts: int) -> Float
 def bounded_random(
     mdp: FiniteMDP, target: Float[Array, ""], bound: float = SUBOPTIMAL_BOUND
 ) -> Float[Array, "S A"]:
-    """An optimal policy that now and then acts at random, at a given cost in return.
+    """An optimal policy that sometimes acts at random, at a given cost in return.
 
     With probability p it takes an action drawn from those that are not optimal and cost at most
     ``bound``, Q*(s, a) ≥ V*(s) − bound; p is the one that brings the return down to ``target``.
@@ -257,7 +276,7 @@ def bounded_random(
 
     Args:
       mdp: the process.
-      target: the return to come down to; the optimal one, if it is higher.
+      target: the return to come down to. A target above the optimal return gives p = 0.
       bound: the most that one such action may cost, in return.
 
     Returns:

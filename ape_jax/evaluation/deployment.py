@@ -1,126 +1,138 @@
 """What the clone of one observer gets, in every way of deploying it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ape_jax.algorithms.task import Task
+from ape_jax.core.policies import greedy, remembers, tempered
 from ape_jax.demonstrations.collect import Demonstrations
-from ape_jax.evaluation import returns as evaluation
-from ape_jax.observers import Modes
-from ape_jax.observers.latent import episode_log_probs
-from ape_jax.types import MemoryPolicy, PRNGKey
+from ape_jax.envs.world import World
+from ape_jax.evaluation.returns import expected_return
+from ape_jax.observers.latent import LatentMixture, episode_log_probs
+from ape_jax.types import Policy, PRNGKey
 
 DEPLOYMENTS = ("sampled", "tempered", "greedy", "best")
-"""How a clone acts, in the order of tables."""
+"""The ways in which a clone acts, in the order of tables."""
 
 TEMPERATURE = 0.5
-"""Of the tempered deployment."""
+"""Temperature of the tempered deployment."""
 
 LEAST_PROB = 1e-6
-"""Probabilities below it count as this much in a log-likelihood: a clone by counting has zeros."""
+"""Lower probabilities count as this much in a log-likelihood: a clone by counting has zeros."""
 
-LEAST_SHARE = 0.02
-"""A mode with fewer of the episodes is not tried for the best one."""
+MIN_MODE_SHARE = 0.02
+"""Modes with a smaller share of the episodes are not tried when the best mode is looked for."""
 
 
 class Outcome(NamedTuple):
-    """Of one deployment of a clone."""
+    """What one deployment of a clone achieves."""
 
     clone_return: Float[Array, "..."]
     """Expected return of the clone."""
     agreement: Float[Array, "..."]
     """Probability of the action that a demonstrator took, mean over held-out steps."""
     log_likelihood: Float[Array, "..."] | None
-    """Mean log-probability of held-out actions, in nats a step; of the sampled clone alone."""
+    """Mean log-probability of held-out actions, in nats a step; None unless sampled."""
 
 
-def deploy(task: Task, policy: Any, held_out: Demonstrations, key: PRNGKey) -> dict[str, Outcome]:
-    """What a fitted policy gets, in each of the ways in which it may be deployed.
+def deploy(
+    world: World, policy: Policy, held_out: Demonstrations, key: PRNGKey
+) -> dict[str, Outcome]:
+    """Deploy a fitted policy sampled, greedily and tempered.
 
     Args:
-      task: environment.
-      policy: a policy of the observation, one with memory, or several modes.
+      world: the environment.
+      policy: the clone.
       held_out: demonstrations that it did not see.
       key: for sampled evaluation.
+
+    Returns:
+      The outcome of each deployment, by its name.
     """
-    if isinstance(policy, Modes):
-        return _deploy_modes(task, policy, held_out, key)
-    outcomes = {
-        "sampled": _outcome(task, policy, held_out, key),
-        "greedy": _outcome(task, evaluation.greedy(policy), held_out, key),
-        "tempered": _outcome(task, evaluation.tempered(policy, TEMPERATURE), held_out, key),
-    }
     return {
-        name: outcome if name == "sampled" else outcome._replace(log_likelihood=None)
-        for name, outcome in outcomes.items()
+        "sampled": _outcome(world, policy, held_out, key),
+        "greedy": _outcome(world, greedy(policy), held_out, key)._replace(log_likelihood=None),
+        "tempered": _outcome(world, tempered(policy, TEMPERATURE), held_out, key)._replace(
+            log_likelihood=None
+        ),
     }
 
 
-def _deploy_modes(
-    task: Task, modes: Modes, held_out: Demonstrations, key: PRNGKey
+def deploy_modes(
+    world: World, mixture: LatentMixture, held_out: Demonstrations, key: PRNGKey
 ) -> dict[str, Outcome]:
-    """A mode drawn for each episode; and the best of all that can be tried in the environment."""
+    """Deploy a mixture of modes: one drawn for each episode, or the best one.
+
+    The attacker finds the best mode by trying them in the environment, sampled and greedy.
+
+    Args:
+      world: the environment.
+      mixture: the clone.
+      held_out: demonstrations that it did not see.
+      key: for sampled evaluation.
+
+    Returns:
+      The outcome of each deployment, by its name.
+    """
+    shares = mixture.shares
 
     def each(deployed):
-        return jax.vmap(lambda policy: _outcome(task, deployed(policy), held_out, key))(
-            modes.policies
+        return jax.vmap(lambda policy: _outcome(world, deployed(policy), held_out, key))(
+            mixture.policies
         )
 
-    sampled, greedy = each(lambda policy: policy), each(evaluation.greedy)
-    log_probs = jax.vmap(lambda policy: step_log_probs(policy, held_out))(modes.policies)
+    sampled, by_greedy = each(lambda policy: policy), each(greedy)
+    log_probs = jax.vmap(lambda policy: step_log_probs(policy, held_out))(mixture.policies)
     joint = episode_log_probs(
         jnp.maximum(log_probs, jnp.log(LEAST_PROB)).T, held_out, log_probs.shape[1]
     )
-    log_shares = jnp.log(jnp.maximum(modes.shares, 1e-30))
+    log_shares = jnp.log(jnp.maximum(shares, 1e-30))
     log_likelihood = jnp.sum(jax.nn.logsumexp(joint + log_shares[None], axis=-1)) / len(joint)
 
-    both = jax.tree.map(lambda *x: jnp.concatenate(x), sampled, greedy)
-    tried = jnp.tile(modes.shares >= LEAST_SHARE, 2)
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), sampled, by_greedy)
+    tried = jnp.tile(shares >= MIN_MODE_SHARE, 2)
     best = jnp.argmax(jnp.where(tried, both.clone_return, -jnp.inf))
-    # Scored afresh: the highest of noisy returns is too high.
-    policy = jax.tree.map(lambda x: x[best % len(modes.shares)], modes.policies)
-    temperature = jnp.where(best < len(modes.shares), 1.0, 0.0)
-    best_return = evaluation.expected_return(
-        task, evaluation.tempered(policy, temperature), jax.random.fold_in(key, 1)
-    )
+    # The best of noisy returns is too high, so that policy is evaluated once more.
+    policy = jax.tree.map(lambda x: x[best % len(shares)], mixture.policies)
+    temperature = jnp.where(best < len(shares), 1.0, 0.0)
+    best_return = expected_return(world, tempered(policy, temperature), jax.random.fold_in(key, 1))
 
     def average(outcome, log_likelihood=None):
-        return Outcome(
-            modes.shares @ outcome.clone_return, modes.shares @ outcome.agreement, log_likelihood
-        )
+        return Outcome(shares @ outcome.clone_return, shares @ outcome.agreement, log_likelihood)
 
     return {
         "sampled": average(sampled, log_likelihood),
-        "greedy": average(greedy),
+        "greedy": average(by_greedy),
         "best": Outcome(best_return, both.agreement[best], None),
     }
 
 
-def _outcome(task: Task, policy, held_out: Demonstrations, key: PRNGKey) -> Outcome:
+def _outcome(world: World, policy: Policy, held_out: Demonstrations, key: PRNGKey) -> Outcome:
     log_probs = step_log_probs(policy, held_out)
     return Outcome(
-        evaluation.expected_return(task, policy, key),
+        expected_return(world, policy, key),
         jnp.mean(jnp.exp(log_probs)),
         jnp.mean(jnp.maximum(log_probs, jnp.log(LEAST_PROB))),
     )
 
 
-def step_log_probs(policy, demonstrations: Demonstrations) -> Float[Array, " N"]:
-    """Of every demonstrated step, log π(a_t|·); memory is that of its episode."""
+def step_log_probs(policy: Policy, demonstrations: Demonstrations) -> Float[Array, " N"]:
+    """Log π(a_t|·) of every demonstrated step; what is remembered is that of its episode."""
+    actions = demonstrations.action
     begins = jnp.diff(demonstrations.episode, prepend=-1) != 0
-    if not isinstance(policy, MemoryPolicy):
-        log_probs = jax.vmap(policy)(demonstrations.observation)
-        return jnp.take_along_axis(log_probs, demonstrations.action[:, None], axis=-1)[:, 0]
-    last = jnp.where(begins, -1, jnp.roll(demonstrations.action, 1))
+    of_actions = begins.reshape(-1, *[1] * (actions.ndim - 1))
+    last_actions = jnp.where(of_actions, -1, jnp.roll(actions, 1, axis=0))
 
-    def step(memory, seen):
+    def step(carry, seen):
         begin, observation, last_action, action = seen
-        memory = jax.tree.map(lambda new, old: jnp.where(begin, new, old), policy.start(), memory)
-        memory, log_probs = policy(memory, observation, last_action)
-        return memory, log_probs[action]
+        start = policy.initial_carry()
+        carry = jax.tree.map(lambda new, old: jnp.where(begin, new, old), start, carry)
+        carry, acts = policy(carry, observation, last_action)
+        return carry, acts.log_prob(action)
 
-    steps = (begins, demonstrations.observation, last, demonstrations.action)
-    return jax.lax.scan(step, policy.start(), steps)[1]
+    steps = (begins, demonstrations.observation, last_actions, actions)
+    if remembers(policy):
+        return jax.lax.scan(step, policy.initial_carry(), steps)[1]
+    return jax.vmap(lambda *seen: step((), seen)[1])(*steps)

@@ -1,35 +1,96 @@
-"""Summaries over seeds: means, standard deviations, intervals."""
+"""Summaries of one number over seeds: the mean, and how much it varies."""
+
+import dataclasses
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import bootstrap
 
 
-def over_seeds(values) -> dict:
-    """Mean and sample standard deviation over the leading axis, and the values themselves."""
-    values = np.asarray(values, np.float64)
-    spread = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])
-    return {"mean": values.mean(axis=0).tolist(), "std": spread.tolist(), "values": values.tolist()}
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % interval."""
 
+    mean: float
+    low: float | None
+    """None where there is one value only, which says nothing about spread."""
+    high: float | None
+    values: tuple[float, ...]
+    """One value for each seed, or for each resample."""
 
-def interval(values) -> dict:
-    """Mean over seeds, its 95 % percentile bootstrap interval, and the values [K] themselves.
+    @classmethod
+    def bootstrap(cls, values: ArrayLike) -> "Interval":
+        """Mean over seeds [K], with the percentile bootstrap interval of that mean.
 
-    ``low`` and ``high`` are None where there is one seed alone: it says nothing about spread.
-    """
-    values = np.asarray(values, np.float64)
-    low = high = None
-    if len(values) > 1:
+        >>> Interval.bootstrap([-12.0, -13.0, -14.0])
+        Interval(mean=-13.0, low=-14.0, high=-12.0, values=(-12.0, -13.0, -14.0))
+        """
+        values = np.asarray(values, np.float64)
+        if len(values) == 1:
+            return cls(float(values[0]), None, None, tuple(values.tolist()))
         drawn = bootstrap(
             (values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(0)
         )
-        low, high = (float(end) for end in drawn.confidence_interval)
-    return {"mean": float(values.mean()), "low": low, "high": high, "values": values.tolist()}
+        return cls._of(values, drawn.confidence_interval)
+
+    @classmethod
+    def percentiles(cls, values: ArrayLike) -> "Interval":
+        """Mean and middle 95 % of values [K] that are bootstrap replicates already.
+
+        >>> Interval.percentiles([0.0, 1.0]).low
+        0.025
+        """
+        values = np.asarray(values, np.float64)
+        if len(values) == 1:
+            return cls.bootstrap(values)
+        return cls._of(values, np.quantile(values, (0.025, 0.975)))
+
+    @classmethod
+    def _of(cls, values: np.ndarray, ends) -> "Interval":
+        low, high = (float(end) for end in ends)
+        return cls(float(values.mean()), low, high, tuple(values.tolist()))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval's ends; the mean twice where there is one value only."""
+        if self.low is None or self.high is None:
+            return self.mean, self.mean
+        return self.low, self.high
 
 
-def percentiles(values) -> dict:
-    """The same of values that are bootstrap replicates themselves, one a resample."""
-    values = np.asarray(values, np.float64)
-    low, high = (float(end) for end in np.quantile(values, (0.025, 0.975)))
-    if len(values) == 1:
-        return interval(values)
-    return {"mean": float(values.mean()), "low": low, "high": high, "values": values.tolist()}
+Numbers = float | tuple[float, ...] | tuple[tuple[float, ...], ...]
+"""A number, one for each expert [E], or one for each expert of each seed [K, E]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanStd:
+    """Mean and sample standard deviation over seeds."""
+
+    mean: Numbers
+    std: Numbers
+    """0 where there is one seed only."""
+    values: Numbers
+    """The numbers themselves; the first axis is the seed."""
+
+    @property
+    def array(self) -> np.ndarray:
+        """The values [K, …]."""
+        return np.asarray(self.values)
+
+    @classmethod
+    def over_seeds(cls, values: ArrayLike) -> "MeanStd":
+        """Mean and deviation over the first axis of values [K, …].
+
+        >>> MeanStd.over_seeds([1.0, 3.0])
+        MeanStd(mean=2.0, std=1.4142135623730951, values=(1.0, 3.0))
+        """
+        values = np.asarray(values, np.float64)
+        std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])
+        return cls(_plain(values.mean(axis=0)), _plain(std), _plain(values))
+
+
+def _plain(values: ArrayLike) -> Numbers:
+    numbers = np.asarray(values).tolist()
+    if not isinstance(numbers, list):
+        return numbers
+    return tuple(tuple(line) if isinstance(line, list) else line for line in numbers)

@@ -1,16 +1,15 @@
-"""The paper's Table 1 and Figures 3 and 4 on the gridworld, with the observers that it left out."""
+"""The paper's Table 1 on the gridworld, with the observers that the paper left out."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
-from omegaconf import OmegaConf
 
 from ape_jax.algorithms import TrainState, update
 from ape_jax.algorithms.common import Metrics
@@ -18,15 +17,12 @@ from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, PGConfig, PGHypers, RunConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
-from ape_jax.envs import GridWorld
-from ape_jax.evaluation import returns as evaluation
-from ape_jax.evaluation.intervals import over_seeds
+from ape_jax.evaluation import returns
+from ape_jax.evaluation.intervals import MeanStd
+from ape_jax.evaluation.records import Progress, ProgressFn, ignore_progress
 from ape_jax.networks import make_networks
-from ape_jax.observers import BehaviourCloning, TabularCloning
-from ape_jax.reporting import figures as plotting
-from ape_jax.reporting import tables
-from ape_jax.runs.metrics import write_json
-from ape_jax.training.trainer import EVALUATE, Chunk, Trainer, seed_keys
+from ape_jax.observers import BehaviourCloning, Observer, TabularCloning
+from ape_jax.training.trainer import EVALUATE, Trainer, seed_keys
 from ape_jax.types import Params, PRNGKey
 
 LABELS = {
@@ -40,8 +36,8 @@ LABELS = {
 """Row names and what people call them, in the order of the table."""
 
 PAPER = {"pg_ape": {"pe_return": -16.33, "clone_return": -44.14}}
-"""The paper's Table 1. Its other two ensembles are halted where one matches these experts and the
-other this clone, so they hold no further result."""
+"""The paper's Table 1. Training of its other two ensembles is halted where they return what these
+experts, or this clone, return; so they hold no further result."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,197 +47,203 @@ class Scale:
     seeds: int = 10
     """Ensembles of each kind."""
     first_seed: int = 0
-    """They are numbered from here."""
+    """Number of the first seed."""
     max_updates: int = 3000
     """No row trains longer than this, or than its own number of updates."""
     num_demonstrations: int = 1_000_000
-    """Steps, pooled over the experts."""
+    """Demonstration steps, pooled over the experts."""
 
 
-class Returns(NamedTuple):
-    """Undiscounted returns of one ensemble and of its clones, all of them exact evaluations."""
-
-    experts: Float[Array, " E"]
-    """Of every expert, sampling."""
-    pe: Float[Array, ""]
-    """Of the ensemble: the experts' mean."""
-    greedy_experts: Float[Array, ""]
-    """Mean over the experts, each deployed greedily itself."""
-    mixture: Float[Array, ""]
-    """Of the uniform mixture π_o, sampling."""
-    bc_sampled: Float[Array, ""]
-    """Of behaviour cloning, sampling."""
-    bc_greedy: Float[Array, ""]
-    """Of behaviour cloning, greedy."""
-    floor: Float[Array, ""]
-    """The cloning floor."""
+QUICK = Scale(seeds=3, max_updates=400, num_demonstrations=100_000)
+"""A first look."""
 
 
-class Row(NamedTuple):
-    """One line of the table."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table1Row:
+    """Undiscounted returns of one kind of ensemble and of its clones, all of them exact."""
 
     name: str
-    """Of the ensemble, as in ``LABELS``."""
+    """One of ``LABELS``."""
+    num_updates: tuple[int, ...]
+    """Updates of each seed; fewer than configured for the rows that are halted."""
+    pe_return: MeanStd
+    """Return of the ensemble: the experts' mean."""
+    expert_returns: tuple[tuple[float, ...], ...]
+    """Returns of the experts, which sample their actions [K, E]."""
+    greedy_experts: MeanStd
+    """Mean over the experts, each deployed greedily itself."""
+    mixture: MeanStd
+    """Return of the uniform mixture π_o, which samples."""
+    bc_sampled: MeanStd
+    """Return of behaviour cloning, which samples."""
+    bc_greedy: MeanStd
+    """Return of behaviour cloning, deployed greedily."""
+    floor: MeanStd
+    """Least return of the ideal sampling cloner."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table1:
+    """The content of ``table1.json``."""
+
+    seeds: int
+    horizon: int
+    """Time limit of an episode, in steps."""
+    wall_seconds: float
+    rows: tuple[Table1Row, ...]
+    paper: dict[str, dict[str, float]]
+    """What the paper prints, by row."""
+
+
+class Trained(NamedTuple):
+    """One row with the ensembles behind it."""
+
+    row: Table1Row
     config: RunConfig
-    """What it was trained with."""
+    """Settings of the training."""
+    task: Task
+    """The gridworld with as many experts."""
     heads: Params
     """Final expert heads [K, E, …]."""
-    returns: Returns
-    """[K, …]."""
-    num_updates: list[int]
-    """Of each seed; fewer than configured for the rows that are halted."""
     metrics: Metrics | None
     """[K, updates, …]; None for the rows that are halted."""
 
-    def to_json(self) -> dict:
-        """The row as ``table1.json`` holds it."""
-        returns = self.returns
-        return {
-            "name": self.name,
-            "num_updates": self.num_updates,
-            "pe_return": over_seeds(returns.pe),
-            "expert_returns": np.asarray(returns.experts, np.float64).tolist(),
-            "greedy_experts": over_seeds(returns.greedy_experts),
-            "mixture": over_seeds(returns.mixture),
-            "bc_sampled": over_seeds(returns.bc_sampled),
-            "bc_greedy": over_seeds(returns.bc_greedy),
-            "floor": over_seeds(returns.floor),
-        }
+
+def reproduce(scale: Scale = Scale(), progress: ProgressFn = ignore_progress) -> Table1:
+    """Reproduce the paper's Table 1.
+
+    Args:
+      scale: how much to compute, such as ``ape_jax.evaluation.reproduce.QUICK``.
+      progress: called after every chunk of training.
+
+    >>> import ape_jax
+    >>> from ape_jax.evaluation.reproduce import Scale
+    >>> result = ape_jax.reproduce(Scale(seeds=1, max_updates=2, num_demonstrations=1_000))
+    >>> [row.name for row in result.rows][:3]
+    ['optimal', 'near_optimal', 'random']
+    """
+    started = time.monotonic()
+    trained = list(train_rows(scale, progress))
+    return table1(trained, scale, time.monotonic() - started)
 
 
-FIGURES = ("figure3.png", "figure4.png", "learning_curves.png")
-"""Files of the figures."""
-
-Report = Callable[[str, Chunk | None], None]
-"""Told the name of the row at work, and its newest chunk where it trains in chunks."""
-
-
-class Reproduction:
-    """Makes the rows; programs are compiled once and shared between them."""
-
-    def __init__(self, scale: Scale):
-        self.scale = scale
-        self.train_keys = seed_keys(scale.first_seed, scale.seeds)
-        self.evaluation_keys = seed_keys(scale.first_seed, scale.seeds, EVALUATE)
-        pair = PGConfig(num_updates=min(3000, scale.max_updates))
-        greedy = PGConfig(num_updates=min(2000, scale.max_updates), observer="posterior")
-        single = dataclasses.replace(greedy, num_experts=1)
-        self._pair, self._greedy, self._single = (
-            Trainer(make_task(config)) for config in (pair, greedy, single)
-        )
-        self._measure = jax.jit(measure_seeds, static_argnums=(0, 3))
-        self._train_until = jax.jit(
-            jax.vmap(train_until, in_axes=(None, 0, None, 0)), static_argnums=0
-        )
-
-    @property
-    def task(self) -> Task:
-        """The gridworld with two experts."""
-        return self._pair.task
-
-    def rows(self, report: Report) -> Iterator[Row]:
-        """Every row, as soon as it is finished."""
-        greedy = PGHypers(beta=0.3, temperature=0.1)
-        pg_ape = self._trained("pg_ape", self._pair, PGHypers(), report)
-        yield pg_ape
-        yield self._trained("optimal", self._pair, PGHypers(beta=0.0), report)
-        yield self._halted("near_optimal", pg_ape.returns.pe, report)
-        yield self._halted("random", pg_ape.returns.mixture, report)
-        yield self._trained("greedy_ape", self._greedy, greedy, report)
-        yield self._trained("greedy_ape_single", self._single, greedy, report)
-
-    def draw(self, rows: list[Row], out: Path) -> None:
-        """Write Figures 3 and 4, of the first seed, and the learning curves."""
-        by_name = {row.name: row for row in rows}
-        key = seed_keys(self.scale.first_seed, 1, EVALUATE)[0]
-        shown = {
-            LABELS[name]: panels(self.task, by_name[name], key, self.scale.num_demonstrations)
-            for name in ("pg_ape", "greedy_ape")
-        }
-        env = cast(GridWorld, self.task.world.env)
-        for number, title, content in (
-            (
-                3,
-                "The experts, and the ensemble that an observer sees",
-                {label: panel.ensemble for label, panel in shown.items()},
-            ),
-            (
-                4,
-                "What observers make of it",
-                {label: panel.observers for label, panel in shown.items()},
-            ),
-        ):
-            figure = plotting.policy_figure(env, _finite(self.task), content, title)
-            plotting.save_figure(figure, out / f"figure{number}.png")
-        curves = {
-            label: metrics
-            for name, label in LABELS.items()
-            if (metrics := by_name[name].metrics) is not None
-        }
-        figure = plotting.learning_curves(curves, -self.task.world.horizon)
-        plotting.save_figure(figure, out / "learning_curves.png")
-
-    def _trained(self, name: str, runner: Trainer, hypers: Hypers, report: Report) -> Row:
-        report(name, None)
-        parts = []
-        for chunk in runner.chunks(self.train_keys, hypers):
-            parts.append(chunk.metrics)
-            report(name, chunk)
-        metrics = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
-        num_updates = [chunk.num_done] * self.scale.seeds
-        return self._row(name, runner, hypers, chunk.state, num_updates, metrics)
-
-    def _halted(self, name: str, target: Float[Array, " K"], report: Report) -> Row:
-        """Plain training, each seed halted at the first update that reaches its target."""
-        report(name, None)
-        hypers = PGHypers(beta=0.0)
-        state = self._pair.create(self.train_keys, hypers)
-        state, counts = self._train_until(self._pair.task, state, hypers, target)
-        return self._row(name, self._pair, hypers, state, counts.tolist(), None)
-
-    def _row(
-        self,
-        name: str,
-        runner: Trainer,
-        hypers: Hypers,
-        state: TrainState,
-        num_updates: list[int],
-        metrics: Metrics | None,
-    ) -> Row:
-        config = RunConfig(runner.task.config, hypers, self.scale.seeds, self.scale.first_seed)
-        heads = state.params.heads
-        # Measuring depends on the number of experts alone, not on whom they were trained against.
-        task = self._single.task if runner is self._single else self._pair.task
-        returns = self._measure(task, heads, self.evaluation_keys, self.scale.num_demonstrations)
-        return Row(name, config, heads, jax.block_until_ready(returns), num_updates, metrics)
+def table1(trained: Sequence[Trained], scale: Scale, wall_seconds: float) -> Table1:
+    """The table of the rows that are finished."""
+    rows = {one.row.name: one.row for one in trained}
+    return Table1(
+        seeds=scale.seeds,
+        horizon=trained[0].task.world.horizon,
+        wall_seconds=wall_seconds,
+        rows=tuple(rows[name] for name in LABELS if name in rows),
+        paper=PAPER,
+    )
 
 
-def measure(task: Task, heads: Params, key: PRNGKey, num_demonstrations: int) -> Returns:
-    """Demonstrate, clone by counting, and evaluate everybody exactly."""
+def train_rows(scale: Scale, progress: ProgressFn = ignore_progress) -> Iterator[Trained]:
+    """Train and measure every row of the table, and yield each as soon as it is finished."""
+    config = PGConfig(num_updates=min(3000, scale.max_updates))
+    greedy_config = PGConfig(num_updates=min(2000, scale.max_updates), observer="posterior")
+    single_config = dataclasses.replace(greedy_config, num_experts=1)
+    pair, greedy, single = map(make_task, (config, greedy_config, single_config))
+    greedy_hypers = PGHypers(beta=0.3, temperature=0.1)
+
+    # Measuring depends on the number of experts only, not on whom they were trained against.
+    def trained(name: str, task: Task, hypers: Hypers, measured: Task = pair) -> Trained:
+        return _trained(name, task, hypers, measured, scale, progress)
+
+    pg_ape = trained("pg_ape", pair, PGHypers())
+    yield pg_ape
+    yield trained("optimal", pair, PGHypers(beta=0.0))
+    yield _halted("near_optimal", pair, pg_ape.row.pe_return, scale, progress)
+    yield _halted("random", pair, pg_ape.row.mixture, scale, progress)
+    yield trained("greedy_ape", greedy, greedy_hypers)
+    yield trained("greedy_ape_single", single, greedy_hypers, single)
+
+
+def _trained(
+    name: str, task: Task, hypers: Hypers, measured: Task, scale: Scale, progress: ProgressFn
+) -> Trained:
+    progress(Progress(LABELS[name], 0, None, "compiling"))
+    parts = []
+    for chunk in Trainer(task).chunks(seed_keys(scale.first_seed, scale.seeds), hypers):
+        parts.append(chunk.metrics)
+        progress(Progress(LABELS[name], chunk.num_done, chunk.num_updates, metrics=chunk.metrics))
+    metrics = jax.tree.map(lambda *x: np.concatenate(x, axis=1), *parts)
+    num_updates = (chunk.num_done,) * scale.seeds
+    config = RunConfig(task.config, hypers, scale.seeds, scale.first_seed)
+    row = _row(name, measured, chunk.state, num_updates, scale, progress)
+    return Trained(row, config, measured, chunk.state.params.heads, metrics)
+
+
+def _halted(name: str, task: Task, target: MeanStd, scale: Scale, progress: ProgressFn) -> Trained:
+    """Training without an observer; each seed is halted when it first reaches its target."""
+    progress(Progress(LABELS[name], 0, None, "compiling"))
+    hypers = PGHypers(beta=0.0)
+    state = Trainer(task).create(seed_keys(scale.first_seed, scale.seeds), hypers)
+    state, counts = _train_until(task, state, hypers, jnp.asarray(target.array, jnp.float32))
+    config = RunConfig(task.config, hypers, scale.seeds, scale.first_seed)
+    row = _row(name, task, state, tuple(counts.tolist()), scale, progress)
+    return Trained(row, config, task, state.params.heads, None)
+
+
+def _row(
+    name: str,
+    task: Task,
+    state: TrainState,
+    num_updates: tuple[int, ...],
+    scale: Scale,
+    progress: ProgressFn,
+) -> Table1Row:
+    keys = seed_keys(scale.first_seed, scale.seeds, EVALUATE)
+    found = measure(task, state.params.heads, keys, scale.num_demonstrations)
+    experts = np.asarray(found.pop("experts"), np.float64).tolist()
+    row = Table1Row(
+        name=name,
+        num_updates=num_updates,
+        expert_returns=tuple(map(tuple, experts)),
+        **{column: MeanStd.over_seeds(values) for column, values in found.items()},
+    )
+    status = f"PE {row.pe_return.mean:.2f}  BC greedy {row.bc_greedy.mean:.2f}"
+    progress(Progress(LABELS[name], max(num_updates), max(num_updates), status))
+    return row
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def measure(
+    task: Task, heads: Params, keys: Key[Array, " K"], num_demonstrations: int
+) -> dict[str, Float[Array, "K ..."]]:
+    """Measure every seed's ensemble [K, …], ten at a time: memory does not grow with the seeds."""
+    return jax.lax.map(
+        lambda one: measure_seed(task, one[0], one[1], num_demonstrations),
+        (heads, keys),
+        batch_size=10,
+    )
+
+
+def measure_seed(
+    task: Task, heads: Params, key: PRNGKey, num_demonstrations: int
+) -> dict[str, Float[Array, "..."]]:
+    """Demonstrate, clone by counting, and evaluate everybody exactly; names as in the table."""
     mdp = _finite(task)
     key_collect, key_fit, key_returns = jax.random.split(key, 3)
     observer = TabularCloning(mdp.num_states, mdp.num_actions)
     shown, _ = collect.collect(key_collect, task, heads, num_demonstrations)
     clone = observer.fit(key_fit, shown)
-    ensemble = evaluation.ensemble_returns(task, heads, key_returns)
-    return Returns(
-        experts=ensemble.experts,
-        pe=ensemble.pe,
-        greedy_experts=jnp.mean(ensemble.greedy_experts),
-        mixture=ensemble.mixture,
-        bc_sampled=evaluation.expected_return(task, clone, key_returns),
-        bc_greedy=evaluation.expected_return(task, evaluation.greedy(clone), key_returns),
-        floor=tabular.cloning_floor(mdp, jnp.exp(task.networks.tabulate_experts(heads))),
-    )
+    ensemble = returns.ensemble_returns(task, heads, key_returns)
+    return {
+        "experts": ensemble.experts,
+        "pe_return": ensemble.pe,
+        "greedy_experts": jnp.mean(ensemble.greedy_experts),
+        "mixture": ensemble.mixture,
+        "bc_sampled": returns.expected_return(task.world, clone, key_returns),
+        "bc_greedy": returns.expected_return(task.world, returns.greedy(clone), key_returns),
+        "floor": tabular.cloning_floor(mdp, jnp.exp(task.networks.tabulate_experts(heads))),
+    }
 
 
-def measure_seeds(
-    task: Task, heads: Params, keys: Key[Array, " K"], num_demonstrations: int
-) -> Returns:
-    """Measure every seed [K, …], ten at a time: memory does not grow with the seeds."""
-    return jax.lax.map(
-        lambda one: measure(task, one[0], one[1], num_demonstrations), (heads, keys), batch_size=10
-    )
+@partial(jax.jit, static_argnums=0)
+def _train_until(task: Task, state: TrainState, hypers: Hypers, targets: Float[Array, " K"]):
+    return jax.vmap(train_until, (None, 0, None, 0))(task, state, hypers, targets)
 
 
 def train_until(
@@ -254,7 +256,7 @@ def train_until(
     """
     mdp = _finite(task)
 
-    def goes_on(carry):
+    def unfinished(carry):
         state, count = carry
         policies = jnp.exp(task.networks.tabulate_experts(state.params.heads))
         pe_return = jnp.mean(jax.vmap(tabular.policy_return, (None, 0))(mdp, policies))
@@ -264,81 +266,53 @@ def train_until(
         state, count = carry
         return update(task, state, hypers)[0], count + 1
 
-    return jax.lax.while_loop(goes_on, one, (state, jnp.int32(0)))
+    return jax.lax.while_loop(unfinished, one, (state, jnp.int32(0)))
 
 
 class Panels(NamedTuple):
-    """Policies for the figures, of the first seed: title to probabilities."""
+    """Policies for figures, of one seed: title to probabilities."""
 
-    ensemble: dict[str, Array]
-    """Figure 3: each expert [S, A], and all of them [E, S, A]."""
-    observers: dict[str, Array]
-    """Figure 4: [S, A]."""
+    experts: Float[Array, "E S A"]
+    observers: dict[str, Float[Array, "S A"]]
 
 
-def panels(task: Task, row: Row, key: Key[Array, ""], num_demonstrations: int) -> Panels:
-    """Experts, observers and clones of a row's first seed; its clones are fitted afresh."""
+def panels(
+    task: Task, heads: Params, key: PRNGKey, num_demonstrations: int, with_network: bool
+) -> Panels:
+    """Experts, observers and clones of one seed on a finite MDP; the clones are fitted here.
+
+    Args:
+      task: environment and networks.
+      heads: parameters of the experts [E, …].
+      key: drives demonstrations and fits.
+      num_demonstrations: demonstration steps behind the clones.
+      with_network: whether a network is fitted too, beside the clone that counts.
+    """
     mdp = _finite(task)
-    heads = jax.tree.map(lambda x: x[0], row.heads)
-    experts = jnp.exp(task.networks.tabulate_experts(heads))
-    space = (
-        task.world.env.observation_space(task.world.params),
-        task.world.env.action_space(task.world.params),
-    )
-    mlp = make_networks(recipe("mlp")[0], *space)
+    world = task.world
+    spaces = world.env.observation_space(world.params), world.env.action_space(world.params)
+    cloners: dict[str, Observer] = {"BC": TabularCloning(mdp.num_states, mdp.num_actions)}
+    if with_network:
+        cloners["BC (MLP)"] = BehaviourCloning(make_networks(recipe("mlp")[0], *spaces))
 
     @jax.jit
     def clones(key):
         key_collect, key_fit = jax.random.split(key)
         shown, _ = collect.collect(key_collect, task, heads, num_demonstrations)
-        counted = TabularCloning(mdp.num_states, mdp.num_actions).fit(key_fit, shown)
-        fitted = BehaviourCloning(mlp).fit(key_fit, shown)
-        policies = (counted, evaluation.greedy(counted), fitted, evaluation.greedy(fitted))
-        return [evaluation.policy_table(policy, mdp.num_states) for policy in policies]
+        fitted = [cloner.fit(key_fit, shown) for cloner in cloners.values()]
+        policies = [policy for clone in fitted for policy in (clone, returns.greedy(clone))]
+        return [returns.policy_table(policy, mdp.num_states) for policy in policies]
 
-    counted, counted_greedy, fitted, fitted_greedy = clones(key)
-    ensemble = {f"expert {index + 1}": expert for index, expert in enumerate(experts)}
-    ensemble["average of the experts"] = experts
+    experts = jnp.exp(task.networks.tabulate_experts(heads))
+    names = [f"{name}, {how}" for name in cloners for how in ("sampled", "greedy")]
     observers = {
         "mixture π_o": jnp.mean(experts, axis=0),
-        "BC, sampled": counted,
-        "BC, greedy": counted_greedy,
-        "BC (MLP), sampled": fitted,
-        "BC (MLP), greedy": fitted_greedy,
+        **dict(zip(names, clones(key), strict=True)),
         "optimal policy": tabular.optimal_policy(mdp),
     }
-    return Panels(ensemble, observers)
-
-
-def table_json(rows: list[Row], scale: Scale, horizon: int, started: float) -> dict:
-    """The content of ``table1.json``, also of a table that is not finished."""
-    by_name = {row.name: row for row in rows}
-    return {
-        "seeds": scale.seeds,
-        "horizon": horizon,
-        "wall_seconds": time.monotonic() - started,
-        "rows": [by_name[name].to_json() for name in LABELS if name in by_name],
-        "paper": PAPER,
-    }
-
-
-def write_table(out: Path, content: dict) -> None:
-    """Write ``table1.json`` and ``table1.md``."""
-    write_json(out / "table1.json", content)
-    header, lines = tables.table1_cells(content, LABELS)
-    paragraphs = (tables.markdown_table(header, lines), tables.EXPLANATION, tables.PAPER_NOTE)
-    (out / "table1.md").write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
-
-
-def write_settings(out: Path, rows: list[Row]) -> None:
-    """Write ``config.yaml``: each row's settings, named as ``ape-jax train`` names them.
-
-    The halted rows have the optimal one's; ``table1.json`` says where each of their seeds stopped.
-    """
-    content = OmegaConf.create({row.name: row.config.to_flat() for row in rows})
-    (out / "config.yaml").write_text(OmegaConf.to_yaml(content), encoding="utf-8")
+    return Panels(experts, observers)
 
 
 def _finite(task: Task) -> tabular.FiniteMDP:
-    assert task.world.mdp is not None, "the reproduction runs on the gridworld"
+    assert task.world.mdp is not None, "needs a finite MDP, such as the gridworld"
     return task.world.mdp

@@ -1,91 +1,171 @@
-"""One environment of the suite: ensemble, controls, and the clones that observers make of them."""
+"""The suite: ensembles and their controls in many environments, and the clones made of them."""
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
+from ape_jax import presets as known_presets
 from ape_jax.algorithms import steps_per_update
 from ape_jax.algorithms.task import Task, make_task
-from ape_jax.config import CHUNK, Hypers, PPOConfig, RunConfig, TrainConfig
+from ape_jax.config import CHUNK, Hypers, RunConfig, TrainConfig
 from ape_jax.demonstrations import collect
-from ape_jax.evaluation import returns as evaluation
-from ape_jax.evaluation.intervals import interval
+from ape_jax.evaluation import returns
+from ape_jax.evaluation.intervals import Interval
+from ape_jax.evaluation.records import Progress, ProgressFn, ignore_progress
+from ape_jax.evaluation.suite_records import QUICK, Control, Suite, SuiteEffort, SuiteRow
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
 from ape_jax.training import guards
 from ape_jax.training.trainer import EVALUATE, RANDOM, Trainer, seed_keys
-from ape_jax.types import Params, PRNGKey
+from ape_jax.types import Params, PRNGKey, SettingError
 
 VARIANTS = ("ensemble", "beta0", "single")
 """What is trained: the preset, the same without an observer, the same with one expert."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SuiteEffort:
-    """How much is measured. Hashable."""
+Presets = str | Sequence[str] | Mapping[str, RunConfig] | None
+"""Names of presets or environments, or settings by name; None stands for all presets."""
 
-    num_steps: int = 256_000
-    """Demonstration steps of each seed."""
-    fit_updates: int = 1000
-    """Of every clone that is a network, and of the posterior's classifier."""
-    num_episodes: int = 256
-    """Behind each return where it is sampled."""
+
+def suite(
+    presets: Presets = None,
+    seeds: int = 5,
+    first_seed: int = 1000,
+    quick: bool = False,
+    progress: ProgressFn = ignore_progress,
+) -> Suite:
+    """Train ensembles and their controls in several environments, and clone them all.
+
+    Args:
+      presets: names of presets or of their environments, or settings by name; all presets if None.
+      seeds: seeds behind every number.
+      first_seed: number of the first seed; presets were tuned on seeds below 1000.
+      quick: whether this is a first look, with a twentieth of the updates and a tenth of the
+        demonstrations.
+      progress: called after every chunk of training and every clone.
+
+    Raises:
+      SettingError: a setting breaks a rule.
+      NonFiniteError: losses or parameters are not finite any more.
+
+    >>> import ape_jax
+    >>> config = ape_jax.PGConfig(
+    ...     env_param=("max_steps_in_episode=10",), envs_per_expert=2, num_updates=2
+    ... )
+    >>> tiny = ape_jax.RunConfig(config)
+    >>> result = ape_jax.suite({"tiny": tiny}, seeds=1, quick=True)
+    >>> sorted(result.rows[0].clones)
+    ['behaviour_cloning_greedy', 'behaviour_cloning_sampled', 'posterior_sampled']
+    """
+    configs = suite_configs(presets, seeds, first_seed, quick)
+    return Suite(tuple(suite_rows(configs, QUICK if quick else SuiteEffort(), progress)))
+
+
+def suite_configs(
+    presets: Presets, seeds: int, first_seed: int, quick: bool
+) -> dict[str, RunConfig]:
+    """Settings of every row by its name, with the arguments of ``suite``.
+
+    Raises:
+      SettingError: a setting breaks a rule.
+    """
+    if not isinstance(presets, Mapping):
+        presets = {name: known_presets.config(name) for name in _chosen(presets)}
+    configs = {}
+    for name, config in presets.items():
+        train = config.train
+        if quick:
+            train = dataclasses.replace(train, num_updates=max(train.num_updates // 20, 2))
+        configs[name] = RunConfig(train, config.hypers, seeds, first_seed)
+    return configs
+
+
+def _chosen(names: str | Sequence[str] | None) -> list[str]:
+    """Names of presets, of names of presets or environments."""
+    if names is None:
+        return list(known_presets.PRESETS)
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",") if name.strip()]
+    by_env = {known_presets.config(name).train.env: name for name in known_presets.PRESETS}
+    chosen = [by_env.get(name, name) for name in names]
+    for name in chosen:
+        if name not in known_presets.PRESETS:
+            raise SettingError(
+                f"only must name presets or environments of {', '.join(known_presets.PRESETS)}; "
+                f"got {name!r}"
+            )
+    if not chosen:
+        raise SettingError("only must name a preset or an environment; got none")
+    return list(dict.fromkeys(chosen))
+
+
+def suite_rows(
+    configs: Mapping[str, RunConfig], effort: SuiteEffort, progress: ProgressFn = ignore_progress
+) -> Iterator[SuiteRow]:
+    """One row after the other.
+
+    Args:
+      configs: settings by the name of the row.
+      effort: how much is measured.
+      progress: called after every chunk of training and every clone.
+    """
+    for done, (name, config) in enumerate(configs.items()):
+
+        def report(status: str, name=name, done=done) -> None:
+            progress(Progress("suite", done, len(configs), f"{name}: {status}"))
+
+        yield _row(name, config, effort, report)
+        progress(Progress("suite", done + 1, len(configs), name))
 
 
 class Measured(NamedTuple):
-    """Of one ensemble."""
+    """Returns of one ensemble and of its clones; with a leading axis K where it is of all seeds."""
 
-    experts: jax.Array
-    """[E], returns of the experts, sampling."""
-    greedy_experts: jax.Array
-    """[E], taking their most probable, or mean, actions."""
-    clones: dict[str, jax.Array]
+    experts: Float[Array | np.ndarray, "... E"]
+    greedy_experts: Float[Array | np.ndarray, "... E"]
+    clones: dict[str, Float[Array | np.ndarray, "..."]]
     """Returns of clones, by observer and deployment."""
 
 
 def variant(name: str, config: TrainConfig, hypers: Hypers) -> tuple[TrainConfig, Hypers]:
-    """The settings of an ensemble or of a control."""
+    """Settings of one of the ``VARIANTS``."""
     if name == "beta0":
         hypers = dataclasses.replace(hypers, beta=0.0, min_return=None)
-        if isinstance(config, PPOConfig):
-            config = dataclasses.replace(config, observer="none")
+        config = config.without_observer()
     if name == "single":
         config = dataclasses.replace(config, num_experts=1, observer="uniform")
     return config, hypers
 
 
+@partial(jax.jit, static_argnums=(0, 1))
 def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Measured:
-    """Returns of one ensemble [E, …] and of its clones."""
+    """Returns of one ensemble, heads [E, …], and of its clones."""
     key_own, key_shown, *keys = jax.random.split(key, 6)
-    own = evaluation.ensemble_returns(task, heads, key_own, effort.num_episodes)
+    own = returns.ensemble_returns(task, heads, key_own, effort.num_episodes)
     shown, _ = collect.collect(key_shown, task, heads, effort.num_steps)
-    clones = {}
+    clones: dict[str, Any] = {}
 
     def score(name: str, key: PRNGKey, policy: Any):
-        clones[name] = evaluation.expected_return(task, policy, key, effort.num_episodes)
+        clones[name] = returns.expected_return(task.world, policy, key, effort.num_episodes)
 
     networks = task.networks
     if networks.num_states is not None:
         clone: Any = TabularCloning(networks.num_states, networks.num_actions).fit(keys[0], shown)
     else:
-        alone = task.config
-        if isinstance(alone, PPOConfig) and networks.action_bounds is not None:
-            alone = dataclasses.replace(alone, std="state")
-        with jax.ensure_compile_time_eval():  # Some environments bound their actions by arrays.
-            own_kind = make_networks(
-                alone,
-                task.world.env.observation_space(task.world.params),
-                task.world.env.action_space(task.world.params),
-            )
+        world = task.world
+        own_kind = make_networks(
+            task.config.with_state_std(), world.observation_space, world.action_space
+        )
         clone = BehaviourCloning(own_kind, effort.fit_updates, 2048, 3e-3).fit(keys[0], shown)
     score("behaviour_cloning_sampled", keys[1], clone)
-    score("behaviour_cloning_greedy", keys[1], evaluation.greedy(clone))
+    score("behaviour_cloning_greedy", keys[1], returns.greedy(clone))
     posterior = Posterior(task, heads, num_updates=effort.fit_updates).fit(keys[2], None)
     score("posterior_sampled", keys[1], posterior)
     if networks.action_bounds is not None:
@@ -94,23 +174,23 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
     return Measured(own.experts, own.greedy_experts, clones)
 
 
-def train(
+def train_seeds(
     task: Task, keys: Key[Array, " K"], hypers: Hypers, report: Callable[[str], None]
 ) -> tuple[Params, float | None]:
-    """Train an ensemble a key.
+    """Train one ensemble for each key.
 
-    Seeds are trained side by side, but for images one after another: those of all seeds at once
-    take gigabytes, and half as long again.
+    Seeds are trained side by side. Only where observations are images they are trained one after
+    the other: the images of all seeds at once take gigabytes, and more time.
 
     Args:
       task: what is trained.
-      keys: one a seed.
+      keys: one for each seed.
       hypers: numbers of the training.
-      report: told how far it is.
+      report: told how far training is.
 
     Returns:
-      Heads [K, E, …], and environment steps a second, which is None where the run was too short to
-      tell it from compiling.
+      Heads [K, E, …], and environment steps for each second. The latter is None where the run was
+      too short to leave compiling out.
 
     Raises:
       NonFiniteError: losses or parameters are not finite any more.
@@ -134,82 +214,71 @@ def train(
     return jax.tree.map(lambda *x: jnp.concatenate(x), *heads), speed
 
 
-def run(name: str, config: RunConfig, effort: SuiteEffort, report: Callable[[str], None]) -> dict:
-    """Train ensemble and controls of one preset, clone them all: one row of the table.
-
-    Args:
-      name: of the preset.
-      config: its settings, and the seeds; at least two for an interval.
-      effort: how much is measured.
-      report: told what goes on.
-
-    Returns:
-      The row, as ``suite.json`` holds it.
-    """
+def _row(
+    name: str, config: RunConfig, effort: SuiteEffort, report: Callable[[str], None]
+) -> SuiteRow:
+    """Train the ensemble and the controls of one preset, and clone them all."""
     results: dict[str, Measured] = {}
     speed = None
     first_seed, num_seeds = config.first_seed, config.seeds
-    one = jax.jit(measure, static_argnums=(0, 1))
     with_observer = make_task(config.train)
     for which in VARIANTS:
-        settings = variant(which, config.train, config.hypers)
-        task = with_observer if which == "ensemble" else make_task(settings[0])
-        keys = seed_keys(first_seed, num_seeds)
+        train, hypers = variant(which, config.train, config.hypers)
+        task = with_observer if which == "ensemble" else make_task(train)
 
-        def told(progress: str, which=which):
-            report(f"{name}: {which} {progress}")
+        def training(text: str, which=which) -> None:
+            report(f"{which} {text}")
 
-        heads, rate = train(task, keys, settings[1], told)
+        heads, rate = train_seeds(task, seed_keys(first_seed, num_seeds), hypers, training)
         if which == "ensemble":
             speed = rate
         # The heads are the same with an observer and without, so one program measures both.
         judged = task if which == "single" else with_observer
         measured = []
         for seed, key in enumerate(seed_keys(first_seed, num_seeds, EVALUATE)):
-            report(f"{name}: {which}, clones of seed {seed + 1}/{num_seeds}")
+            report(f"{which}, clones of seed {seed + 1}/{num_seeds}")
             own = jax.tree.map(lambda x, seed=seed: x[seed], heads)
-            measured.append(jax.device_get(one(judged, effort, own, key)))
+            measured.append(jax.device_get(measure(judged, effort, own, key)))
         results[which] = jax.tree.map(lambda *x: np.stack(x), *measured)
     key_random = seed_keys(first_seed, 1, RANDOM)[0]
-    at_random = evaluation.random_return(task, key_random, effort.num_episodes)
-    return row(name, config, effort, results, at_random, speed)
+    at_random = returns.random_return(task.world, key_random, effort.num_episodes)
+    return make_row(name, config, effort, results, at_random, speed)
 
 
-def row(
+def make_row(
     name: str,
     config: RunConfig,
     effort: SuiteEffort,
-    results: dict[str, Measured],
-    at_random: evaluation.Spread,
+    results: Mapping[str, Measured],
+    at_random: returns.Spread,
     speed: float | None,
-) -> dict:
-    """One row of ``suite.json``; intervals are over seeds.
+) -> SuiteRow:
+    """Summarise the returns [K, …] of every variant over seeds."""
+    ensemble, beta0, single = (_summarise(results[which]) for which in VARIANTS)
+    collapsed = returns.collapsed_experts(results["ensemble"].experts, at_random)
+    return SuiteRow(
+        preset=name,
+        env=config.train.env,
+        config=config.to_flat(),
+        effort=effort,
+        seeds=config.seeds,
+        num_experts=config.train.num_experts,
+        **vars(ensemble),
+        dead_experts=int(collapsed.sum()),
+        beta0_return=beta0.pe_return,
+        random_return=at_random.mean,
+        beta0_control=beta0,
+        single_expert_control=single,
+        steps_per_second=speed,
+    )
 
-    Speed is None where the run was too short to tell it from compiling.
-    """
-    ensemble, beta0, single = (results[which] for which in VARIANTS)
 
-    def summary(measured: Measured) -> dict:
-        return {
-            "pe_return": interval(measured.experts.mean(axis=1)),
-            "worst_expert": interval(measured.experts.min(axis=1)),
-            "greedy_experts": interval(measured.greedy_experts.mean(axis=1)),
-            "worst_greedy_expert": interval(measured.greedy_experts.min(axis=1)),
-            "clones": {observer: interval(values) for observer, values in measured.clones.items()},
-        }
-
-    return {
-        "preset": name,
-        "env": config.train.env,
-        "config": config.to_flat(),
-        "effort": dataclasses.asdict(effort),
-        "seeds": config.seeds,
-        "num_experts": config.train.num_experts,
-        **summary(ensemble),
-        "dead_experts": int(evaluation.dead_experts(ensemble.experts, at_random).sum()),
-        "beta0_return": interval(beta0.experts.mean(axis=1)),
-        "random_return": at_random.mean,
-        "beta0_control": summary(beta0),
-        "single_expert_control": summary(single),
-        "steps_per_second": speed,
-    }
+def _summarise(measured: Measured) -> Control:
+    interval = Interval.bootstrap
+    return Control(
+        pe_return=interval(measured.experts.mean(axis=1)),
+        worst_expert=interval(measured.experts.min(axis=1)),
+        greedy_experts=interval(measured.greedy_experts.mean(axis=1)),
+        worst_greedy_expert=interval(measured.greedy_experts.min(axis=1)),
+        clones={name: interval(values) for name, values in measured.clones.items()},
+    )

@@ -1,49 +1,66 @@
-"""The evaluation at the end of a training run: what ``summary.json`` says."""
+"""What a finished run says of its ensembles: the content of ``summary.json``."""
 
-from typing import Any
+import dataclasses
 
 import jax
 
 from ape_jax.algorithms.task import Task
 from ape_jax.config import RunConfig
-from ape_jax.evaluation import intervals, returns
+from ape_jax.evaluation import returns
+from ape_jax.evaluation.intervals import MeanStd
+from ape_jax.evaluation.records import OPTIONAL
 from ape_jax.networks import EnsembleParams
 from ape_jax.runs.metrics import fingerprint
 from ape_jax.training.trainer import EVALUATE, RANDOM, seed_keys
 
 
-def summarise(task: Task, config: RunConfig, params: EnsembleParams) -> dict[str, Any]:
-    """Evaluate the ensembles of a run, one per seed.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Returns of an episode, undiscounted, over seeds."""
 
-    Args:
-      task: what they were trained on.
-      config: the settings of the run.
-      params: their parameters [K, …].
+    pe_return: MeanStd
+    """Return of the ensemble: the experts' mean."""
+    expert_returns: MeanStd
+    """Return of each expert [K, E]."""
+    greedy_experts: MeanStd
+    """Return of each expert, deployed greedily itself [K, E]."""
+    mixture: MeanStd
+    """Return of the uniform mixture π_o."""
+    random_return: float
+    """Mean return of a uniformly random policy."""
+    random_std: float
+    """Standard deviation over its episodes."""
+    dead_experts: tuple[tuple[bool, ...], ...]
+    """Whether each expert has collapsed [K, E]."""
+    evaluation: str
+    """How returns were evaluated: ``exact``, or on how many episodes."""
+    num_updates: int
+    fingerprint: str
+    """Fingerprint of the parameters."""
+    min_return: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    """Return that experts had to keep."""
+    train_seconds: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    multipliers: MeanStd | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    """Last multipliers of the constraint [K, E]."""
 
-    Returns:
-      Undiscounted returns as means, deviations and values over seeds: of the ensemble, of each
-      expert, of each greedy expert and of the uniform mixture; which experts collapsed; how it was
-      evaluated; and the fingerprint of the parameters.
-    """
-    keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
-    found = _ensemble_returns(task, params.heads, keys)
-    at_random = returns.random_return(task, seed_keys(config.first_seed, 1, RANDOM)[0])
+
+def summarise(task: Task, config: RunConfig, params: EnsembleParams) -> Summary:
+    """Evaluate every seed's ensemble, with parameters [K, …]."""
+    evaluate = jax.jit(jax.vmap(returns.ensemble_returns, (None, 0, 0)), static_argnums=0)
+    found = evaluate(task, params.heads, seed_keys(config.first_seed, config.seeds, EVALUATE))
+    at_random = returns.random_return(task.world, seed_keys(config.first_seed, 1, RANDOM)[0])
+    collapsed = returns.collapsed_experts(found.experts, at_random)
     exact = task.world.mdp is not None
-    summary = {
-        "pe_return": intervals.over_seeds(found.pe),
-        "expert_returns": intervals.over_seeds(found.experts),
-        "greedy_experts": intervals.over_seeds(found.greedy_experts),
-        "mixture": intervals.over_seeds(found.mixture),
-        "random_return": at_random.mean,
-        "random_std": at_random.std,
-        "dead_experts": returns.dead_experts(found.experts, at_random).tolist(),
-        "evaluation": "exact" if exact else f"{returns.NUM_EPISODES} episodes a policy",
-        "num_updates": config.train.num_updates,
-        "fingerprint": fingerprint(params),
-    }
-    if config.hypers.min_return is not None:
-        summary["min_return"] = config.hypers.min_return
-    return summary
-
-
-_ensemble_returns = jax.jit(jax.vmap(returns.ensemble_returns, (None, 0, 0)), static_argnums=0)
+    return Summary(
+        pe_return=MeanStd.over_seeds(found.pe),
+        expert_returns=MeanStd.over_seeds(found.experts),
+        greedy_experts=MeanStd.over_seeds(found.greedy_experts),
+        mixture=MeanStd.over_seeds(found.mixture),
+        random_return=at_random.mean,
+        random_std=at_random.std,
+        dead_experts=tuple(map(tuple, collapsed.tolist())),
+        evaluation="exact" if exact else f"{returns.NUM_EPISODES} episodes a policy",
+        num_updates=config.train.num_updates,
+        fingerprint=fingerprint(params),
+        min_return=config.hypers.min_return,
+    )

@@ -1,4 +1,4 @@
-"""Expert heads and critics: Flax modules of one expert, stacked over experts by ``vmap``."""
+"""Ensembles of heads and critics: modules of one expert, stacked over experts by ``vmap``."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from gymnax.environments import spaces
 from jaxtyping import Array, Float, Shaped
 
 from ape_jax.config import TrainConfig
-from ape_jax.core.distributions import Categorical, Distribution, Gaussian
+from ape_jax.core.distributions import Categorical, Gaussian, HeadDistribution
+from ape_jax.envs.world import Bounds, action_bounds, finite_size, look_up
 from ape_jax.networks.modules import MLP, Conv, GaussianHead, Table
 from ape_jax.types import Params, PRNGKey, SettingError
 
@@ -21,21 +21,21 @@ class EnsembleParams(NamedTuple):
     """Parameters of an ensemble and its critics."""
 
     heads: Params
-    """[E, …]."""
+    """The experts' policies, stacked [E, …]."""
     expert_critics: Params
-    """[E, …]: V_c."""
+    """The experts' value functions V_c, stacked [E, …]."""
     observer_critic: Params | None
     """V_o; None where the observer's term uses the experts' critics."""
     classifier: Params | None = None
-    """Of q(c|s); None where the observer's weights are not learned."""
+    """Parameters of q(c|s); None where the observer's weights are not learned."""
 
 
 def with_statistics(params: Params, mean: Float[Array, " F"], scale: Float[Array, " F"]) -> Params:
-    """The same parameters with these statistics of observations in every network that normalises.
+    """Put statistics of observations into every network that normalises.
 
     Args:
-      params: of one network or several.
-      mean: of observations, raveled.
+      params: parameters of one network or several.
+      mean: mean of the raveled observations.
       scale: one over their standard deviation.
     """
 
@@ -54,30 +54,21 @@ class Networks:
     """The static half of an ensemble: what its parameters mean. Hashable."""
 
     head: nn.Module
-    """One expert's policy."""
+    """The policy of one expert."""
     critic: nn.Module
     """One value function."""
     num_experts: int
-    """Heads (E)."""
     num_actions: int
-    """Discrete actions, or dimensions of a continuous one."""
+    """Discrete actions (A), or dimensions of a continuous one (D)."""
     observation_shape: tuple[int, ...]
-    """Of one observation."""
     num_states: int | None
-    """Size of a finite observation space; None for a continuous one."""
+    """Size of a finite observation space (S); None for a continuous one."""
     shared_critic: bool
     """Whether one critic serves experts and observer."""
     classifier: nn.Module | None = None
     """q(c|s), where the observer's weights are learned."""
-    action_bounds: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    action_bounds: Bounds | None = None
     """Lowest and highest continuous action [D]; None where actions are discrete."""
-    last_layer: str | None = None
-    """Name of the only layer that heads do not share; None where they share none."""
-
-    @property
-    def num_uniforms(self) -> int:
-        """Numbers that an action, of an expert or of a clone, is drawn from."""
-        return 1 if self.action_bounds is None else self.num_actions + 1
 
     def init(self, key: PRNGKey) -> EnsembleParams:
         """Draw parameters, each head and critic from its own key."""
@@ -87,7 +78,7 @@ class Networks:
         stacked = jax.vmap(nn.Module.init, in_axes=(None, 0, None))
         heads = stacked(self.head, jax.random.split(key_heads, self.num_experts), observation)
         return EnsembleParams(
-            heads=self._map_trunk(lambda x: jnp.broadcast_to(x[:1], x.shape), heads),
+            heads=heads,
             expert_critics=stacked(
                 self.critic, jax.random.split(key_critics, self.num_experts), observation
             ),
@@ -103,7 +94,7 @@ class Networks:
         """One head's log π_c(·|observation)."""
         return jax.nn.log_softmax(jnp.asarray(self.head.apply(head, observation)))
 
-    def policy(self, head: Params, observation: Shaped[Array, "..."]) -> Distribution:
+    def distribution(self, head: Params, observation: Shaped[Array, "..."]) -> HeadDistribution:
         """One head's π_c(·|observation)."""
         if self.action_bounds is None:
             return Categorical(self.log_probs(head, observation))
@@ -112,39 +103,9 @@ class Networks:
         half = 0.5 * (high - low)
         return Gaussian(0.5 * (low + high) + half * means, jnp.log(half) + log_stds)
 
-    def legal(self, actions: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-        """What the environment is given of actions: those of a Gaussian within their bounds."""
-        if self.action_bounds is None:
-            return actions
-        low, high = jnp.asarray(self.action_bounds)
-        return jnp.clip(actions, *(x.reshape(*[1] * (actions.ndim - 1), -1) for x in (low, high)))
-
-    def policies(self, heads: Params, observation: Shaped[Array, "..."]) -> Distribution:
-        """Every head's π_c(·|observation), stacked [E]; a shared trunk is applied once."""
-        axes = self._map_trunk(lambda _: None, jax.tree.map(lambda _: 0, heads))
-        heads = self._map_trunk(lambda x: x[0], heads)
-        return jax.vmap(self.policy, in_axes=(axes, None))(heads, observation)
-
-    def tie(self, gradients: Params) -> Params:
-        """Gradients of heads [E, …] with those of every layer that is shared added up."""
-        return self._map_trunk(
-            lambda x: jnp.broadcast_to(jnp.sum(x, axis=0, keepdims=True), x.shape), gradients
-        )
-
-    def once(self, heads: Params) -> Params:
-        """Leaves of heads [E, …], with a single copy of what is shared."""
-        return self._map_trunk(lambda x: x[:1], heads)
-
-    def _map_trunk(self, function: Callable, heads: Params) -> Params:
-        """Apply to the leaves of heads that are shared, which each head has a copy of."""
-        if self.last_layer is None:
-            return heads
-
-        def apply(path, leaf):
-            names = {getattr(entry, "key", None) for entry in path}
-            return leaf if names & {self.last_layer, "log_std"} else function(leaf)
-
-        return jax.tree_util.tree_map_with_path(apply, heads)
+    def distributions(self, heads: Params, observation: Shaped[Array, "..."]) -> HeadDistribution:
+        """Every head's π_c(·|observation), stacked [E, …]."""
+        return jax.vmap(self.distribution, in_axes=(0, None))(heads, observation)
 
     def expert_log_probs(
         self, heads: Params, observation: Shaped[Array, "..."]
@@ -159,7 +120,7 @@ class Networks:
     def observer_values(
         self, params: EnsembleParams, observation: Shaped[Array, "..."]
     ) -> Float[Array, " V"]:
-        """Baselines of the observer's term: V_o alone, or every V_c where it shares them."""
+        """Baselines of the observer's term: V_o alone, or every V_c where there is no V_o."""
         if params.observer_critic is None:
             return jax.vmap(self.value, in_axes=(0, None))(params.expert_critics, observation)
         return self.value(params.observer_critic, observation)[None]
@@ -178,30 +139,21 @@ class Networks:
         return jax.vmap(at_states, in_axes=(0, None))(heads, states)
 
     def tabulate(self, function: Callable) -> Callable:
-        """The same function of an observation, evaluated once a state where states are finite.
-
-        A rollout or a loss asks for the same few states again and again; looking them up instead of
-        applying a network to each is what makes both fast.
-        """
-        if self.num_states is None:
-            return function
-        table = jax.vmap(function)(jnp.arange(self.num_states, dtype=jnp.int32))
-        return lambda state: jax.tree.map(lambda rows: rows[state], table)
+        """The same function of one observation, computed once a state where states are finite."""
+        return look_up(function, self.num_states)
 
 
 def make_networks(
     config: TrainConfig, observation_space: spaces.Space, action_space: spaces.Space
 ) -> Networks:
-    """Heads and critics that fit an environment's spaces.
+    """Make heads and critics that fit the spaces of an environment.
 
     Raises:
-      SettingError: spaces that the head cannot take.
+      SettingError: the head does not fit the spaces.
     """
     _check_spaces(config, observation_space, action_space)
-    finite = isinstance(observation_space, spaces.Discrete)
-    num_states = int(observation_space.n) if finite else None
-    continuous = config.head == "gaussian"
-    # Whole returns tell heads apart by how they start; clipped steps would have to undo it first.
+    num_states = finite_size(observation_space)
+    # PG needs heads that start apart; PPO's small clipped steps would first have to undo that.
     scale = 0.01 if config.algorithm == "ppo" and config.head != "tabular" else 1.0
 
     def body(num_outputs: int, scale: float) -> nn.Module:
@@ -213,11 +165,11 @@ def make_networks(
         return MLP(*shape, num_states, scale, config.normalize_observations)
 
     bounds = None
-    if continuous:
+    if config.head == "gaussian":
         size = action_space.shape[0]
         of_state = config.std == "state"
         head: nn.Module = GaussianHead(size, body((1 + of_state) * size, scale), of_state)
-        bounds = _bounds(action_space)
+        bounds = action_bounds(action_space)
     else:
         size = int(action_space.n)
         head = body(size, scale)
@@ -237,7 +189,7 @@ def make_networks(
 def _check_spaces(
     config: TrainConfig, observation_space: spaces.Space, action_space: spaces.Space
 ) -> None:
-    """Whether heads can take observations and give actions; raises ``SettingError``."""
+    """Check that heads can take the observations and give the actions."""
     which = f"env={config.env!r}"
     discrete = isinstance(action_space, spaces.Discrete)
     vector = isinstance(action_space, spaces.Box) and len(action_space.shape) == 1
@@ -284,11 +236,3 @@ def _check_spaces(
             f"normalize_observations needs observations that are vectors; {which} has "
             f"{'states' if finite else 'images'}"
         )
-
-
-def _bounds(space: spaces.Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Lowest and highest action [D]; −1 and 1 where there is no bound."""
-    low, high = np.broadcast_to(space.low, space.shape), np.broadcast_to(space.high, space.shape)
-    bounded = np.isfinite(low) & np.isfinite(high)
-    low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-    return tuple(map(float, low)), tuple(map(float, high))

@@ -4,13 +4,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
+from ape_jax.core.distributions import Categorical
 from ape_jax.core.mixture import LOG_FLOOR
+from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations.collect import Demonstrations
-from ape_jax.networks import Networks
+from ape_jax.networks import HeadPolicy, Networks
 from ape_jax.observers import fitting
-from ape_jax.observers.policies import GaussianPolicy, HeadPolicy, TablePolicy
 from ape_jax.types import Params, PRNGKey
 
 
@@ -22,17 +23,15 @@ class TabularCloning:
     """
 
     num_states: int
-    """States (S)."""
     num_actions: int
-    """Actions (A)."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy:
-        """Count, and divide."""
+        """Count the actions of each state, and divide by their sum."""
         del key
         counts = count(demonstrations, None, self.num_states, self.num_actions)
         totals = jnp.sum(counts, axis=-1, keepdims=True)
         probs = jnp.where(totals > 0, counts / jnp.maximum(totals, 1.0), 1.0 / self.num_actions)
-        return TablePolicy(jnp.maximum(jnp.log(probs), LOG_FLOOR))
+        return TablePolicy(Categorical(jnp.maximum(jnp.log(probs), LOG_FLOOR)))
 
 
 def count(
@@ -41,7 +40,14 @@ def count(
     num_states: int,
     num_actions: int,
 ) -> Float[Array, "S A"]:
-    """How often each action was taken in each state, each step with its weight or one."""
+    """How often each action was taken in each state.
+
+    Args:
+      demonstrations: steps [N] with finite observations.
+      weights: how much each step counts; one if None.
+      num_states: S.
+      num_actions: A.
+    """
     pair = demonstrations.observation * num_actions + demonstrations.action
     counts = jnp.bincount(pair, weights, length=num_states * num_actions)
     return counts.reshape(num_states, num_actions).astype(jnp.float32)
@@ -49,77 +55,70 @@ def count(
 
 @dataclasses.dataclass(frozen=True)
 class BehaviourCloning:
-    """A network fitted by cross-entropy, stopped where held-out episodes are likeliest.
+    """A network fitted by maximum likelihood, with early stopping on held-out episodes.
 
-    Where observations are finite, the counts say all that the loss needs, so every update sees all
-    demonstrations; elsewhere an update sees a minibatch. Of continuous actions the clone is a
-    Gaussian: with a spread of the state, the one with the mean and variance of what was shown.
+    Where observations are finite, the counts of actions are all that the loss needs, so every
+    update sees all demonstrations; elsewhere an update sees a minibatch.
     """
 
     networks: Networks
-    """The clone gets one head of this shape, such as the experts' own."""
+    """The clone is one head of this kind."""
     num_updates: int = 2000
-    """Steps of the optimiser."""
     batch_size: int = 4096
     """Steps drawn, with replacement, for an update where observations are not finite."""
     learning_rate: float = 1e-2
     """Adam step at the start; it falls along a half cosine to zero."""
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy | GaussianPolicy:
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy:
         """Minimise −log π(action|observation)."""
-        key_init, key_rows, key_updates = jax.random.split(key, 3)
+        fit = self._fit_batches if self.networks.num_states is None else self._fit_counts
+        return HeadPolicy(fit(jax.random.split(key, 3), demonstrations), self.networks)
+
+    def _fit_batches(self, keys, demonstrations: Demonstrations) -> Params:
+        def loss(params, observation, action):
+            return -self.networks.distribution(params, observation).log_prob(action)
+
+        return fitting.fit_samples(
+            keys,
+            self.networks.head.init,
+            loss,
+            demonstrations,
+            self.num_updates,
+            self.batch_size,
+            self.learning_rate,
+        )
+
+    def _fit_counts(self, keys, demonstrations: Demonstrations) -> Params:
+        key_init, _, key_updates = keys
         networks = self.networks
-        kept = fitting.held_out(demonstrations)
-        shown, kept = fitting.either(~kept), fitting.either(kept)
+        states = jnp.arange(networks.num_states, dtype=jnp.int32)
+        shown, kept = (
+            count(demonstrations, weights, len(states), networks.num_actions)
+            for weights in fitting.split(demonstrations)
+        )
 
-        if networks.num_states is not None:
-            states = jnp.arange(networks.num_states, dtype=jnp.int32)
-            size = (networks.num_states, networks.num_actions)
+        def cross_entropy(params: Params, counts: Float[Array, "S A"]) -> Float[Array, ""]:
+            log_probs = jax.vmap(networks.log_probs, (None, 0))(params, states)
+            return -jnp.sum(counts * log_probs) / jnp.maximum(jnp.sum(counts), 1e-9)
 
-            def rows(key, weights):
-                return states, count(demonstrations, weights, *size)
-
-            training = rows(key_rows, shown)
-
-            def minibatch(key):
-                return training
-        else:
-
-            def rows(key, weights):
-                picked = fitting.draw(key, weights, self.batch_size)
-                actions = demonstrations.action[picked]
-                if networks.action_bounds is None:
-                    actions = jax.nn.one_hot(actions, networks.num_actions)
-                return demonstrations.observation[picked], actions
-
-            def minibatch(key):
-                return rows(key, shown)
-
-        def cross_entropy(
-            params: Params,
-            observations: Shaped[Array, "M ..."],
-            weights: Float[Array, "M A"],
-        ) -> Float[Array, ""]:
-            if networks.action_bounds is not None:
-                return -jnp.mean(
-                    jax.vmap(lambda o, a: networks.policy(params, o).log_prob(a))(
-                        observations, weights
-                    )
-                )
-            log_probs = jax.vmap(networks.log_probs, (None, 0))(params, observations)
-            return -jnp.sum(weights * log_probs) / jnp.maximum(jnp.sum(weights), 1e-9)
-
-        testing = rows(key_rows, kept)
-        params = fitting.descend(
+        return fitting.minimize(
             key_updates,
-            fitting.standardize(
-                networks.head.init(key_init, demonstrations.observation[0]), demonstrations
-            ),
-            lambda params, key: cross_entropy(params, *minibatch(key)),
-            lambda params: cross_entropy(params, *testing),
+            networks.head.init(key_init, demonstrations.observation[0]),
+            lambda params, key: cross_entropy(params, shown),
+            lambda params: cross_entropy(params, kept),
             self.num_updates,
             self.learning_rate,
         )
-        if networks.action_bounds is not None:
-            return GaussianPolicy(params, networks)
-        return HeadPolicy(params, networks.head)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limited:
+    """Behaviour cloning of the first steps only, by a network that may be small."""
+
+    cloning: BehaviourCloning
+    num_steps: int
+    """Demonstration steps that it gets to see; all, if there are fewer."""
+
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy:
+        """Clone the first steps."""
+        return self.cloning.fit(key, jax.tree.map(lambda x: x[: self.num_steps], demonstrations))

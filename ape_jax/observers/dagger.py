@@ -1,15 +1,15 @@
-"""DAgger: cloning with an expert at hand, who says what it would do wherever the clone goes."""
+"""DAgger: cloning with experts who say what they would do wherever the clone goes."""
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ape_jax.algorithms.task import Task
-from ape_jax.core import categorical
+from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.networks import HeadPolicy
 from ape_jax.observers.behaviour_cloning import BehaviourCloning, TabularCloning
 from ape_jax.types import Params, PRNGKey
 
@@ -19,23 +19,22 @@ class Dagger:
     """Dataset aggregation (Ross et al., arXiv 1011.0686), with as many labels as demonstrations.
 
     The first part of the demonstrations is kept. In each round the clone acts for as many steps as
-    another part holds, and the steps that it visits, labelled by experts, take that part's place.
-    Who answers is drawn uniformly for each episode, as the demonstrator is, and stays hidden.
+    another part holds. The steps that it visits, labelled by experts, replace that part. The expert
+    who answers is drawn uniformly for each episode, as the demonstrator is, and stays hidden.
 
-    That draw does not depend on where the clone goes, so against an ensemble the answers weigh the
-    experts evenly: DAgger leads to the paper's uniform mixture, not to the posterior.
+    That draw does not depend on where the clone goes. Against an ensemble the answers therefore
+    weigh the experts evenly: DAgger leads to the paper's uniform mixture, not to the posterior.
     """
 
     task: Task
-    """Environment, horizon and networks of the ensemble."""
     heads: Params
-    """Parameters of the experts, stacked."""
+    """Parameters of the experts, stacked [E, …]."""
     cloning: TabularCloning | BehaviourCloning
-    """How it fits what it has gathered."""
+    """How each round fits what has been gathered."""
     num_rounds: int = 9
     """Rounds of acting and asking."""
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> Any:
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy | HeadPolicy:
         """Clone, act, ask, and clone again."""
         size = max(len(demonstrations.action) // (self.num_rounds + 1), 1)
 
@@ -58,18 +57,23 @@ class Dagger:
         data, _ = jax.lax.scan(ask, demonstrations, rounds)
         return self.cloning.fit(key_last, data)
 
-    def query(self, key: PRNGKey, clone, num_steps: int) -> Demonstrations:
+    def query(
+        self, key: PRNGKey, clone: TablePolicy | HeadPolicy, num_steps: int
+    ) -> Demonstrations:
         """Steps [N] that the clone visits, with the action of the expert who is asked."""
         key_visit, key_answer = jax.random.split(key)
-        networks = self.task.networks
-        acting = networks.tabulate(
-            lambda observation: categorical.cumulative_probs(clone(observation))
+        world, num_experts = self.task.world, self.task.networks.num_experts
+        acts = world.samplers(clone.distribution)
+        visited, expert = collect.pool(
+            key_visit,
+            world,
+            lambda observation, expert: acts(observation),
+            num_experts,
+            num_steps,
         )
-
-        def act(observation, _, uniforms):
-            return categorical.sample(acting(observation), uniforms[0])
-
-        visited, expert = collect.pool(key_visit, self.task, act, num_steps)
-        uniforms = jax.random.uniform(key_answer, (num_steps, 1))
-        answer = collect.sampler(self.task, self.heads)
-        return visited._replace(action=jax.vmap(answer)(visited.observation, expert, uniforms))
+        answer = collect.expert_policies(self.task, self.heads)
+        uniforms = jax.random.uniform(key_answer, (num_steps, world.num_uniforms))
+        actions = jax.vmap(
+            lambda observation, expert, numbers: answer(observation, expert).sample(numbers)
+        )(visited.observation, expert, uniforms)
+        return visited._replace(action=world.clip_action(actions))

@@ -1,35 +1,42 @@
-"""What every fitted observer shares: a held-out part, and descent that stops where it was best."""
+"""What every fitted observer shares: held-out episodes, and Adam that stops where it was best."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import with_statistics
 from ape_jax.types import Params, PRNGKey
 
 NUM_CHECKS = 20
-"""Looks at the held-out loss during one fit."""
+"""How often the held-out loss is computed during one fit."""
 
 
-def held_out(demonstrations: Demonstrations) -> Bool[Array, " N"]:
-    """Steps kept out of a fit: every tenth episode, whole.
+def held_out(demonstrations: Demonstrations) -> Bool[Array, "..."]:
+    """The steps that are kept out of a fit: every tenth episode, whole.
 
-    With fewer than six episodes there is none; ``either`` then takes all steps for both parts.
+    With fewer than six episodes there are none; ``all_if_empty`` then takes all steps for both
+    parts.
     """
     return demonstrations.episode % 10 == 5
 
 
-def either(part: Bool[Array, " N"]) -> Float[Array, " N"]:
-    """Weight one for the steps of a part; for all of them where it has none."""
+def all_if_empty(part: Bool[Array, " N"]) -> Float[Array, " N"]:
+    """Weight one for the steps of a part; for all steps if the part is empty."""
     return jnp.where(jnp.any(part), part, True).astype(jnp.float32)
 
 
+def split(demonstrations: Demonstrations) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """Weights of the steps to fit and of the held-out steps, both 0 or 1."""
+    kept = held_out(demonstrations)
+    return all_if_empty(~kept), all_if_empty(kept)
+
+
 def draw(key: PRNGKey, weights: Float[Array, " N"], count: int) -> Int[Array, " count"]:
-    """Steps drawn with replacement, in proportion to their weights."""
+    """Numbers of steps drawn with replacement, in proportion to their weights."""
     cumulative = jnp.cumsum(weights)
     uniforms = jax.random.uniform(key, (count,)) * cumulative[-1]
     rows = jnp.searchsorted(cumulative, uniforms, side="right")
@@ -37,16 +44,16 @@ def draw(key: PRNGKey, weights: Float[Array, " N"], count: int) -> Int[Array, " 
 
 
 def standardize(params: Params, demonstrations: Demonstrations) -> Params:
-    """Parameters of networks that normalise, with the statistics of demonstrated observations."""
+    """Set the statistics of networks that normalise to those of the demonstrated observations."""
     flat = demonstrations.observation.reshape(len(demonstrations.observation), -1)
     flat = flat.astype(jnp.float32)
-    # An entry that hardly varies stays as it is: its scale would be that of noise.
+    # An entry that hardly varies stays as it is: to scale it would amplify noise.
     deviations = jnp.std(flat, axis=0)
     scale = jnp.where(deviations > 1e-3, 1.0 / jnp.maximum(deviations, 1e-3), 1.0)
     return with_statistics(params, jnp.mean(flat, axis=0), scale)
 
 
-def descend(
+def minimize(
     key: PRNGKey,
     params: Params,
     loss: Callable[[Params, PRNGKey], Float[Array, ""]],
@@ -54,18 +61,18 @@ def descend(
     num_updates: int,
     learning_rate: float,
 ) -> Params:
-    """Adam with early stopping: the parameters whose held-out loss was lowest.
+    """Minimise a loss by Adam, and return the parameters whose held-out loss was lowest.
 
-    The rate falls along a half cosine to zero. All updates are run, so that fits of several seeds
-    stay one program; what came after the best look is thrown away.
+    The rate falls along a half cosine to zero. All updates are run even if the loss rises again,
+    so that fits of several seeds stay one program.
 
     Args:
       key: drives what ``loss`` draws.
-      params: to start from.
-      loss: of a minibatch that it draws with the key.
-      held_out_loss: looked at ``NUM_CHECKS`` times.
-      num_updates: rounded up to a multiple of ``NUM_CHECKS``.
-      learning_rate: at the start.
+      params: where to start.
+      loss: loss of a minibatch that it draws with the key.
+      held_out_loss: computed ``NUM_CHECKS`` times.
+      num_updates: steps of Adam, rounded up to a multiple of ``NUM_CHECKS``.
+      learning_rate: rate at the start.
     """
     between = -(-num_updates // NUM_CHECKS)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, between * NUM_CHECKS))
@@ -75,7 +82,7 @@ def descend(
         changes, opt_state = optimizer.update(jax.grad(loss)(params, key), opt_state)
         return (optax.apply_updates(params, changes), opt_state), None
 
-    def look(carry, keys):
+    def update_and_check(carry, keys):
         now, best, lowest = carry
         now, _ = jax.lax.scan(update, now, keys)
         reached = held_out_loss(now[0])
@@ -85,12 +92,12 @@ def descend(
 
     start = ((params, optimizer.init(params)), params, held_out_loss(params))
     keys = jax.random.split(key, (NUM_CHECKS, between))
-    (_, best, _), _ = jax.lax.scan(look, start, keys)
+    (_, best, _), _ = jax.lax.scan(update_and_check, start, keys)
     return best
 
 
 def fit_samples(
-    key: PRNGKey,
+    keys: Key[Array, " 3"] | Sequence[PRNGKey],
     init: Callable[[PRNGKey, Shaped[Array, "..."]], Params],
     loss: Callable[[Params, Shaped[Array, "..."], Shaped[Array, "..."]], Float[Array, ""]],
     demonstrations: Demonstrations,
@@ -98,27 +105,26 @@ def fit_samples(
     batch_size: int,
     learning_rate: float,
 ) -> Params:
-    """Fit parameters to steps drawn with replacement, stopped early on held-out ones.
+    """Fit parameters to steps drawn with replacement, with early stopping on held-out ones.
 
     Args:
-      key: drives the start and the draws.
+      keys: three keys: of the start, of the held-out batch, and of the updates.
       init: a key and an observation to the parameters to start from.
-      loss: of one step: parameters, observation, action.
-      demonstrations: to fit.
-      num_updates: as in ``descend``.
-      batch_size: steps of an update, and of a look at the held-out loss.
-      learning_rate: as in ``descend``.
+      loss: parameters, observation and action of one step to its loss.
+      demonstrations: steps [N].
+      num_updates: as in ``minimize``.
+      batch_size: steps of an update, and of the held-out batch.
+      learning_rate: as in ``minimize``.
     """
-    key_init, key_kept, key_updates = jax.random.split(key, 3)
-    kept = held_out(demonstrations)
-    shown, kept = either(~kept), either(kept)
+    key_init, key_kept, key_updates = keys
+    shown, kept = split(demonstrations)
 
     def batch_loss(params, key, weights):
         rows = draw(key, weights, batch_size)
         steps = (demonstrations.observation[rows], demonstrations.action[rows])
         return jnp.mean(jax.vmap(loss, (None, 0, 0))(params, *steps))
 
-    return descend(
+    return minimize(
         key_updates,
         standardize(init(key_init, demonstrations.observation[0]), demonstrations),
         lambda params, key: batch_loss(params, key, shown),

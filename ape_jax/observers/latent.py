@@ -1,27 +1,57 @@
-"""An observer who separates the experts again: a mixture of policies over whole episodes.
+"""Observers that separate the experts again: a mixture of policies over whole episodes.
 
-Who acts is drawn once an episode, so an episode's actions say together who that was. Expectation
-maximisation over episodes finds K policies with
+The expert is drawn once for each episode, so all actions of an episode together tell which expert
+acted. Both observers here fit K policies (modes) to
 
     p(episode) = Σ_k ρ_k Π_t π_k(a_t|s_t)
 
-and K is the smallest that makes held-out episodes as likely as any does, within a standard error.
-Each policy found is a clone of its own.
+and choose the smallest K whose likelihood of held-out episodes is within one standard error of the
+best. Each mode is a clone of its own.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Float, Int
 
+from ape_jax.core.distributions import Categorical
 from ape_jax.core.mixture import LOG_FLOOR
+from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations.collect import Demonstrations
-from ape_jax.networks import Networks
+from ape_jax.networks import HeadPolicy, Networks
 from ape_jax.observers import fitting
 from ape_jax.observers.behaviour_cloning import TabularCloning
-from ape_jax.observers.policies import HeadPolicy, Modes, TablePolicy
 from ape_jax.types import Params, PRNGKey
+
+
+@struct.dataclass
+class LatentMixture:
+    """Several clones, of which one is drawn for each episode.
+
+    As a policy it is the law of that draw: at each step the mixture of the clones, weighed by their
+    probabilities given the episode so far.
+    """
+
+    policies: Any
+    """The clones: policies without memory of discrete actions, stacked [M, …]."""
+    shares: Float[Array, "..."]
+    """Share of the demonstrated episodes of each clone [M]; zero for one that is not used."""
+    num_actions: int = struct.field(pytree_node=False)
+
+    def initial_carry(self) -> tuple[Float[Array, " M"], Float[Array, "M A"]]:
+        """Log-probabilities of the clones, and zeros in place of those of a last action."""
+        log_shares = jnp.log(jnp.maximum(self.shares, 1e-30))
+        return log_shares, jnp.zeros((len(self.shares), self.num_actions))
+
+    def __call__(self, carry, observation, last_action) -> tuple[Any, Categorical]:
+        """Weigh the clones by what they gave the last action, and mix them."""
+        log_posterior, last_log_probs = carry
+        log_posterior = jax.nn.log_softmax(log_posterior + last_log_probs[:, last_action])
+        acts = jax.vmap(lambda policy: policy.distribution(observation))(self.policies)
+        return (log_posterior, acts.log_probs), acts.mix(log_posterior)
 
 
 def episode_log_probs(
@@ -37,11 +67,11 @@ def episode_log_probs(
 def simplest(log_likelihoods: Float[Array, "K samples"]) -> Int[Array, ""]:
     """Index of the first model that is within one standard error of the likeliest one.
 
-    With a single sample there is no such error, and the first model is chosen.
+    With a single sample there is no standard error, and the first model is chosen.
 
     Args:
-      log_likelihoods: of samples under models of growing size; zero, under all of them, for a
-        sample that is not held out.
+      log_likelihoods: log-likelihood of each sample under models of growing size; zero under all
+        models for a sample that is not held out.
     """
     exists = jnp.any(log_likelihoods != 0, axis=0)
     count = jnp.sum(exists)
@@ -58,31 +88,27 @@ class TabularLatent:
     """Exact expectation maximisation where observations are finite."""
 
     num_states: int
-    """States (S)."""
     num_actions: int
-    """Actions (A)."""
     max_modes: int = 4
-    """The most experts that it looks for (K)."""
+    """The largest number of modes that is tried (K)."""
     num_restarts: int = 8
-    """For each K; the likeliest one counts."""
+    """Random starts for each K; the one with the highest likelihood counts."""
     num_iterations: int = 100
-    """Of expectation maximisation."""
+    """Iterations of expectation maximisation."""
     num_steps: int = 20_000
-    """Steps that the search for modes looks at; the modes are then fitted to all of them."""
+    """Steps that the search for modes uses; the chosen modes are then fitted to all steps."""
     shrinkage: float = 1.0
-    """Pseudo-count of the pooled clone in every state, so that what a mode never showed is filled
-    in from the others."""
+    """Pseudo-count of the pooled clone in every state: it fills in what a mode never showed."""
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> Modes:
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> LatentMixture:
         """Search the modes for every K, choose K, and fit its modes to all demonstrations."""
         part = jax.tree.map(lambda x: x[: self.num_steps], demonstrations)
-        kept = fitting.held_out(part)
-        shown, kept = fitting.either(~kept), fitting.either(kept)
+        shown, kept = fitting.split(part)
         clone = TabularCloning(self.num_states, self.num_actions).fit(key, part)
-        pooled = jnp.exp(clone.log_probs).ravel()
+        pooled = jnp.exp(clone.table.log_probs).ravel()
 
         def search(key, num_modes):
-            """The likeliest of several starts."""
+            """The best of several starts."""
 
             def start(key):
                 noise = jax.random.normal(key, (len(pooled), num_modes))
@@ -113,33 +139,34 @@ class TabularLatent:
         tables, log_shares = self._maximise(pooled, demonstrations, everything, tables, log_shares)
         log_probs = jnp.maximum(jnp.log(tables.T), LOG_FLOOR)
         shape = (self.max_modes, self.num_states, self.num_actions)
-        return Modes(TablePolicy(log_probs.reshape(shape)), jnp.exp(log_shares))
+        policies = TablePolicy(Categorical(log_probs.reshape(shape)))
+        return LatentMixture(policies, jnp.exp(log_shares), self.num_actions)
 
     def _joint(self, steps, tables, log_shares) -> Float[Array, "episodes M"]:
-        """Every log ρ_m + Σ_t log π_m(a_t|s_t)."""
+        """Log ρ_m + Σ_t log π_m(a_t|s_t) of every episode and mode."""
         pair = steps.observation * self.num_actions + steps.action
         log_probs = jnp.maximum(jnp.log(tables), -50.0)[pair]
         return log_shares[None] + episode_log_probs(log_probs, steps, len(pair))
 
     def _log_likelihoods(self, steps, weights, tables, log_shares) -> Float[Array, " episodes"]:
-        """Of the episodes that carry weight; zero for the others."""
+        """Log-likelihoods of the episodes with weight; zero for the others."""
         joint = self._joint(steps, tables, log_shares)
         counts = jax.ops.segment_max(weights, steps.episode, num_segments=len(joint))
         return jnp.where(counts > 0, jax.nn.logsumexp(joint, axis=-1), 0.0)
 
     def _maximise(self, pooled, steps, weights, tables, log_shares):
-        """One step of expectation and maximisation."""
+        """One step of expectation maximisation."""
         responsibility = jax.nn.softmax(self._joint(steps, tables, log_shares), axis=-1)
-        mine = responsibility[steps.episode] * weights[:, None]
+        own = responsibility[steps.episode] * weights[:, None]
         pair = steps.observation * self.num_actions + steps.action
-        counts = jax.ops.segment_sum(mine, pair, num_segments=len(pooled))
+        counts = jax.ops.segment_sum(own, pair, num_segments=len(pooled))
         begins = jnp.diff(steps.episode, prepend=-1) != 0
-        shares = jnp.sum(jnp.where(begins[:, None], mine, 0.0), axis=0)
+        shares = jnp.sum(jnp.where(begins[:, None], own, 0.0), axis=0)
         log_shares = jnp.log(jnp.maximum(shares / jnp.sum(shares), 1e-30))
         return self._normalise(counts + self.shrinkage * pooled[:, None]), log_shares
 
     def _normalise(self, table: Float[Array, "SA M"]) -> Float[Array, "SA M"]:
-        """Probabilities of the actions of each state."""
+        """Divide by the sum over the actions of each state."""
         shape = (self.num_states, self.num_actions, table.shape[-1])
         table = table.reshape(shape)
         totals = jnp.sum(table, axis=1, keepdims=True)
@@ -151,21 +178,19 @@ class LatentCloning:
     """The same mixture with a network for each mode, by ascent on the likelihood of episodes."""
 
     networks: Networks
-    """One head of the clones' kind."""
+    """Each mode is one head of this kind."""
     max_modes: int = 3
-    """The most experts that it looks for (K)."""
+    """The largest number of modes that is tried (K)."""
     num_updates: int = 2000
-    """Steps of the optimiser."""
     block_size: int = 4096
-    """Consecutive steps of an update; an episode cut by the block's edge counts as far as seen."""
+    """Consecutive steps of an update; of an episode that the block cuts, the part in it counts."""
     learning_rate: float = 1e-2
-    """Adam step."""
+    """Adam step at the start; it falls along a half cosine to zero."""
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> Modes:
-        """Fit for every K, and choose K."""
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> LatentMixture:
+        """Fit the modes for every K, and choose K."""
         size = min(self.block_size, len(demonstrations.action))
-        kept = fitting.held_out(demonstrations)
-        shown, kept = fitting.either(~kept), fitting.either(kept)
+        shown, kept = fitting.split(demonstrations)
 
         def negative_log_likelihood(params, weights, begin):
             heads, logits = params
@@ -179,7 +204,7 @@ class LatentCloning:
             joint = jax.nn.log_softmax(logits)[None] + episode_log_probs(
                 taken * weights[:, None], block, size
             )
-            # Episodes that do not exist, or carry no weight, have likelihood one.
+            # Episodes that do not exist, or have no weight, have likelihood one.
             return -jnp.sum(jax.nn.logsumexp(joint, axis=-1)) / jnp.maximum(jnp.sum(weights), 1.0)
 
         num_blocks = len(demonstrations.action) // size
@@ -200,7 +225,7 @@ class LatentCloning:
             def held_out_loss(params):
                 return jnp.mean(held_out_losses(params))
 
-            params = fitting.descend(
+            params = fitting.minimize(
                 key_updates,
                 (heads, jnp.zeros(num_modes)),
                 loss,
@@ -217,11 +242,12 @@ class LatentCloning:
             scores.append(score)
         chosen = simplest(jnp.stack(scores))
         heads, shares = jax.tree.map(lambda *x: jnp.stack(x)[chosen], *candidates)
-        return Modes(HeadPolicy(heads, self.networks.head), shares)
+        policies = HeadPolicy(heads, self.networks)
+        return LatentMixture(policies, shares, self.networks.num_actions)
 
 
 def _pad(heads: Params, shares: Float[Array, " M"], missing: int) -> tuple[Params, Array]:
-    """Modes that are not used: copies of the last one, with share zero."""
+    """Append modes that are not used: copies of the last one, with share zero."""
 
     def repeat(x):
         return jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)])

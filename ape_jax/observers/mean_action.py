@@ -3,11 +3,13 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Shaped
 
 from ape_jax.core.distributions import Gaussian, point
+from ape_jax.core.policies import MemorylessPolicy
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import MLP
 from ape_jax.observers import fitting
@@ -15,39 +17,37 @@ from ape_jax.types import Params, PRNGKey
 
 
 @struct.dataclass
-class MeanActionPolicy:
+class MeanActionPolicy(MemorylessPolicy):
     """One action for each observation."""
 
     params: Params
-    """Of the network."""
-    centre: Float[Array, " D"]
-    """Mean of the demonstrated actions."""
-    unit: Float[Array, " D"]
-    """Their standard deviation."""
+    centre: Float[Array, "..."]
+    """Mean of the demonstrated actions, [D]."""
+    unit: Float[Array, "..."]
+    """Their standard deviation, [D]."""
     module: nn.Module = struct.field(pytree_node=False)
     """The network: an observation to a standardised action."""
 
-    def __call__(self, observation: Shaped[Array, "..."]) -> Gaussian:
-        """All mass on it."""
+    def distribution(self, observation: Shaped[Array, "..."]) -> Gaussian:
+        """The distribution that always gives this action."""
         outputs = jnp.asarray(self.module.apply(self.params, observation))
         return point(self.centre + self.unit * outputs)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeanAction:
-    """Regression of actions [N, D] on observations, as in behaviour cloning by squared error.
+    """Regression of actions [N, D] on observations: behaviour cloning by squared error.
 
-    Its optimum is E[action|observation]: where experts pass an obstacle left and right, the middle.
+    Its optimum is E[action|observation]. Where some experts pass an obstacle on the left and others
+    on the right, it goes through the middle.
     """
 
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers."""
     num_updates: int = 2000
-    """Steps of the optimiser."""
     batch_size: int = 1024
-    """Demonstration steps in each of them."""
+    """Demonstration steps of an update."""
     learning_rate: float = 3e-3
-    """Adam step."""
+    """Adam step at the start; it falls along a half cosine to zero."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> MeanActionPolicy:
         """Minimise ½‖action − f(observation)‖², each dimension in its standard deviations."""
@@ -61,7 +61,7 @@ class MeanAction:
             return 0.5 * jnp.sum(jnp.square(error))
 
         params = fitting.fit_samples(
-            key,
+            jax.random.split(key, 3),
             module.init,
             loss,
             demonstrations,

@@ -1,108 +1,102 @@
-"""The ideal sampling cloner: the mixture weighed by who goes where, p(c|s)."""
+"""Two yardsticks that look inside the ensemble: the uniform and the posterior mixture."""
 
 import dataclasses
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
-from jaxtyping import Array, Float, Shaped
 
 from ape_jax.algorithms.task import Task
 from ape_jax.core import mixture, tabular
+from ape_jax.core.distributions import Categorical
+from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations
-from ape_jax.networks import MLP, Networks
+from ape_jax.networks import MLP, LearnedWeights, MixturePolicy, Networks, UniformWeights
 from ape_jax.observers import fitting
-from ape_jax.observers.mixture import mixed
-from ape_jax.observers.policies import TablePolicy
 from ape_jax.types import Params, PRNGKey
 
 
-@struct.dataclass
-class ClassifiedMixture:
-    """The mixture of heads [E, …], weighed by a classifier of the expert given the observation."""
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The paper's π_o: the uniform mixture of the experts, known exactly instead of cloned.
 
+    It overstates protection. Real demonstrations show each expert where that expert goes, so a
+    cloner weighs the experts by p(c|s), not evenly.
+    """
+
+    networks: Networks
     heads: Params
-    """Parameters of the experts, stacked."""
-    classifier: Params
-    """Parameters of the classifier q(c|s)."""
-    networks: Networks = struct.field(pytree_node=False)
-    """The experts' modules."""
-    module: nn.Module = struct.field(pytree_node=False)
-    """The classifier."""
+    """Parameters of the experts, stacked [E, …]."""
 
-    def log_weights(self, observation: Shaped[Array, "..."]) -> Float[Array, " E"]:
-        """The classifier's log q(c|observation)."""
-        return jax.nn.log_softmax(jnp.asarray(self.module.apply(self.classifier, observation)))
-
-    def __call__(self, observation: Shaped[Array, "..."]) -> Any:
-        """Log-probabilities at one observation, or the mixture of Gaussians."""
-        return mixed(self.networks, self.heads, observation, self.log_weights(observation))
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations | None) -> MixturePolicy:
+        """The mixture, whatever the demonstrations."""
+        del key, demonstrations
+        return MixturePolicy(self.heads, self.networks, UniformWeights(self.networks.num_experts))
 
 
 @dataclasses.dataclass(frozen=True)
 class Posterior:
-    """A yardstick: what any cloner converges to that is a function of the observation alone.
+    """The mixture of the experts weighed by who goes where, p(c|s): the ideal sampling cloner.
 
-    It looks inside the ensemble. On a finite MDP the weights are exact; elsewhere a classifier
-    learns them from ``num_steps`` steps of its own, of which it is told who acted.
+    Any cloner whose policy depends on the observation alone converges to it. On a finite MDP the
+    weights are exact. Elsewhere a classifier learns them from ``num_steps`` steps of its own, and
+    is told which expert acted in each.
     """
 
     task: Task
-    """Environment, horizon and networks of the ensemble."""
     heads: Params
-    """Parameters of the experts, stacked."""
+    """Parameters of the experts, stacked [E, …]."""
     num_steps: int = 100_000
-    """Steps, with their experts, that the classifier is fitted to."""
+    """Steps that the classifier is fitted to."""
     num_updates: int = 1000
-    """Of the classifier."""
+    """Updates of the classifier."""
     batch_size: int = 1024
-    """Steps in each of them."""
+    """Steps of an update."""
     hidden_size: int = 64
     """Hidden units of the classifier."""
     learning_rate: float = 3e-3
-    """Adam step."""
+    """Adam step at the start; it falls along a half cosine to zero."""
 
     def fit(
         self, key: PRNGKey, demonstrations: Demonstrations | None
-    ) -> TablePolicy | ClassifiedMixture:
+    ) -> TablePolicy | MixturePolicy:
         """The weighed mixture, whatever the demonstrations."""
         del demonstrations
-        if self.task.world.mdp is not None:
-            return exact_posterior(self.task.world.mdp, self.task.networks, self.heads)
-        key_steps, key_init, key_rows, key_updates = jax.random.split(key, 4)
+        networks, mdp = self.task.networks, self.task.world.mdp
+        if mdp is not None:
+            return exact_posterior(mdp, networks, self.heads)
+        key_steps, *keys = jax.random.split(key, 4)
         steps, expert = collect.collect(key_steps, self.task, self.heads, self.num_steps)
-        networks = self.task.networks
         module = MLP(
-            *(networks.num_experts, (self.hidden_size,), "tanh", networks.num_states),
+            networks.num_experts,
+            (self.hidden_size,),
+            "tanh",
+            networks.num_states,
             scale=0.0,
             normalize=networks.num_states is None,
         )
-        kept = fitting.held_out(steps)
-        shown, kept = fitting.either(~kept), fitting.either(kept)
 
-        def cross_entropy(params: Params, key: PRNGKey, weights: Float[Array, " N"]):
-            rows = fitting.draw(key, weights, self.batch_size)
-            logits = jax.vmap(module.apply, (None, 0))(params, steps.observation[rows])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, expert[rows])
-            return jnp.mean(losses)
+        def cross_entropy(params, observation, expert):
+            logits = jnp.asarray(module.apply(params, observation))
+            return optax.softmax_cross_entropy_with_integer_labels(logits, expert)
 
-        classifier = fitting.descend(
-            key_updates,
-            fitting.standardize(module.init(key_init, steps.observation[0]), steps),
-            lambda params, key: cross_entropy(params, key, shown),
-            lambda params: cross_entropy(params, key_rows, kept),
+        classifier = fitting.fit_samples(
+            keys,
+            module.init,
+            cross_entropy,
+            steps._replace(action=expert),
             self.num_updates,
+            self.batch_size,
             self.learning_rate,
         )
-        return ClassifiedMixture(self.heads, classifier, networks, module)
+        return MixturePolicy(self.heads, networks, LearnedWeights(classifier, module))
 
 
 def exact_posterior(mdp: tabular.FiniteMDP, networks: Networks, heads: Params) -> TablePolicy:
     """The mixture Σ_c w_c(s) π_c(a|s) with w_c(s) = d_c(s) / Σ_k d_k(s), d the occupancies."""
     log_probs = networks.tabulate_experts(heads)
     log_weights = tabular.observer_weights(mdp, jnp.exp(log_probs), "posterior")
-    return TablePolicy(jax.vmap(mixture.mixture_log_probs, (1, 0))(log_probs, log_weights))
+    return TablePolicy(
+        Categorical(jax.vmap(mixture.mixture_log_probs, (1, 0))(log_probs, log_weights))
+    )

@@ -1,7 +1,7 @@
 """An observer with memory: a recurrent policy of the history of an episode (paper, Eq. 6).
 
-Who acts stays the same through an episode, so what has been done so far tells what comes next. The
-ideal such clone repeats the distribution of whole episodes.
+The same expert acts through a whole episode, so the actions so far help to predict the next one.
+The ideal clone of this kind repeats the distribution of whole episodes.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from ape_jax.core.distributions import Categorical
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import Networks
 from ape_jax.observers import fitting
@@ -23,9 +24,8 @@ class RecurrentHead(nn.Module):
     """A gated recurrent unit over observations and the actions before them."""
 
     num_actions: int
-    """Actions (A)."""
     hidden_size: int
-    """Numbers that it remembers."""
+    """Size of the memory (H)."""
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
 
@@ -38,40 +38,34 @@ class RecurrentHead(nn.Module):
     ) -> tuple[Float[Array, " H"], Float[Array, " A"]]:
         """The next memory, and the logits of the actions; last action −1 at the first step."""
         if self.num_states is None:
-            seen = nn.Dense(self.hidden_size)(jnp.ravel(observation).astype(jnp.float32))
+            inputs = nn.Dense(self.hidden_size)(jnp.ravel(observation).astype(jnp.float32))
         else:
             embed = nn.Embed(
                 self.num_states, self.hidden_size, embedding_init=nn.initializers.normal(1.0)
             )
-            seen = embed(observation)
-        done = nn.Embed(self.num_actions + 1, self.hidden_size)(last_action + 1)
-        memory, hidden = nn.GRUCell(self.hidden_size)(memory, nn.tanh(seen + done))
-        return memory, nn.Dense(self.num_actions)(jnp.concatenate([hidden, nn.tanh(seen)]))
+            inputs = embed(observation)
+        acted = nn.Embed(self.num_actions + 1, self.hidden_size)(last_action + 1)
+        memory, hidden = nn.GRUCell(self.hidden_size)(memory, nn.tanh(inputs + acted))
+        return memory, nn.Dense(self.num_actions)(jnp.concatenate([hidden, nn.tanh(inputs)]))
 
 
 @struct.dataclass
 class RecurrentPolicy:
-    """log π(·|history) of a recurrent head."""
+    """The policy π(·|history) of a recurrent head."""
 
     params: Params
-    """Of the network."""
     head: RecurrentHead = struct.field(pytree_node=False)
-    """The network."""
 
-    def start(self) -> Float[Array, " H"]:
+    def initial_carry(self) -> Float[Array, " H"]:
         """The memory before an episode."""
         return jnp.zeros(self.head.hidden_size)
 
-    def __call__(
-        self,
-        memory: Float[Array, " H"],
-        observation: Shaped[Array, "..."],
-        last_action: Int[Array, ""],
-    ) -> tuple[Float[Array, " H"], Float[Array, " A"]]:
-        """The next memory, and log-probabilities."""
-        seen = (memory, observation, last_action)
-        memory, logits = cast(tuple[Array, Array], self.head.apply(self.params, *seen))
-        return memory, jax.nn.log_softmax(logits)
+    def __call__(self, carry, observation, last_action) -> tuple[Float[Array, " H"], Categorical]:
+        """The next memory, and the distribution of the action."""
+        memory, logits = cast(
+            tuple[Array, Array], self.head.apply(self.params, carry, observation, last_action)
+        )
+        return memory, Categorical(jax.nn.log_softmax(logits))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,22 +73,21 @@ class Recurrent:
     """Behaviour cloning of whole episodes by a recurrent network, with held-out early stopping."""
 
     networks: Networks
-    """Of the experts, for the spaces."""
+    """The experts' networks, whose spaces the clone takes over."""
     horizon: int
-    """Most steps of an episode."""
+    """Longest episode, in steps."""
     hidden_size: int = 32
-    """Numbers that it remembers."""
+    """Size of the memory (H)."""
     num_rows: int = 8192
-    """Pieces of episodes that it learns from, at most: the first that were shown."""
+    """Largest number of pieces of episodes to learn from: the first ones are taken."""
     max_length: int = 32
-    """Steps of a piece. Training remembers nothing from before it; the clone does, from the start
-    of its episode."""
+    """Steps of a piece. In training the memory starts anew with each piece; the fitted clone
+    remembers its whole episode."""
     num_updates: int = 1000
-    """Steps of the optimiser."""
     batch_size: int = 64
     """Pieces of an update."""
     learning_rate: float = 1e-2
-    """Adam step."""
+    """Adam step at the start; it falls along a half cosine to zero."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> RecurrentPolicy:
         """Minimise −Σ_t log π(a_t|s_0, a_0 … s_t) over episodes."""
@@ -102,12 +95,12 @@ class Recurrent:
         networks = self.networks
         head = RecurrentHead(networks.num_actions, self.hidden_size, networks.num_states)
         length = min(self.max_length, self.horizon)
-        episodes, last, live, _ = episodes_of(demonstrations, self.num_rows, length)
-        kept = fitting.held_out(episodes)[:, 0] & live[:, 0]
-        shown = live & ~kept[:, None]
-        kept = live & (kept | ~jnp.any(kept))[:, None]
-        # Rows that exist come first; drawing among them wastes no update.
-        num_shown = jnp.maximum(jnp.sum(live[:, 0]), 1)
+        episodes, last, mask, _ = episodes_of(demonstrations, self.num_rows, length)
+        kept = fitting.held_out(episodes)[:, 0] & mask[:, 0]
+        shown = mask & ~kept[:, None]
+        kept = mask & (kept | ~jnp.any(kept))[:, None]
+        # Rows that exist come first. To draw only among them wastes no update.
+        num_shown = jnp.maximum(jnp.sum(mask[:, 0]), 1)
         memory = jnp.zeros(head.hidden_size)
         first = jax.tree.map(lambda x: x[0, 0], (episodes.observation, last))
 
@@ -115,11 +108,12 @@ class Recurrent:
             policy = RecurrentPolicy(params, head)
 
             def of_episode(observations, last_actions, actions):
-                def step(memory, seen):
-                    return policy(memory, *seen)
+                def step(memory, inputs):
+                    return policy(memory, *inputs)
 
-                _, log_probs = jax.lax.scan(step, policy.start(), (observations, last_actions))
-                return jnp.take_along_axis(log_probs, actions[:, None], axis=-1)[:, 0]
+                inputs = (observations, last_actions)
+                _, acts = jax.lax.scan(step, policy.initial_carry(), inputs)
+                return jnp.take_along_axis(acts.log_probs, actions[:, None], axis=-1)[:, 0]
 
             picked = (episodes.observation[rows], last[rows], episodes.action[rows])
             taken = jax.vmap(of_episode)(*picked)
@@ -130,7 +124,7 @@ class Recurrent:
             return cross_entropy(params, rows, shown)
 
         tested = jnp.argsort(~kept[:, 0])[:512]
-        params = fitting.descend(
+        params = fitting.minimize(
             key_updates,
             head.init(key_init, memory, *first),
             loss,
@@ -142,20 +136,26 @@ class Recurrent:
 
 
 class Rows(NamedTuple):
-    """Episodes as rows of equal length; a longer one goes on in the next row."""
+    """Episodes as rows of equal length; a longer episode continues in the next row."""
 
     steps: Demonstrations
-    """[M, T, …]."""
+    """Steps [M, T, …]."""
     last_action: Int[Array, "M T"]
     """Action before each step; −1 at the first of an episode."""
-    live: Bool[Array, "M T"]
+    mask: Bool[Array, "M T"]
     """Which entries are steps."""
     begins: Bool[Array, " M"]
     """Which rows begin an episode."""
 
 
 def episodes_of(demonstrations: Demonstrations, num_rows: int, length: int) -> Rows:
-    """The first episodes as so many rows of so many steps."""
+    """Arrange the first episodes in rows.
+
+    Args:
+      demonstrations: steps [N].
+      num_rows: M; rows that are not needed are empty.
+      length: steps of a row (T).
+    """
     num_steps = len(demonstrations.episode)
     index = jnp.arange(num_steps)
     begins = jnp.diff(demonstrations.episode, prepend=-1) != 0
@@ -166,10 +166,10 @@ def episodes_of(demonstrations: Demonstrations, num_rows: int, length: int) -> R
     steps = starts[:, None] + jnp.arange(length)[None]
     inside = jnp.minimum(steps, num_steps - 1)
     last_action = jnp.where(begins, -1, jnp.roll(demonstrations.action, 1))
-    live = (steps < num_steps) & (row[inside] == jnp.arange(num_rows)[:, None])
+    mask = (steps < num_steps) & (row[inside] == jnp.arange(num_rows)[:, None])
     return Rows(
         steps=jax.tree.map(lambda x: x[inside], demonstrations),
         last_action=last_action[inside],
-        live=live,
-        begins=live[:, 0] & begins[inside[:, 0]],
+        mask=mask,
+        begins=mask[:, 0] & begins[inside[:, 0]],
     )

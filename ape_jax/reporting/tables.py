@@ -1,9 +1,14 @@
 """Results for people: the same table for the terminal and for Markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
+
+from ape_jax.evaluation.intervals import Interval, MeanStd
+from ape_jax.evaluation.reproduce import LABELS, Table1
+from ape_jax.evaluation.suite_records import Suite
+from ape_jax.evaluation.sweep_records import Sweep
 
 EXPLANATION = (
     "Every column is an exact expected return on the gridworld and names who acts: PE is the "
@@ -25,7 +30,7 @@ PAPER_NOTE = (
 )
 """Why the paper's clone belongs in none of our columns."""
 
-_COLUMNS = {
+COLUMNS = {
     "pe_return": "PE",
     "greedy_experts": "greedy experts",
     "mixture": "mixture π_o",
@@ -33,40 +38,31 @@ _COLUMNS = {
     "bc_greedy": "BC greedy",
     "floor": "floor",
 }
+"""Columns of Table 1: fields of its rows, and what people call them."""
 
 
-def table1_cells(content: dict, labels: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of Table 1.
+def with_interval(interval: Interval, form: str = "z.2f") -> str:
+    """Text such as ``-12.85 [-13.20, -12.51]``; the mean only where there is one seed.
 
     Args:
-      content: of ``table1.json``.
-      labels: row names and what people call them.
+      interval: a mean with its interval.
+      form: format of the three numbers, as ``format`` takes it.
     """
-    header = ["ensemble", *_COLUMNS.values(), "paper"]
-    lines = []
-    for row in content["rows"]:
-        paper = content["paper"].get(row["name"], {})
-        printed = " ".join(f"{value:.2f}" for value in paper.values())
-        own = [mean_and_std(row[column]) for column in _COLUMNS]
-        lines.append([labels[row["name"]], *own, printed])
-    return header, lines
+    if interval.low is None:
+        return format(interval.mean, form)
+    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
-def mean_and_std(summary: dict) -> str:
-    """As in ``-12.85 ±0.56``; the mean alone where there is one seed."""
-    spread = f" ±{summary['std']:.2f}" if len(summary["values"]) > 1 else ""
-    return f"{summary['mean']:.2f}{spread}"
-
-
-def narrow(cells: Sequence[str]) -> list[str]:
-    """Cells broken at their blanks but for the first, so that Table 1 fits in eighty characters."""
-    return [cells[0], *(cell.replace(" ", "\n") for cell in cells[1:])]
+def mean_and_std(summary: MeanStd) -> str:
+    """Text such as ``-12.85 ±0.56``; the mean only where there is one seed."""
+    std = f" ±{summary.std:.2f}" if len(summary.array) > 1 else ""
+    return f"{summary.mean:.2f}{std}"
 
 
 def rich_table(
     title: str, header: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 1
 ) -> Table:
-    """For the terminal; the first columns hold text, the others numbers."""
+    """A table for the terminal; the first columns hold text, the others numbers."""
     table = Table(
         title=title,
         title_justify="left",
@@ -84,51 +80,119 @@ def rich_table(
 def markdown_table(
     header: Sequence[str], lines: Sequence[Sequence[str]], text_columns: int = 1
 ) -> str:
-    """For a file; the first columns hold text, the others numbers."""
+    """A table for a file; the first columns hold text, the others numbers."""
     rule = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     rows = [[cell.replace("|", r"\|") for cell in line] for line in [header, rule, *lines]]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def table1_cells(table: Table1) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of Table 1."""
+    header = ["ensemble", *COLUMNS.values(), "paper"]
+    lines = []
+    for row in table.rows:
+        printed = " ".join(f"{value:.2f}" for value in table.paper.get(row.name, {}).values())
+        own = [mean_and_std(getattr(row, column)) for column in COLUMNS]
+        lines.append([LABELS[row.name], *own, printed])
+    return header, lines
+
+
+def narrow(cells: Sequence[str]) -> list[str]:
+    """Cells broken at their blanks, except the first, so that Table 1 fits in 80 characters."""
+    return [cells[0], *(cell.replace(" ", "\n") for cell in cells[1:])]
+
+
 SUITE_HEADER = [
-    *("environment", "β = 0", "PE", "worst expert", "greedy experts"),
-    *("BC sampled", "BC greedy", "posterior sampled", "mean action"),
-    *("one expert: itself, greedy, BC greedy", "steps/s"),
+    "environment",
+    "β = 0",
+    "PE",
+    "worst expert",
+    "greedy experts",
+    "BC sampled",
+    "BC greedy",
+    "posterior sampled",
+    "mean action",
+    "one expert: itself, greedy, BC greedy",
+    "steps/s",
 ]
 """Columns of the suite's table."""
 
+SUITE_CLONES = (
+    "behaviour_cloning_sampled",
+    "behaviour_cloning_greedy",
+    "posterior_sampled",
+    "mean_action",
+)
+"""Clones in the suite's table."""
 
-def suite_lines(rows: Sequence[dict]) -> list[list[str]]:
-    """Lines under ``SUITE_HEADER``, of the rows of ``suite.json``."""
+
+def suite_lines(suite: Suite) -> list[list[str]]:
+    """Lines under ``SUITE_HEADER``."""
     lines = []
-    for row in rows:
-        clones, single = row["clones"], row["single_expert_control"]
-        control = (
-            single["pe_return"],
-            single["greedy_experts"],
-            single["clones"]["behaviour_cloning_greedy"],
-        )
+    for row in suite.rows:
+        own = (row.beta0_return, row.pe_return, row.worst_expert, row.greedy_experts)
+        single = row.single_expert_control
+        greedy_clone = single.clones["behaviour_cloning_greedy"]
+        control = (single.pe_return, single.greedy_experts, greedy_clone)
+        clones = [row.clones.get(name) for name in SUITE_CLONES]
         lines.append(
             [
-                f"{row['env']} (E = {row['num_experts']})",
-                *(with_interval(row[name]) for name in ("beta0_return", "pe_return")),
-                *(with_interval(row[name]) for name in ("worst_expert", "greedy_experts")),
-                *(
-                    with_interval(clones[name]) if name in clones else ""
-                    for name in (
-                        *("behaviour_cloning_sampled", "behaviour_cloning_greedy"),
-                        *("posterior_sampled", "mean_action"),
-                    )
-                ),
-                ", ".join(f"{summary['mean']:.4g}" for summary in control),
-                "" if row["steps_per_second"] is None else f"{row['steps_per_second']:,.0f}",
+                f"{row.env} (E = {row.num_experts})",
+                *(with_interval(interval, ".4g") for interval in own),
+                *("" if clone is None else with_interval(clone, ".4g") for clone in clones),
+                ", ".join(f"{interval.mean:.4g}" for interval in control),
+                "" if row.steps_per_second is None else f"{row.steps_per_second:,.0f}",
             ]
         )
     return lines
 
 
-def with_interval(summary: dict) -> str:
-    """As in ``-12.9 [-13.5, -12.1]``; the mean alone where there is one seed."""
-    if summary["low"] is None:
-        return f"{summary['mean']:.4g}"
-    return f"{summary['mean']:.4g} [{summary['low']:.4g}, {summary['high']:.4g}]"
+SWEEP_HEADER = ["observer", "training", "beta", "PE", "worst expert", "clone"]
+"""Columns of the sweep's table; the first two hold text."""
+COMPARISON_HEADER = ["observer", "beta", "PE", "gap, sampled", "gap, exact", "ratio"]
+"""Columns of the table that sets sampled training beside exact training."""
+SWEEP_NOTE = (
+    "uniform: the paper's mixture, which samples; greedy: the posterior mixture, which takes its "
+    "most probable action. In brackets: 95 % bootstrap interval over seeds."
+)
+"""What the observers of a sweep are."""
+
+
+def sweep_lines(sweep: Sweep) -> list[list[str]]:
+    """Lines under ``SWEEP_HEADER``."""
+    return [
+        [
+            point.observer,
+            point.training,
+            f"{point.beta:g}",
+            with_interval(point.pe_return),
+            with_interval(point.worst_expert),
+            with_interval(point.clone_return),
+        ]
+        for point in sweep.points
+    ]
+
+
+def comparison_lines(sweep: Sweep) -> list[list[str]]:
+    """Lines under ``COMPARISON_HEADER``."""
+    return [
+        [
+            line.observer,
+            f"{line.beta:g}",
+            *(f"{value:.2f}" for value in (line.pe_return, line.sampled_gap, line.exact_gap)),
+            "" if line.ratio is None else f"{line.ratio:.2f}",
+        ]
+        for line in sweep.comparison
+    ]
+
+
+def sweep_markdown(sweep: Sweep) -> str:
+    """The content of ``sweep.md``."""
+    paragraphs = (
+        f"# Frontier of {sweep.env}",
+        SWEEP_NOTE,
+        markdown_table(SWEEP_HEADER, sweep_lines(sweep), 2),
+        "Gap (PE − clone) of sampled training, and that of the exact frontier at the same PE:",
+        markdown_table(COMPARISON_HEADER, comparison_lines(sweep)),
+    )
+    return "\n\n".join(paragraphs) + "\n"

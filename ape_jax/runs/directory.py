@@ -5,9 +5,9 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -188,7 +188,7 @@ class RunDirectory:
         path = checkpoint.path_of(self.path, saved[-1])
         return f"The last checkpoint is {path}, after {saved[-1]} updates"
 
-    def finish(self, params: EnsembleParams, summary: dict) -> None:
+    def finish(self, params: EnsembleParams, summary: Mapping[str, Any]) -> None:
         """Write the final parameters [K, …], and what their evaluation found.
 
         Raises:

@@ -48,7 +48,7 @@ def export_run(out: Path, config: RunConfig, task: Task, heads: Params) -> dict:
         heads = jax.tree.unflatten(structure, [of_seed[name] for name in arrays])
 
         def at(observation):
-            policies = networks.policies(heads, observation)
+            policies = networks.distributions(heads, observation)
             return policies._asdict()
 
         return jax.vmap(at)(observations)

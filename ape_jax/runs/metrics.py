@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +25,7 @@ def fingerprint(params) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, or leave the old one as it is."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 

@@ -5,7 +5,12 @@ import pytest
 from scipy import stats
 
 from ape_jax.core import distributions
-from ape_jax.core.distributions import Categorical, Gaussian, GaussianMixture
+from ape_jax.core.distributions import (
+    Categorical,
+    CumulativeCategorical,
+    Gaussian,
+    GaussianMixture,
+)
 
 EXPERTS = Gaussian(
     jnp.array([[-1.0, 0.0], [2.0, 0.5]]), jnp.log(jnp.array([[0.5, 1.0], [1.0, 2.0]]))
@@ -42,7 +47,7 @@ def test_gaussian_tempered_is_its_power_normalised():
 
 def test_pooled_gaussian_has_the_moments_of_the_mixture():
     pooled = EXPERTS.pool(LOG_WEIGHTS)
-    mixture = GaussianMixture(LOG_WEIGHTS, *EXPERTS)
+    mixture = EXPERTS.mix(LOG_WEIGHTS)
     samples = np.asarray(jax.vmap(mixture.sample)(uniforms(40_000, 3)))
     np.testing.assert_allclose(pooled.mean, samples.mean(axis=0), atol=0.05)
     np.testing.assert_allclose(jnp.exp(pooled.log_std), samples.std(axis=0), rtol=0.02)
@@ -75,6 +80,36 @@ def test_a_point_is_always_the_same_action():
     action = jnp.array([0.1, -0.2])
     samples = jax.vmap(distributions.point(action).sample)(uniforms(10, 3))
     np.testing.assert_array_equal(samples, np.tile(action, (10, 1)))
+
+
+def test_sample_has_the_frequencies_of_the_policy():
+    """Every draw of a fine grid of uniforms: frequencies are exact to the width of the grid."""
+    probs = jnp.array([0.5, 0.0, 0.2, 0.3])
+    grid = (jnp.arange(10_000)[:, None] + 0.5) / 10_000
+    actions = jax.vmap(Categorical(jnp.log(probs)).sample)(grid)
+    frequencies = np.bincount(actions, minlength=4) / 10_000
+    np.testing.assert_allclose(frequencies, probs, atol=2e-4)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-24])
+@pytest.mark.parametrize("probs", [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1 / 3] * 3])
+def test_sample_never_takes_an_action_of_probability_zero(uniform, probs):
+    categorical = Categorical(jnp.log(jnp.array(probs)))
+    assert probs[int(categorical.sample(jnp.array([uniform])))] > 0
+
+
+def test_sample_stays_in_range_when_the_sum_falls_short_of_one():
+    sampler = CumulativeCategorical(jnp.array([0.3, 0.6, 0.9]))
+    assert int(sampler.sample(jnp.array([0.9999]))) == 2
+
+
+def test_entropy_of_a_policy_that_never_takes_an_action_is_finite():
+    assert Categorical(jnp.array([0.0, -jnp.inf])).entropy() == 0.0
+
+
+def test_entropy_of_a_uniform_policy_is_log_of_the_number_of_actions():
+    uniform = Categorical(jnp.full(5, -jnp.log(5.0)))
+    assert uniform.entropy() == pytest.approx(np.log(5), rel=1e-6)
 
 
 @pytest.mark.parametrize("edge", [0.0, 1.0 - 2.0**-24])

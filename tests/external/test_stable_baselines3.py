@@ -93,7 +93,7 @@ def ours(task, shown):
     cloner = TabularCloning(task.world.mdp.num_states, task.world.mdp.num_actions)
     clone = cloner.fit(jax.random.key(1), shown)
     return {
-        deployed: float(evaluation.expected_return(task, policy, jax.random.key(2)))
+        deployed: float(evaluation.expected_return(task.world, policy, jax.random.key(2)))
         for deployed, policy in (("sampled", clone), ("greedy", evaluation.greedy(clone)))
     }
 

@@ -5,7 +5,7 @@ import pytest
 
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation import returns
 from ape_jax.evaluation.defences import as_tables
 from ape_jax.observers import Dagger, TabularCloning
 
@@ -17,7 +17,7 @@ def fit(task, policies, num_steps=40_000):
     def attack(key):
         shown, _ = collect.collect(key, task, heads, num_steps)
         clone = Dagger(task, heads, TabularCloning(9, 5)).fit(key, shown)
-        return evaluation.policy_table(clone, 9)
+        return returns.policy_table(clone, 9)
 
     return attack(jax.random.key(0))
 
@@ -47,7 +47,7 @@ def test_answers_weigh_the_experts_evenly(small_task, small_mdp, random_policies
         jax.random.key(0), collect.collect(jax.random.key(1), small_task, heads, 5_000)[0]
     )
     answered = observer.query(jax.random.key(2), clone, 60_000)
-    ours = evaluation.policy_table(TabularCloning(9, 5).fit(jax.random.key(0), answered), 9)
+    ours = returns.policy_table(TabularCloning(9, 5).fit(jax.random.key(0), answered), 9)
     live = np.asarray(~small_mdp.terminal)
     uniform = np.asarray(jnp.mean(policies, axis=0))[live]
     np.testing.assert_allclose(np.asarray(ours)[live], uniform, atol=0.04)

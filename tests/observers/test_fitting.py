@@ -9,8 +9,9 @@ from ape_jax.observers import fitting
 
 def steps(lengths):
     episode = np.repeat(np.arange(len(lengths)), lengths)
-    zeros = jnp.zeros(len(episode), int)
-    return Demonstrations(zeros, zeros, zeros, zeros, zeros, jnp.asarray(episode))
+    integers, flags = jnp.zeros(len(episode), int), jnp.zeros(len(episode), bool)
+    rewards = jnp.zeros(len(episode))
+    return Demonstrations(integers, integers, rewards, flags, flags, jnp.asarray(episode))
 
 
 def test_every_tenth_episode_is_held_out_whole():
@@ -22,11 +23,11 @@ def test_every_tenth_episode_is_held_out_whole():
 @pytest.mark.parametrize("num_episodes", [1, 5])
 def test_few_episodes_serve_both_parts(num_episodes):
     kept = fitting.held_out(steps([3] * num_episodes))
-    assert jnp.all(fitting.either(kept) == 1)
-    assert jnp.all(fitting.either(~kept) == 1)
+    assert jnp.all(fitting.all_if_empty(kept) == 1)
+    assert jnp.all(fitting.all_if_empty(~kept) == 1)
 
 
-def test_descent_keeps_the_parameters_that_were_best_on_held_out_steps():
+def test_minimize_keeps_the_parameters_that_were_best_on_held_out_steps():
     """The loss pulls past the held-out optimum at 1; the best look is kept, not the last."""
 
     def loss(x, key):
@@ -35,13 +36,13 @@ def test_descent_keeps_the_parameters_that_were_best_on_held_out_steps():
     def held_out_loss(x):
         return jnp.square(x - 1.0)
 
-    best = fitting.descend(jax.random.key(0), jnp.float32(0.0), loss, held_out_loss, 400, 0.05)
+    best = fitting.minimize(jax.random.key(0), jnp.float32(0.0), loss, held_out_loss, 400, 0.05)
     assert float(best) == pytest.approx(1.0, abs=0.35)
 
 
-def test_descent_returns_the_start_where_nothing_is_better():
+def test_minimize_returns_the_start_where_nothing_is_better():
     start = jnp.float32(0.0)
-    best = fitting.descend(jax.random.key(0), start, lambda x, key: -x, jnp.abs, 40, 0.1)
+    best = fitting.minimize(jax.random.key(0), start, lambda x, key: -x, jnp.abs, 40, 0.1)
     assert float(best) == 0.0
 
 

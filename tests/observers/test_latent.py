@@ -10,19 +10,22 @@ import pytest
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig
 from ape_jax.core import tabular
-from ape_jax.demonstrations import collect as demonstrations
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.core.distributions import Categorical
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.evaluation import returns
 from ape_jax.evaluation.defences import as_tables
-from ape_jax.observers import LatentCloning, TabularLatent
+from ape_jax.evaluation.deployment import step_log_probs
+from ape_jax.observers import LatentCloning, LatentMixture, TablePolicy, TabularLatent
 from ape_jax.observers.latent import episode_log_probs, simplest
 
 NUM_STEPS = 20_000
+COLLECT = jax.jit(collect.collect, static_argnums=(1, 3))
 
 
 def demonstrate(task, policies, key=0, num_steps=NUM_STEPS):
     heads = as_tables(jnp.log(jnp.maximum(policies, 1e-9)))
-    collect = jax.jit(demonstrations.collect, static_argnums=(1, 3))
-    return collect(jax.random.key(key), task, heads, num_steps)
+    return COLLECT(jax.random.key(key), task, heads, num_steps)
 
 
 def two_experts(mdp):
@@ -51,7 +54,7 @@ def test_latent_finds_as_many_modes_as_there_are_experts(fitted):
 def test_latent_recovers_each_expert(fitted, small_mdp):
     """Each mode returns what its expert does, and acts as it where it often is."""
     policies, _, _, modes = fitted
-    tables = jax.vmap(lambda policy: evaluation.policy_table(policy, 9))(modes.policies)
+    tables = jax.vmap(lambda policy: returns.policy_table(policy, 9))(modes.policies)
     order = np.argsort(-np.asarray(modes.shares))[:2]
     distance = jnp.abs(tables[order][:, None] - policies[None]).sum(-1)
     visits = jax.vmap(tabular.state_occupancy, (None, 0))(small_mdp, policies)
@@ -77,7 +80,7 @@ def test_latent_tells_who_acted_in_an_episode(fitted):
     sure = np.abs(ideal[:, 0] - ideal[:, 1]) > 4.0
     assert sure.mean() > 0.1
     order = np.argsort(-np.asarray(modes.shares))[:2]
-    tables = jax.vmap(lambda policy: evaluation.policy_table(policy, 9))(modes.policies)[order]
+    tables = jax.vmap(lambda policy: returns.policy_table(policy, 9))(modes.policies)[order]
     found = joint(tables).argmax(axis=1)
     same = (found == truth)[sure].mean()
     assert max(same, 1 - same) >= 0.95
@@ -87,16 +90,19 @@ def test_latent_of_one_expert_is_one_policy(small_task, small_mdp):
     expert = two_experts(small_mdp)[0]
     shown, _ = demonstrate(small_task, jnp.stack([expert, expert]), key=3)
     modes = jax.jit(TabularLatent(9, 5, max_modes=2).fit)(jax.random.key(1), shown)
-    returns = jax.vmap(
-        lambda policy: tabular.policy_return(small_mdp, evaluation.policy_table(policy, 9))
+    found = jax.vmap(
+        lambda policy: tabular.policy_return(small_mdp, returns.policy_table(policy, 9))
     )(modes.policies)
     expected = tabular.policy_return(small_mdp, expert)
-    assert float(modes.shares @ returns) == pytest.approx(float(expected), abs=0.05)
+    assert float(modes.shares @ found) == pytest.approx(float(expected), abs=0.05)
 
 
 def test_episode_log_probs_sums_each_episode():
-    steps = demonstrations.Demonstrations(
-        *(jnp.zeros(5, int) for _ in range(5)), episode=jnp.array([0, 0, 1, 2, 2])
+    steps = Demonstrations(
+        *[jnp.zeros(5, int)] * 2,
+        jnp.zeros(5),
+        *[jnp.zeros(5, bool)] * 2,
+        episode=jnp.array([0, 0, 1, 2, 2]),
     )
     log_probs = jnp.arange(10.0).reshape(5, 2)
     expected = [[2, 4], [4, 5], [14, 16], [0, 0]]
@@ -110,12 +116,12 @@ def test_networks_separate_experts_as_tables_do(small_grid, small_task, small_md
     observer = LatentCloning(networks, max_modes=2, num_updates=400, block_size=2048)
     modes = jax.jit(observer.fit)(jax.random.key(2), shown)
     assert np.all(np.asarray(modes.shares) > 0.3)
-    returns = jax.vmap(
-        lambda policy: tabular.policy_return(small_mdp, evaluation.policy_table(policy, 9))
+    found = jax.vmap(
+        lambda policy: tabular.policy_return(small_mdp, returns.policy_table(policy, 9))
     )(modes.policies)
     expected = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, policies)
-    np.testing.assert_allclose(np.sort(returns), np.sort(expected), atol=0.25)
-    tables = jax.vmap(lambda policy: evaluation.policy_table(policy, 9))(modes.policies)
+    np.testing.assert_allclose(np.sort(found), np.sort(expected), atol=0.25)
+    tables = jax.vmap(lambda policy: returns.policy_table(policy, 9))(modes.policies)
     assert float(jnp.abs(tables[0] - tables[1]).sum(-1).max()) > 0.8
 
 
@@ -137,3 +143,21 @@ def test_the_simplest_model_within_a_standard_error_is_chosen():
     assert simplest(rows) == 1
     assert simplest(rows[:, ::-1]) == 1
     assert simplest(jnp.stack([base, base - 1.0])) == 0
+
+
+def test_latent_mixture_as_a_policy_draws_one_mode_for_each_episode(small_task, small_mdp):
+    """Step by step its likelihood of an episode is the one of the draw, and so is its return."""
+    policies = two_experts(small_mdp)
+    shares = jnp.array([0.3, 0.7])
+    mixture = LatentMixture(TablePolicy(Categorical(jnp.log(policies))), shares, 5)
+    shown, _ = demonstrate(small_task, policies, num_steps=300)
+    num_episodes = int(shown.episode[-1]) + 1
+    log_probs = jnp.log(policies)[:, shown.observation, shown.action].T
+    joint = jnp.log(shares)[None] + episode_log_probs(log_probs, shown, num_episodes)
+    ours = jax.ops.segment_sum(step_log_probs(mixture, shown), shown.episode, num_episodes)
+    np.testing.assert_allclose(ours, jax.nn.logsumexp(joint, axis=-1), rtol=1e-4, atol=1e-4)
+
+    exact = shares @ jax.vmap(tabular.policy_return, (None, 0))(small_mdp, policies)
+    sampled = returns.expected_return(small_task.world, mixture, jax.random.key(0))
+    # 1,024 episodes whose returns lie within 8: four standard errors.
+    assert float(sampled) == pytest.approx(float(exact), abs=0.3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ape_jax.core import tabular
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.evaluation import returns
 from ape_jax.observers import Posterior
 
 
@@ -21,13 +21,13 @@ def test_posterior_weighs_experts_by_where_they_go(small_task, small_mdp, heads)
     expected = jnp.einsum("es,esa->sa", visits, policies) / jnp.sum(visits, axis=0)[:, None]
     clone = Posterior(small_task, heads).fit(jax.random.key(0), None)
     live = np.asarray(~small_mdp.terminal)
-    ours = evaluation.policy_table(clone, 9)
+    ours = returns.policy_table(clone, 9)
     np.testing.assert_allclose(np.asarray(ours)[live], np.asarray(expected)[live], rtol=1e-4)
 
 
 def test_learned_posterior_converges_to_the_exact_one(small_task, small_mdp, heads):
     """The road of environments without a finite MDP, on one that has one."""
-    blind = dataclasses.replace(small_task, mdp=None)
+    blind = dataclasses.replace(small_task, world=dataclasses.replace(small_task.world, mdp=None))
     observer = Posterior(blind, heads)
     clone = jax.jit(observer.fit)(jax.random.key(0), None)
     policies = jnp.exp(small_task.networks.tabulate_experts(heads))

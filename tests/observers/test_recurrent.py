@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from ape_jax.core import tabular
-from ape_jax.demonstrations import collect as demonstrations
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.demonstrations import collect
+from ape_jax.evaluation import returns
 from ape_jax.evaluation.defences import as_tables
 from ape_jax.evaluation.deployment import step_log_probs
 from ape_jax.observers import Recurrent
 from ape_jax.observers.recurrent import episodes_of
+
+COLLECT = jax.jit(collect.collect, static_argnums=(1, 3))
 
 
 def loyal_experts(mdp):
@@ -24,8 +26,7 @@ def loyal_experts(mdp):
 @pytest.fixture(scope="module")
 def shown(small_task, small_mdp):
     heads = as_tables(jnp.log(loyal_experts(small_mdp)))
-    collect = jax.jit(demonstrations.collect, static_argnums=(1, 3))
-    return collect(jax.random.key(0), small_task, heads, 20_000)[0]
+    return COLLECT(jax.random.key(0), small_task, heads, 20_000)[0]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def clone(small_task, shown):
 
 def test_recurrent_clone_returns_what_the_ensemble_does(clone, small_task, small_mdp):
     experts = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, loyal_experts(small_mdp))
-    ours = evaluation.expected_return(small_task, clone, jax.random.key(5))
+    ours = returns.expected_return(small_task.world, clone, jax.random.key(5))
     # 1,024 episodes whose returns lie within 8: four standard errors, and the fit's own error.
     assert float(ours) == pytest.approx(float(jnp.mean(experts)), abs=0.35)
 
@@ -44,7 +45,7 @@ def test_recurrent_clone_returns_what_the_ensemble_does(clone, small_task, small
 def test_memory_makes_actions_likelier_than_any_function_of_the_state(clone, small_task, small_mdp):
     policies = loyal_experts(small_mdp)
     heads = as_tables(jnp.log(policies))
-    fresh, _ = demonstrations.collect(jax.random.key(9), small_task, heads, 10_000)
+    fresh, _ = collect.collect(jax.random.key(9), small_task, heads, 10_000)
     weights = jnp.exp(tabular.observer_weights(small_mdp, policies, "posterior"))
     mixture = jnp.log(jnp.einsum("se,esa->sa", weights, policies))
     by_state = mixture[fresh.observation, fresh.action].mean()
@@ -64,25 +65,26 @@ def test_step_log_probs_forget_at_the_end_of_an_episode(clone, shown):
 
 
 def test_greedy_memory_takes_the_most_probable_action(clone, shown):
-    deployed = evaluation.greedy(clone)
-    memory, log_probs = clone(clone.start(), shown.observation[0], jnp.int32(-1))
-    greedy_memory, greedy = deployed(deployed.start(), shown.observation[0], jnp.int32(-1))
+    deployed = returns.greedy(clone)
+    first = (clone.initial_carry(), shown.observation[0], jnp.int32(-1))
+    memory, acts = clone(*first)
+    greedy_memory, greedy = deployed(*first)
     np.testing.assert_allclose(greedy_memory, memory)
-    assert jnp.argmax(greedy) == jnp.argmax(log_probs)
-    assert float(jnp.max(greedy)) == pytest.approx(0.0, abs=1e-3)
+    assert jnp.argmax(greedy.log_probs) == jnp.argmax(acts.log_probs)
+    assert float(jnp.max(greedy.log_probs)) == pytest.approx(0.0, abs=1e-3)
 
 
 def test_episodes_become_rows(shown):
-    rows, _, live, begins = episodes_of(shown, 9_000, 8)
+    rows, _, mask, begins = episodes_of(shown, 9_000, 8)
     assert int(begins.sum()) == int(shown.episode[-1]) + 1
-    assert int(live.sum()) == len(shown.action)
+    assert int(mask.sum()) == len(shown.action)
     episode = np.asarray(shown.episode)
     for number in (0, 1, 17):
         steps = np.flatnonzero(episode == number)
-        row = np.asarray(live[number])
+        row = np.asarray(mask[number])
         assert row.sum() == len(steps)
         np.testing.assert_array_equal(rows.action[number][row], shown.action[steps])
-    assert not np.any(live[int(episode[-1]) + 1 :])
+    assert not np.any(mask[int(episode[-1]) + 1 :])
 
 
 def test_recurrent_clone_fits_a_single_episode(small_task, shown):
@@ -97,12 +99,12 @@ def test_recurrent_clone_fits_a_single_episode(small_task, shown):
 
 def test_long_episodes_go_on_in_the_next_row(shown):
     whole, _, _, _ = episodes_of(shown, 9_000, 8)
-    rows, last_action, live, begins = episodes_of(shown, 20_000, 2)
-    assert int(live.sum()) == len(shown.action)
+    rows, last_action, mask, begins = episodes_of(shown, 20_000, 2)
+    assert int(mask.sum()) == len(shown.action)
     assert int(begins.sum()) == int(shown.episode[-1]) + 1
-    flat = np.asarray(rows.action)[np.asarray(live)]
+    flat = np.asarray(rows.action)[np.asarray(mask)]
     np.testing.assert_array_equal(flat, shown.action)
     first = np.diff(np.asarray(shown.episode), prepend=-1) != 0
     expected = np.where(first, -1, np.roll(np.asarray(shown.action), 1))
-    np.testing.assert_array_equal(np.asarray(last_action)[np.asarray(live)], expected)
+    np.testing.assert_array_equal(np.asarray(last_action)[np.asarray(mask)], expected)
     assert whole.action.shape == (9_000, 8)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Shaped
 
-from ape_jax.core import distributions
+from ape_jax.core.distributions import GaussianMixture
+from ape_jax.core.policies import MemorylessPolicy
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import MLP
 from ape_jax.observers import fitting
@@ -16,45 +17,44 @@ from ape_jax.types import Params, PRNGKey
 
 
 @struct.dataclass
-class GaussianMixturePolicy:
+class MixtureDensityPolicy(MemorylessPolicy):
     """A mixture of Gaussians for each observation."""
 
     params: Params
-    """Of the network, and what it adds to: centres [M, D] and log standard deviations [M, D]."""
+    """Parameters of the network, and what its outputs are added to: centres [M, D] and log
+    standard deviations [M, D]."""
     module: nn.Module = struct.field(pytree_node=False)
-    """The network: an observation to weights, means and spreads."""
+    """The network: an observation to weights, means and log standard deviations."""
     num_components: int = struct.field(pytree_node=False)
-    """Gaussians in the mixture."""
+    """Gaussians in the mixture (M)."""
 
-    def __call__(self, observation: Shaped[Array, "..."]) -> distributions.GaussianMixture:
-        """The distribution of the action."""
+    def distribution(self, observation: Shaped[Array, "..."]) -> GaussianMixture:
+        """The mixture at one observation."""
         network, centres, log_stds = self.params
         outputs = jnp.asarray(self.module.apply(network, observation))
         logits, rest = outputs[: self.num_components], outputs[self.num_components :]
         means, more_log_stds = rest.reshape(2, *centres.shape)
         log_stds = jnp.clip(log_stds + more_log_stds, -5.0, 2.0)
-        return distributions.GaussianMixture(jax.nn.log_softmax(logits), centres + means, log_stds)
+        return GaussianMixture(jax.nn.log_softmax(logits), centres + means, log_stds)
 
 
 @dataclasses.dataclass(frozen=True)
-class GaussianMixture:
+class MixtureDensityNetwork:
     """Maximum likelihood of actions [N, D] under a mixture of Gaussians (Bishop, 1994).
 
-    One component is the moment-matched Gaussian clone.
+    With one component it is the Gaussian clone with the mean and the variance of the actions.
     """
 
     num_components: int = 4
-    """Gaussians in the mixture."""
+    """Gaussians in the mixture (M)."""
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers."""
     num_updates: int = 2000
-    """Steps of the optimiser."""
     batch_size: int = 1024
-    """Demonstration steps in each of them."""
+    """Demonstration steps of an update."""
     learning_rate: float = 3e-3
-    """Adam step."""
+    """Adam step at the start; it falls along a half cosine to zero."""
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> GaussianMixturePolicy:
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> MixtureDensityPolicy:
         """Minimise −log density of the actions."""
         size = demonstrations.action.shape[-1]
         num_outputs = self.num_components * (1 + 2 * size)
@@ -62,25 +62,25 @@ class GaussianMixture:
         actions = demonstrations.action
 
         def init(key, observation):
-            # Each component starts at an action that was shown, far from those of the others, and
-            # narrow: components that start alike stay at the mean of all modes for long.
+            # Each component starts narrow, at a demonstrated action far from the other components.
+            # Components that start alike stay at the mean of all modes for long.
             key_rows, key_network = jax.random.split(key)
-            seen = actions[jax.random.randint(key_rows, (256,), 0, len(actions))]
-            centres = seen[:1]
+            drawn = actions[jax.random.randint(key_rows, (256,), 0, len(actions))]
+            centres = drawn[:1]
             for _ in range(self.num_components - 1):
-                apart = jnp.linalg.norm(seen[:, None] - centres[None], axis=-1)
-                farthest = jnp.argmax(jnp.min(apart, axis=1))
-                centres = jnp.concatenate([centres, seen[farthest][None]])
-            log_stds = jnp.log(0.5 * jnp.std(seen, axis=0) + 1e-3)
+                distances = jnp.linalg.norm(drawn[:, None] - centres[None], axis=-1)
+                farthest = jnp.argmax(jnp.min(distances, axis=1))
+                centres = jnp.concatenate([centres, drawn[farthest][None]])
+            log_stds = jnp.log(0.5 * jnp.std(drawn, axis=0) + 1e-3)
             log_stds = jnp.tile(log_stds, (self.num_components, 1))
             return module.init(key_network, observation), centres, log_stds
 
         def loss(params, observation, action):
-            policy = GaussianMixturePolicy(params, module, self.num_components)
-            return -policy(observation).log_prob(action)
+            policy = MixtureDensityPolicy(params, module, self.num_components)
+            return -policy.distribution(observation).log_prob(action)
 
         params = fitting.fit_samples(
-            key,
+            jax.random.split(key, 3),
             init,
             loss,
             demonstrations,
@@ -88,4 +88,4 @@ class GaussianMixture:
             self.batch_size,
             self.learning_rate,
         )
-        return GaussianMixturePolicy(params, module, self.num_components)
+        return MixtureDensityPolicy(params, module, self.num_components)

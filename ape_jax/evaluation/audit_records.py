@@ -1,0 +1,118 @@
+"""The records of an audit: what is asked, and what is found."""
+
+import dataclasses
+
+from ape_jax.evaluation.intervals import Interval
+from ape_jax.evaluation.records import OPTIONAL
+
+ALL = "all"
+"""Stands for every name."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """What is asked of an audit."""
+
+    observers: str = ALL
+    """Names of observers, with commas between them."""
+    defences: str | None = None
+    """Names of ensembles to make and compare with, with commas between them. If not given: all
+    without a run, none with one."""
+    seeds: int | None = None
+    """Seeds to audit. If not given: all seeds of the run; without a run 10, or 3 with --quick; 5
+    for a file of demonstrations."""
+    steps: int | None = None
+    """Demonstration steps of each seed. If not given: 1,000,000, or 100,000 with --quick."""
+    quick: bool = False
+    """A first look: fewer seeds and demonstrations, shorter training."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditRow:
+    """What one observer's clone of one ensemble gets, in one way of deploying it."""
+
+    defence: str
+    observer: str
+    deployment: str
+    sees: str
+    """What the observer may see, in a few words."""
+    clone_return: Interval
+    gap: Interval
+    """Return of the ensemble (PE) minus that of the clone."""
+    fraction: Interval | None
+    """Share of the ensemble's return that the clone gets, where a uniformly random policy is 0.
+    None where the ensemble is no better than random in some seed."""
+    agreement: Interval
+    """Probability of the action that a demonstrator took, mean over held-out steps."""
+    log_likelihood: Interval | None
+    """Nats for each held-out step; of sampled clones only."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Defence:
+    """An ensemble that was attacked. What cannot be known of it is None."""
+
+    name: str
+    label: str
+    num_experts: int | None
+    trapped: tuple[bool, ...] | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    """Whether each seed's trap ensemble is one."""
+    from_every_start: tuple[bool, ...] | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    """Whether its greedy experts arrive from every start."""
+    pe_return: Interval
+    worst_expert: Interval | None
+    greedy_experts: Interval | None
+    """Mean over the experts, each deployed greedily itself."""
+    worst_greedy_expert: Interval | None
+    price: Interval | None
+    """Optimal return minus that of the ensemble (PE)."""
+    floor: Interval | None
+    """Least return of the ideal sampling cloner."""
+    mixture_entropy: Interval | None
+    """Nats for each step."""
+    posterior_entropy: tuple[Interval, ...] | None
+    """Entropy of the expert at each step of an episode, in nats."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Clone return of a network that sees so many steps, or is so wide."""
+
+    defence: str
+    axis: str
+    """``num_steps`` or ``width``."""
+    value: int
+    deployment: str
+    clone_return: Interval
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Audit:
+    """The content of ``audit.json``."""
+
+    env: str
+    horizon: int
+    """Time limit of an episode, in steps."""
+    fingerprint: str | None
+    """Fingerprint of the run's parameters; None where no run was audited."""
+    options: AuditSettings
+    complete: bool
+    """False while it is computed, and where it was interrupted."""
+    seeds: int
+    num_steps: int
+    """Demonstration steps of each seed."""
+    random_return: float
+    """Return of a uniformly random policy."""
+    optimal_return: float | None
+    """None without a finite MDP."""
+    rows: tuple[AuditRow, ...] = ()
+    defences: tuple[Defence, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    skipped: dict[str, str]
+    """Observers that could not run, with the reason."""
+    wall_seconds: float = 0.0
+
+    def rows_of(self, defence: str) -> list[AuditRow]:
+        """Rows of one ensemble, the strongest attacker first."""
+        rows = [row for row in self.rows if row.defence == defence]
+        return sorted(rows, key=lambda row: -row.clone_return.mean)

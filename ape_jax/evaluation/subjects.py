@@ -1,0 +1,204 @@
+"""What an audit can be made of: a run, a file of demonstrations, a task, or all defences."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnax.environments import spaces
+from jaxtyping import Array, Key
+
+from ape_jax import envs
+from ape_jax.algorithms.task import Task, make_task
+from ape_jax.config import Hypers, PGConfig, TrainConfig, recipe
+from ape_jax.demonstrations import collect, files
+from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.evaluation import defences
+from ape_jax.evaluation.audit_records import ALL, AuditSettings
+from ape_jax.evaluation.defences import Ensemble
+from ape_jax.runs import checkpoint
+from ape_jax.runs.metrics import fingerprint
+from ape_jax.training.trainer import EVALUATE, Trainer, seed_keys
+from ape_jax.types import Params, PGHeadName, SettingError
+
+RUN = "run"
+"""Name of the given ensemble among the defences."""
+
+QUICK_UPDATES = 400
+"""The most updates of training, in a first look."""
+
+TrainingFn = Callable[[str, int, int], None]
+"""Told what is trained, how far it is, and how far it goes."""
+
+
+class Given(NamedTuple):
+    """Demonstrations of a file; each seed has a resample of the episodes."""
+
+    shown: Demonstrations
+    """[K, N, …]."""
+    held_out: Demonstrations
+    """[K, M, …]: episodes that no resample draws from."""
+    pe_return: np.ndarray
+    """Mean return of a resample's episodes [K]."""
+
+
+class Subject(NamedTuple):
+    """What is audited."""
+
+    env: str
+    task: Task
+    """Environment, time limit and networks of the ensembles."""
+    keys: Key[Array, " K"]
+    """Evaluation keys, one for each seed."""
+    ensembles: Iterator[Ensemble]
+    """Each is trained when its turn comes."""
+    num_ensembles: int
+    given: Given | None = None
+    """None where demonstrations are sampled from the ensembles."""
+    fingerprint: str | None = None
+    """Fingerprint of the run's parameters."""
+
+
+def names_of(text: str) -> list[str]:
+    """Different names in a text, in their order."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def find(
+    subject: Path | str | Task | None,
+    settings: AuditSettings,
+    training: TrainingFn,
+    heads: Params | None = None,
+    hypers: Hypers | None = None,
+) -> Subject:
+    """The subject of an audit.
+
+    Args:
+      subject: directory of a run, file of demonstrations, a task, or None for defences alone.
+      settings: what is asked of the audit.
+      training: told how far training is.
+      heads: experts of the task [K, E, …]; they are trained if None.
+      hypers: hyperparameters of that training; those of the recipe if None.
+
+    Raises:
+      SettingError: it cannot be audited.
+    """
+    if settings.seeds is not None and settings.seeds < 1:
+        raise SettingError(f"seeds must be at least 1; got {settings.seeds}")
+    default_seeds = settings.seeds or (3 if settings.quick else 10)
+    if subject is None:
+        config, hypers = recipe("tabular")
+        return _with_defences(settings, config, hypers, 0, default_seeds, training)
+    if isinstance(subject, Task):
+        _check_discrete(subject, "the task")
+        config = subject.config
+        hypers = hypers or recipe(config.head, algorithm=config.algorithm)[1]
+        seeds = default_seeds if heads is None else _seeds(settings, len(jax.tree.leaves(heads)[0]))
+        return _with_defences(settings, config, hypers, 0, seeds, training, subject, heads)
+    path = Path(subject)
+    if path.is_file():
+        if settings.defences is not None:
+            raise SettingError("defences cannot be made beside a demonstration file; give a run")
+        return _file(path, settings.seeds or 5)
+    run, task, params = checkpoint.load_run(path)
+    _check_discrete(task, str(path))
+    seeds = _seeds(settings, run.seeds)
+    found = _with_defences(
+        settings, run.train, run.hypers, run.first_seed, seeds, training, task, params.heads
+    )
+    return found._replace(fingerprint=fingerprint(params))
+
+
+def _check_discrete(task: Task, name: str) -> None:
+    if task.networks.action_bounds is not None:
+        raise SettingError(
+            f"run must have discrete actions; those of {name} are continuous, which audit cannot "
+            "score. Use ape-jax suite, or observers.MeanAction and the like in Python"
+        )
+
+
+def _seeds(settings: AuditSettings, trained: int) -> int:
+    """Seeds to audit, of so many that are trained."""
+    if settings.seeds is not None and settings.seeds > trained:
+        raise SettingError(
+            f"seeds must be at most the {trained} of the run; got {settings.seeds}. "
+            f"Train with --seeds {settings.seeds}"
+        )
+    return settings.seeds or trained
+
+
+def _with_defences(
+    settings: AuditSettings,
+    config: TrainConfig,
+    hypers: Hypers,
+    first_seed: int,
+    seeds: int,
+    training: TrainingFn,
+    task: Task | None = None,
+    heads: Params | None = None,
+) -> Subject:
+    """The ensemble of a task, if there is one, and the defences to compare with."""
+    env = config.env
+    train_keys = seed_keys(first_seed, seeds)
+    if settings.quick:
+        config = dataclasses.replace(config, num_updates=min(config.num_updates, QUICK_UPDATES))
+    world = None if task is None else task.world
+    setting = defences.prepare(config, hypers, train_keys, training, world)
+    if settings.defences is None:
+        chosen = [] if task is not None else defences.available(setting)
+    elif settings.defences == ALL:
+        chosen = defences.available(setting)
+    else:
+        chosen = names_of(settings.defences)
+        defences.check(setting, chosen)
+    if not chosen and task is None:
+        raise SettingError("defences must hold one where there is no run; got none")
+
+    def ensembles():
+        if task is not None:
+            trained = _train(task, train_keys, hypers, training) if heads is None else heads
+            trained = jax.tree.map(lambda x: x[:seeds], trained)
+            yield defences.adopt(setting, RUN, task.networks, trained)
+        for name in chosen:
+            yield defences.make(setting, name)
+
+    keys = seed_keys(first_seed, seeds, EVALUATE)
+    num_ensembles = len(chosen) + (task is not None)
+    return Subject(env, setting.task, keys, ensembles(), num_ensembles)
+
+
+def _train(task: Task, keys: Key[Array, " K"], hypers: Hypers, training: TrainingFn) -> Params:
+    for chunk in Trainer(task).chunks(keys, hypers):
+        training(RUN, chunk.num_done, chunk.num_updates)
+    return chunk.state.params.heads
+
+
+def _file(path: Path, seeds: int) -> Subject:
+    """A file of demonstrations in place of an ensemble."""
+    file = files.load(path)
+    env, params = envs.make(file.env_id, envs.parse_overrides(file.env_param))
+    if not isinstance(env.action_space(params), spaces.Discrete):
+        raise SettingError(
+            f"run must hold discrete actions; those in {path} are continuous, which audit cannot "
+            "score. Fit observers.MeanAction or observers.MixtureDensityNetwork in Python instead"
+        )
+    space = env.observation_space(params)
+    head: PGHeadName = "conv" if len(space.shape) == 3 else "mlp"
+    if isinstance(space, spaces.Discrete):
+        head = "tabular"
+    task = make_task(PGConfig(env=file.env_id, env_param=file.env_param, num_experts=1, head=head))
+    fitted, kept = collect.hold_out(file.demonstrations)
+    samples = [collect.resample(fitted, seed) for seed in range(seeds)]
+    everything = collect.complete_returns(file.demonstrations)
+    episode_returns = [collect.complete_returns(sample) for sample in samples]
+    # A sample of very few steps may hold no complete episode.
+    pe_return = np.array([np.mean(some if len(some) else everything) for some in episode_returns])
+    shown = jax.tree.map(lambda *x: jnp.stack(x), *samples)
+    held_out = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), kept)
+    keys = seed_keys(0, seeds, EVALUATE)
+    ensembles = iter([Ensemble("demonstrations", 0, None)])
+    given = Given(shown, held_out, pe_return)
+    return Subject(file.env_id, task, keys, ensembles, 1, given)
