@@ -16,10 +16,11 @@ from rich.console import Console
 
 from ape_jax.algorithms.common import Metrics
 from ape_jax.cli import train
-from ape_jax.config import PGConfig, PGHypers
+from ape_jax.config import PGConfig, PGHypers, RunConfig
 from ape_jax.reporting import figures
 from ape_jax.runs import checkpoint, export, trackers
 from ape_jax.runs.callbacks import LiveView
+from ape_jax.runs.directory import Output, RunDirectory
 from ape_jax.runs.metrics import read_updates
 from ape_jax.training.trainer import Chunk, Trainer, seed_keys
 from ape_jax.types import RunError, SettingError
@@ -102,6 +103,14 @@ def test_tensorboard_shows_one_run_alone(tmp_path):
         assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
 
 
+@pytest.fixture
+def opened(tmp_path):
+    """The directory of a run that has not trained yet."""
+    config = RunConfig(PGConfig(num_updates=50, envs_per_expert=4))
+    with RunDirectory.open(Output(tmp_path), config, TASKS(config.train)) as run:
+        yield run
+
+
 class Broken(trackers.Tracker):
     """Fails where it is told to."""
 
@@ -130,10 +139,10 @@ class Broken(trackers.Tracker):
     ("where", "calls"),
     [("log", ["start", "log"]), ("close", ["start", *["log"] * 6, "close"])],
 )
-def test_tracker_that_fails_is_left_alone_with_a_warning(where, calls, caplog, monkeypatch):
+def test_tracker_that_fails_is_left_alone_with_a_warning(where, calls, opened, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("ape_jax"), "propagate", True)
     chunk = Chunk(6, 50, None, metrics())
-    with Broken(None, where) as tracker:
+    with Broken(opened, where) as tracker:
         tracker(chunk)
         tracker(chunk)
     assert tracker.calls == calls
@@ -141,9 +150,9 @@ def test_tracker_that_fails_is_left_alone_with_a_warning(where, calls, caplog, m
     assert "no room for curves" in caplog.text
 
 
-def test_tracker_that_does_not_start_ends_the_training():
+def test_tracker_that_does_not_start_ends_the_training(opened):
     with pytest.raises(RunError, match=r"Broken does not start .*no room"):
-        Broken(None, "start")(Chunk(6, 50, None, metrics()))
+        Broken(opened, "start")(Chunk(6, 50, None, metrics()))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an extra")

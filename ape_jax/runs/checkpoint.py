@@ -112,8 +112,16 @@ def read(path: Path, make: Callable[[], Tree]) -> Tree:
 
     path = path.resolve()
     held = verify(path)["arrays"]
-    shapes = jax.eval_shape(make)
-    wanted = jax.eval_shape(lambda: {name: _numbers(leaf) for name, leaf in _leaves(make())})
+    traced: list[tuple[Any, dict[str, bool]]] = []  # Structure, and which leaves are random keys.
+
+    def flat() -> dict[str, Any]:
+        tree = make()
+        leaves = _leaves(tree)
+        traced.append((jax.tree.structure(tree), {name: _is_key(leaf) for name, leaf in leaves}))
+        return {name: _numbers(leaf) for name, leaf in leaves}
+
+    wanted = jax.eval_shape(flat)
+    structure, are_keys = traced[0]
     for name in sorted({*wanted, *held}):
         want = _kind(wanted[name]) if name in wanted else "none"
         got = held.get(name, "none")
@@ -132,10 +140,10 @@ def read(path: Path, make: Callable[[], Tree]) -> Tree:
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise DamagedError(f"{path / 'state'} is damaged ({type(error).__name__})") from None
     leaves = [
-        jax.random.wrap_key_data(arrays[name]) if _is_key(leaf) else arrays[name]
-        for name, leaf in _leaves(shapes)
+        jax.random.wrap_key_data(arrays[name]) if is_key else arrays[name]
+        for name, is_key in are_keys.items()
     ]
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def load_state(run: Path, config: RunConfig, task: Task, num_done: int) -> TrainState:
