@@ -1,4 +1,4 @@
-"""The vocabulary of every room: axis letters, keys, the record of a step, what a policy is.
+"""Types that the whole package shares: axis letters, keys, one step, policies, and errors.
 
 Axes, in every annotation and docstring:
 
@@ -12,7 +12,7 @@ Axes, in every annotation and docstring:
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 PRNGKey = Key[Array, ""]
 """A typed key, made by ``jax.random.key``."""
@@ -21,51 +21,54 @@ Params = Any
 """Variables of a Flax module: a pytree of arrays."""
 
 LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
-"""The observer's model of the experts: one observation to log w_c."""
+"""Maps one observation to log w_c, the observer's belief about which expert acts."""
 
 ObserverWeights = Literal["uniform", "posterior"]
-"""The observer's model of the expert given the state: w_c = 1/E, or p(c|s)."""
+"""How the observer models the expert given the state: w_c = 1/E, or w_c = p(c|s)."""
 
+PGObserverName = Literal["uniform", "posterior", "learned"]
 ObserverName = Literal["uniform", "posterior", "learned", "none"]
-"""The weights trained against: the same two, a classifier q(c|s) that is trained along, or no
-observer at all."""
+"""Weights of the observer trained against: the same two, a classifier q(c|s) that is trained
+along, or no observer at all."""
 
 AlgorithmName = Literal["pg", "ppo"]
-"""PG-APE over whole episodes, or PPO-APE over segments."""
+"""PG-APE over whole episodes, or PPO-APE over rollouts of fixed length."""
 ConstraintName = Literal["multipliers", "gate"]
-"""What keeps experts at ``min_return``."""
+"""What keeps the experts at ``min_return``."""
 StdName = Literal["constant", "state"]
 """What a Gaussian head's standard deviations depend on."""
 
 CriticForm = Literal["separate", "shared"]
-"""V_c and V_o learned apart, or one V_c regressed on both returns (paper, Eq. 4 as printed)."""
+"""V_c and V_o are learned apart, or V_c is regressed on both returns (paper, Eq. 4 as printed)."""
 
 HeadName = Literal["tabular", "mlp", "conv", "gaussian"]
 """Kinds of expert heads."""
+PGHeadName = Literal["tabular", "mlp", "conv"]
+"""Kinds of expert heads that PG-APE can train."""
 ActivationName = Literal["tanh", "relu"]
-"""Nonlinearities of a head."""
+"""Nonlinearity of a head."""
 
 
 class SettingError(ValueError):
-    """A setting that breaks a rule: the message names setting, rule, value and fix.
+    """A setting breaks a rule; the message names the setting, the rule, the value and the fix.
 
-    Raised before anything is traced or written; the command line turns it into exit code 2.
+    It is raised before anything is traced or written. On the command line it becomes exit code 2.
     """
 
 
 class DamagedError(SettingError):
-    """A file of a run is not what was saved."""
+    """A file of a run differs from what was saved."""
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on: the message says why, and where it can be taken up again.
+    """A run cannot go on; the message says why, and from where it can be resumed.
 
-    The command line turns it into exit code 1.
+    On the command line it becomes exit code 1.
     """
 
 
 class NonFiniteError(RunError):
-    """Training has gone astray."""
+    """A number in training is not finite."""
 
 
 @runtime_checkable
@@ -93,21 +96,21 @@ class Policy(Protocol):
 class Transition(NamedTuple):
     """One environment step, or a batch of them with leading axes such as ``[T, E, B]``."""
 
-    observation: Shaped[Array, "*batch"]
+    observation: Shaped[Array, "..."]
     """What the actor saw before it acted."""
-    action: Int[Array, "..."]
-    """What it did."""
+    action: Shaped[Array, "..."]
+    """A number where actions are discrete, a vector [D] where they are continuous."""
     reward: Float[Array, "..."]
-    """Zero on steps that are not live."""
+    """The reward of this step; zero after the end of the episode."""
     terminated: Bool[Array, "..."]
-    """The task ended here: nothing follows."""
+    """True where the task ended in this step."""
     truncated: Bool[Array, "..."]
-    """The time limit cut the episode here: more would have followed."""
-    live: Bool[Array, "..."]
-    """True up to and including the step that ends the episode."""
-    next_observation: Shaped[Array, "*batch"]
-    """What followed, before any autoreset: the last one of an episode is its true end."""
+    """True where the time limit cut the episode after this step."""
+    mask: Bool[Array, "..."]
+    """True up to and including the step that ends the episode, and False on the padding after."""
+    next_observation: Shaped[Array, "..."]
+    """The observation after this step, before any autoreset."""
 
 
 RewardFn = Callable[[Transition], Float[Array, ""]]
-"""A reward r̃ of one step, of anything that the step holds."""
+"""Maps one step to a reward r̃ of it."""

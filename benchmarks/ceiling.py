@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ape_jax.algorithms import common as training
-from ape_jax.algorithms import learner, pg
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.algorithms import pg, pg_loss
+from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from ape_jax.core import random
 from ape_jax.core.distributions import CumulativeCategorical
 from benchmarks import common
@@ -117,9 +117,9 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
 
     ``raw bits`` is JAX's generator at its best: as many numbers as there are steps, from one key.
     """
-    task, hypers = training.make_task(config), Hypers()
+    task, hypers = training.make_task(config), PGHypers()
     networks = task.networks
-    state = learner.create_state(jax.random.key(0), networks, hypers)
+    state = pg.create_state(jax.random.key(0), networks, hypers)
     keys = tuple(jax.random.split(jax.random.key(1)))
 
     def log_weights(params):
@@ -143,7 +143,7 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
     @jax.jit
     def gradient(params, experts, observer):
         arguments = networks, log_weights(params), experts, observer, hypers
-        return jax.grad(pg.loss, has_aux=True)(params, *arguments)
+        return jax.grad(pg_loss.loss, has_aux=True)(params, *arguments)
 
     @jax.jit
     def descend(state, gradients):
@@ -210,7 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     if effort == common.FULL:
         sizes = [(head, block) for head in ("tabular", "mlp") for block in (64, 1024)]
     rows = [
-        measure(TrainConfig(head=head, envs_per_expert=block), effort)
+        measure(PGConfig(head=head, envs_per_expert=block), effort)
         for head, block in common.track(sizes, "ceiling", console)
     ]
     result = {"device": common.device(), "rows": rows}

@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from ape_jax.algorithms import common, learner
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax import algorithms
+from ape_jax.algorithms import common, pg
+from ape_jax.config import Hypers, PGHypers, TrainConfig
 
 OURS, EAGER, COMPILED, CEILING = "#1f5fa8", "#c8442d", "#e2a13c", "#777777"
 """Colours of the contestants, the same in every figure."""
@@ -107,9 +108,9 @@ class Ours:
           hypers: numbers; the defaults if None.
           seeds: runs trained side by side by ``vmap``; None is one run without.
         """
-        hypers = Hypers() if hypers is None else hypers
+        hypers = PGHypers() if hypers is None else hypers
         task = common.make_task(config)
-        create, updates = learner.create_state, learner.updates
+        create, updates = pg.create_state, algorithms.updates
         keys = jax.random.key(0)
         if seeds is not None:
             keys = jax.random.split(keys, seeds)

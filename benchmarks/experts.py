@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import Progress
 
 from ape_jax import presets
-from ape_jax.algorithms.common import Task, make_task
+from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.evaluation import returns
 from ape_jax.evaluation.intervals import interval
@@ -43,9 +43,10 @@ class Defence(NamedTuple):
     clone: str
 
 
+GREEDY = presets.config("gridworld")
 DEFENCES = {
     "against the uniform mixture": Defence(*recipe("tabular"), "uniform_mixture"),
-    "against the greedy clone": Defence(*presets.find("gridworld"), "greedy_clone"),
+    "against the greedy clone": Defence(GREEDY.train, GREEDY.hypers, "greedy_clone"),
 }
 
 

@@ -1,9 +1,9 @@
 """One update on samples, with the interface and the shapes of the original PyTorch listing.
 
 Batches of 32 of ten numbers, five actions, three experts of 64 hidden units. The listing draws the
-expert of each sample and loops over them in Python; ``ape_jax.ape_update`` is told it. Every side
-has its batch at hand, and what is timed is the update alone. Without PyTorch the listing's columns
-are null.
+expert of each sample and loops over them in Python; ``ape_jax.update_from_samples`` is told it.
+Every side has its batch at hand, and only the update is timed. Without PyTorch the columns of the
+listing are null.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 
-from ape_jax import Batch, Hypers, TrainConfig, ape_update, create_state, make_networks
+from ape_jax import PGConfig, PGHypers, Samples, create_state, make_networks, update_from_samples
 from ape_jax.algorithms import from_samples
 from benchmarks import common
 
@@ -22,19 +22,19 @@ BETA, RATE = 0.5, 1e-3
 SCANNED = 100
 """Updates in one program, where a scan goes over stacked batches."""
 WAYS = {
-    "loss_read": "ape_update, its loss read after each",
-    "dispatched": "ape_update, dispatched ahead",
+    "loss_read": "update_from_samples, its loss read after each",
+    "dispatched": "update_from_samples, dispatched ahead",
     "raw": "the jitted update without checks, dispatched ahead",
-    "scanned": "ape_update in one jitted scan",
+    "scanned": "update_from_samples in one jitted scan",
 }
 
 
-def batches() -> tuple[Batch, Batch]:
+def batches() -> tuple[Samples, Samples]:
     """Samples of the experts and of the observer."""
     random = np.random.default_rng(0)
 
-    def one(with_expert: bool) -> Batch:
-        return Batch(
+    def one(with_expert: bool) -> Samples:
+        return Samples(
             observation=jnp.asarray(random.normal(size=(BATCH, STATE_DIM)), jnp.float32),
             action=jnp.asarray(random.integers(0, ACTION_DIM, BATCH)),
             returns=jnp.asarray(random.normal(size=BATCH), jnp.float32),
@@ -46,24 +46,24 @@ def batches() -> tuple[Batch, Batch]:
 
 def ours() -> dict[str, common.Contestant]:
     """The ways to call our update."""
-    config = TrainConfig(num_experts=NUM_EXPERTS, head="mlp", activation="relu")
+    config = PGConfig(num_experts=NUM_EXPERTS, head="mlp", activation="relu")
     networks = make_networks(
         config, spaces.Box(-jnp.inf, jnp.inf, (STATE_DIM,)), spaces.Discrete(ACTION_DIM)
     )
-    hypers = Hypers(beta=BETA, learning_rate=RATE, critic_learning_rate=RATE)
+    hypers = PGHypers(beta=BETA, learning_rate=RATE, critic_learning_rate=RATE)
     start = create_state(jax.random.key(0), networks, hypers)
     experts, observer = batches()
 
     @jax.jit
     def scan(state, experts, observer):
         return jax.lax.scan(
-            lambda s, pair: ape_update(s, *pair, hypers), state, (experts, observer)
+            lambda s, pair: update_from_samples(s, *pair, hypers), state, (experts, observer)
         )
 
     def loss_read(count: int) -> None:
         state = start
         for _ in range(count):
-            state, losses = ape_update(state, experts, observer, hypers)
+            state, losses = update_from_samples(state, experts, observer, hypers)
             float(losses.expert_policy)
 
     def dispatched(update, count: int) -> None:
@@ -75,7 +75,7 @@ def ours() -> dict[str, common.Contestant]:
     stacked = jax.tree.map(lambda x: jnp.stack([x] * SCANNED), (experts, observer))
     return {
         "loss_read": loss_read,
-        "dispatched": functools.partial(dispatched, ape_update),
+        "dispatched": functools.partial(dispatched, update_from_samples),
         "raw": functools.partial(dispatched, from_samples._ape_update),
         "scanned": common.repeated(scan, start, *stacked),
     }
@@ -94,7 +94,7 @@ def listing(threads: int) -> common.Contestant:
     def work(count: int) -> None:
         torch.set_num_threads(threads)
         for _ in range(count):
-            listing.ape_update(ensemble, optimizer, *tensors, BETA)
+            listing.update_from_samples(ensemble, optimizer, *tensors, BETA)
 
     return work
 

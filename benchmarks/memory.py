@@ -12,9 +12,10 @@ from pathlib import Path
 
 import jax
 
+from ape_jax import algorithms
 from ape_jax.algorithms import common as training
-from ape_jax.algorithms import learner
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.algorithms import pg
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.envs import GridWorld
 from benchmarks import common
 
@@ -27,9 +28,9 @@ STATUS = Path("/proc/self/status")
 
 def compile_chunk(block: int, horizon: int, chunk: int):
     """The compiled updates, and a state to start from."""
-    task = training.make_task(TrainConfig(envs_per_expert=block), GridWorld(horizon=horizon))
-    state = learner.create_state(jax.random.key(0), task.networks, Hypers())
-    return common.compiled_chunk(learner.updates, task, state, Hypers(), chunk), state
+    task = training.make_task(PGConfig(envs_per_expert=block), GridWorld(horizon=horizon))
+    state = pg.create_state(jax.random.key(0), task.networks, PGHypers())
+    return common.compiled_chunk(algorithms.updates, task, state, PGHypers(), chunk), state
 
 
 @functools.cache
@@ -58,7 +59,7 @@ def run(block: int, horizon: int) -> int | None:
     except OSError:
         return None
     before = _status("VmRSS")
-    jax.block_until_ready(compiled(jax.tree.leaves(state), Hypers()))
+    jax.block_until_ready(compiled(jax.tree.leaves(state), PGHypers()))
     return _status("VmHWM") - before
 
 
@@ -80,7 +81,7 @@ def measure(
     rows = []
     for block, horizon in track([(x, y) for x in blocks for y in horizons], "sizes"):
         peak = None if common.on_gpu() else measured(block, horizon)
-        steps = 2 * TrainConfig().num_experts * block * horizon
+        steps = 2 * PGConfig().num_experts * block * horizon
         row = plan(block, horizon, CHUNK) | {"peak_growth_bytes": peak}
         rows.append(row | {"temp_bytes_per_step": row["temp_bytes"] / steps})
     by_chunk = [plan(blocks[0], horizons[0], chunk) for chunk in track(chunks, "chunks")]

@@ -19,10 +19,10 @@ import jax
 from jaxtyping import Array, Float
 from rich.console import Console
 
-from ape_jax import presets
+from ape_jax import algorithms, presets
 from ape_jax.algorithms import common as training
-from ape_jax.algorithms import learner, ppo
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.algorithms import ppo
+from ape_jax.config import Hypers, PPOConfig, PPOHypers
 from ape_jax.types import PRNGKey
 from benchmarks import common, plain_ppo
 
@@ -31,9 +31,8 @@ ENVS, STEPS = (4, 64), 500_000
 EXPERTS, UPDATES = (1, 2, 4, 8, 16), 4
 BUDGET = 40.0
 """Seconds after which an ensemble leaves, once it has been timed twice."""
-CONFIG = TrainConfig(
+CONFIG = PPOConfig(
     env=ENV,
-    algorithm="ppo",
     num_experts=1,
     observer="none",
     head="mlp",
@@ -42,7 +41,7 @@ CONFIG = TrainConfig(
     num_epochs=4,
     num_minibatches=4,
 )
-HYPERS = Hypers(
+HYPERS = PPOHypers(
     beta=0.0,
     learning_rate=2.5e-4,
     critic_learning_rate=1e-3,
@@ -70,7 +69,6 @@ compiling is given in."""
 OF_ENSEMBLES = {
     "E": "num_experts",
     "observer": "observer",
-    "trunk": "trunk",
     "envs": "num_envs",
     "steps / s": "steps_per_second",
     "update s": "update_seconds",
@@ -101,7 +99,7 @@ def compiled(train: Callable, *arguments) -> tuple[jax.stages.Compiled, dict[str
 def ours(num_envs: int, num_updates: int) -> Program:
     """PPO of ``ape_jax``: one expert, and nobody who observes it."""
     config = dataclasses.replace(CONFIG, envs_per_expert=num_envs, num_updates=num_updates)
-    program, spent = compiled(learner.make_train(config), jax.random.key(0), HYPERS)
+    program, spent = compiled(algorithms.make_train(config), jax.random.key(0), HYPERS)
 
     def run(key: PRNGKey) -> Float[Array, " updates"]:
         _, metrics = jax.block_until_ready(program(key, HYPERS))
@@ -162,18 +160,18 @@ def against_plain(num_envs: int, num_steps: int, repeats: int) -> dict:
 class Ensemble:
     """The first updates of training in one program, from the same untrained state every time."""
 
-    def __init__(self, config: TrainConfig, hypers: Hypers):
+    def __init__(self, config: PPOConfig, hypers: Hypers):
         """Compile."""
         task = training.make_task(config)
-        state = jax.jit(learner.begin, static_argnums=1)(jax.random.key(0), task, hypers)
-        self.num_envs = ppo.num_streams(task)
+        state = jax.jit(algorithms.init, static_argnums=1)(jax.random.key(0), task, hypers)
+        self.num_envs = ppo.num_environments(task)
         self.config = config
         self.cpu_seconds: list[float] = []
         """An update, of every call of :meth:`work`."""
         leaves, tree = jax.tree.flatten(state)
 
         def run(leaves, hypers):
-            state, metrics = learner.updates(
+            state, metrics = algorithms.updates(
                 task, tree.unflatten(leaves), hypers, config.num_updates
             )
             return jax.tree.leaves(state), metrics
@@ -190,22 +188,17 @@ class Ensemble:
         self.cpu_seconds.append((time.process_time() - started) / updates)
 
 
-def ensembles(
-    sizes: Sequence[int], trunks: Sequence[bool], num_updates: int, effort: common.Effort
-) -> list[dict]:
-    """Rows by experts and by whether they share their trunk, all timed by turns.
+def ensembles(sizes: Sequence[int], num_updates: int, effort: common.Effort) -> list[dict]:
+    """Rows by number of experts, all timed by turns.
 
     The first row is one expert without observer, in whose seconds an update the others are given.
     """
-    preset = presets.find("cartpole")
+    preset = presets.config("cartpole")
+    assert isinstance(preset.train, PPOConfig)
     alone = dataclasses.replace(
         preset.train, num_experts=1, observer="none", num_updates=num_updates
     )
-    observed = [
-        dataclasses.replace(alone, observer="learned", num_experts=size, shared_trunk=trunk)
-        for trunk in trunks
-        for size in sizes
-    ]
+    observed = [dataclasses.replace(alone, observer="learned", num_experts=size) for size in sizes]
     compiled_ones = [Ensemble(config, preset.hypers) for config in [alone, *observed]]
     found = common.rates({str(i): x.work for i, x in enumerate(compiled_ones)}, effort)
     rows: list[dict] = []
@@ -216,7 +209,6 @@ def ensembles(
         row = {
             "num_experts": config.num_experts,
             "observer": config.observer,
-            "trunk": "shared" if config.shared_trunk else "own",
             "num_envs": ensemble.num_envs,
             "steps_per_second": ensemble.num_envs * config.rollout_length / seconds,
             "best_steps_per_second": ensemble.num_envs * config.rollout_length / spread[0],
@@ -246,11 +238,8 @@ def draw(result: dict):
     left.set_xticks(range(len(rows)), [f"{row['num_envs']} environments" for row in rows])
     left.set_ylabel("environment steps a second")
     left.legend()
-    for trunk, colour in (("own", common.OURS), ("shared", common.COMPILED)):
-        mine = [row for row in many[1:] if row["trunk"] == trunk]
-        x, y = ([row[name] for row in mine] for name in ("num_experts", "times_one_expert"))
-        right.loglog(x, y, "o-", base=2, color=colour, label=f"{trunk} trunk")
-    sizes = sorted({row["num_experts"] for row in many[1:]})
+    sizes, times = ([row[x] for row in many[1:]] for x in ("num_experts", "times_one_expert"))
+    right.loglog(sizes, times, "o-", base=2, color=common.OURS, label="ape_jax")
     right.loglog(
         *(sizes, [2 * x for x in sizes], ":"),
         base=2,
@@ -268,7 +257,6 @@ def measure(
     repeats: int,
     effort: common.Effort,
     sizes: Sequence[int] = EXPERTS,
-    trunks: Sequence[bool] = (False, True),
     num_updates: int = UPDATES,
     note: Callable[[dict], None] = lambda _: None,
 ) -> dict:
@@ -278,7 +266,7 @@ def measure(
     for num_envs in ENVS:
         rows.append(against_plain(num_envs, num_steps, repeats))
         note(result)
-    return result | {"ensembles": ensembles(sizes, trunks, num_updates, effort)}
+    return result | {"ensembles": ensembles(sizes, num_updates, effort)}
 
 
 def main(arguments: list[str] | None = None) -> None:

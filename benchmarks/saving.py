@@ -12,8 +12,8 @@ from statistics import median
 import jax
 from rich.console import Console
 
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import RunConfig, TrainConfig
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, RunConfig, TrainConfig
 from ape_jax.runs.checkpoint import Saver
 from ape_jax.runs.directory import RunDirectory
 from ape_jax.runs.loop import Watching, train
@@ -64,7 +64,7 @@ class Peaks(Saver):
 def growth(num_updates: int) -> dict:
     """Peak of memory, in MiB, after a twentieth of a long run and after all of it."""
     config = RunConfig(
-        TrainConfig(num_updates=num_updates, envs_per_expert=16), save_every=num_updates // 20
+        PGConfig(num_updates=num_updates, envs_per_expert=16), save_every=num_updates // 20
     )
     with tempfile.TemporaryDirectory() as folder:
         saver = Peaks(Path(folder), config, 3)
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, write, print."""
     out, effort, console = common.options(__doc__, arguments)
     full = effort == common.FULL
-    config = TrainConfig() if full else TrainConfig(num_updates=200)
+    config = PGConfig() if full else PGConfig(num_updates=200)
     with console.status("training"):
         result = measure(config, 5 if full else 1)
         result["memory"] = growth(20_000 if full else 1_000)

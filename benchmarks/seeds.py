@@ -12,7 +12,7 @@ import sys
 import time
 from statistics import mean, median
 
-from ape_jax.config import TrainConfig
+from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from benchmarks import common
 
 SEEDS = (1, 2, 4, 8, 16, 32, 64)
@@ -44,14 +44,13 @@ def train(seeds: int, config: TrainConfig, num_devices: int | None = None) -> di
 
     The first chunk compiles. With a number of devices as ``--devices``: a CPU is divided.
     """
-    from ape_jax.algorithms.common import make_task
-    from ape_jax.config import Hypers
+    from ape_jax.algorithms.task import make_task
     from ape_jax.training import devices as sharding
     from ape_jax.training.trainer import Trainer, seed_keys
 
     started = time.perf_counter()
     devices = sharding.start(num_devices)
-    chunks = Trainer(make_task(config), devices=devices).chunks(seed_keys(0, seeds), Hypers())
+    chunks = Trainer(make_task(config), devices=devices).chunks(seed_keys(0, seeds), PGHypers())
     first = next(chunks)
     after_first = time.perf_counter()
     num_done = first.num_done
@@ -173,11 +172,11 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == [CHILD]:
         count, num_updates, num_devices = map(int, arguments[1:])
-        print(json.dumps(train(count, TrainConfig(num_updates=num_updates), num_devices)))
+        print(json.dumps(train(count, PGConfig(num_updates=num_updates), num_devices)))
         return
     out, effort, console = common.options(__doc__, arguments)
     full = effort == common.FULL
-    config = TrainConfig() if full else TrainConfig(num_updates=100)
+    config = PGConfig() if full else PGConfig(num_updates=100)
     with console.status("vmapped, then in processes"):
         result = measure(SEEDS if full else SEEDS[:2], config, effort, 2 if full else 1)
     columns = {

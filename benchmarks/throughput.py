@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from benchmarks import common
 from benchmarks.ceiling import Stepping, steps_an_update
 
@@ -118,10 +118,10 @@ def torch_contestants(
     compile_seconds = None
     for threads in [1] if where == "cuda" else sorted({1, os.cpu_count() or 1}):
         if with_eager:
-            trainer = eager.Trainer(config, Hypers(), where)
+            trainer = eager.Trainer(config, PGHypers(), where)
             contestants[f"eager {threads}"] = functools.partial(work, trainer, threads)
         if with_compiled:
-            trainer = compiled.Trainer(config, Hypers(), where)
+            trainer = compiled.Trainer(config, PGHypers(), where)
             started = time.perf_counter()
             # On a GPU the first updates also record what the later ones replay.
             work(trainer, threads, compiled.WARM_UPS + 1 if where == "cuda" else 1)
@@ -134,7 +134,7 @@ def scaling(sizes: Sequence[tuple[int, int]], effort: common.Effort, track: Call
     """Training vmapped over seeds, in steps a second over all of them; tabular heads."""
     rows = []
     for count, block in track(sizes, "seeds"):
-        config = TrainConfig(envs_per_expert=block)
+        config = PGConfig(envs_per_expert=block)
         ours = common.Ours(config, seeds=count)
         rate = common.rates({"ours": ours.work}, effort)["ours"]
         steps = ours.chunk * count * steps_an_update(config)
@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> None:
     grid = [(head, *size) for size in (SIZES if full else SIZES[:1]) for head in HEADS]
     rows: list[dict] = []
     for head, experts, block in common.track(grid, "throughput", console):
-        config = TrainConfig(head=head, num_experts=experts, envs_per_expert=block)
+        config = PGConfig(head=head, num_experts=experts, envs_per_expert=block)
         with_compiled = full and (experts, block) in COMPILED_SIZES and common.has_torch()
         with_eager = common.has_torch() and eager_fits(config)
         rows.append(measure(config, effort, with_eager, with_compiled))

@@ -4,25 +4,31 @@ MkDocs calls the functions whose names begin with ``on_``. They need the ``docs`
 needs nothing but the package, so that tests can look at it.
 """
 
-import ast
 import contextlib
 import dataclasses
 import html
-import inspect
 import io
-import itertools
 import os
 import re
 import textwrap
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, get_args, get_origin
 from unittest import mock
 
 from ape_jax import cli, presets
-from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe, recipe_of
+from ape_jax.config import (
+    ALL_SETTINGS,
+    HELP,
+    PGConfig,
+    PGHypers,
+    PPOConfig,
+    PPOHypers,
+    RunConfig,
+    recipe,
+)
 
 ROOT = Path(__file__).parents[1]
-SETTINGS = {kind.__name__: kind for kind in (TrainConfig, Hypers, RunConfig)}
+SETTINGS = {kind.__name__: kind for kind in (PGConfig, PPOConfig, PGHypers, PPOHypers, RunConfig)}
 OUTSIDE = (
     *("CHANGELOG.md", "benchmarks/README.md"),
     *("benchmarks/results/*.json", "benchmarks/results/*.png"),
@@ -144,49 +150,38 @@ def help_text(command: str) -> str:
 
 def settings_table(kind: type) -> str:
     """A table of the settings of a dataclass, with what their docstrings say."""
-    meanings = attribute_docstrings(kind)
-    hints = get_type_hints(kind, include_extras=True)
     lines = ["| setting | flag | values | default | meaning |", "| --- | --- | --- | --- | --- |"]
     for field in dataclasses.fields(kind):
-        if field.name not in meanings:
-            raise ValueError(f"{kind.__name__}.{field.name} has no docstring")
         if field.default_factory is dataclasses.MISSING:
-            name, flag = field.name, f"--{field.name.replace('_', '-')}"
-            cells = [f"`{name}`", f"`{flag}`", _values(hints[name]), f"`{_shown(field.default)}`"]
-            lines.append(f"| {' | '.join(cells)} | {_cell(meanings[name])} |")
+            name, kind = field.name, ALL_SETTINGS[field.name]
+            flag = f"--{name.replace('_', '-')}"
+            cells = [
+                f"`{name}`",
+                f"`{flag}`",
+                _values(kind),
+                f"`{_shown(field.default)}`",
+            ]
+            lines.append(f"| {' | '.join(cells)} | {_cell(HELP[name])} |")
     return "\n".join(lines)
 
 
 def recipes_table() -> str:
     """What each recipe sets that is not the default."""
-    return _differences("recipe", {name: (_flat(x), RunConfig()) for name, x in RECIPES.items()})
+    found = {
+        name: (RunConfig(train, hypers).to_flat(), RunConfig(type(train)(), type(hypers)()))
+        for name, (train, hypers) in RECIPES.items()
+    }
+    return _differences("recipe", found)
 
 
 def presets_table() -> str:
     """What each preset sets that its recipe does not."""
     found = {}
     for name in presets.names():
-        preset = presets.find(name)
-        base = recipe_of(preset.train.head, preset.hypers.min_return, preset.train.algorithm)
-        found[f"`{name}`"] = (_flat(preset), RunConfig(*base))
+        preset = presets.config(name)
+        base = recipe(preset.train.head, preset.hypers.min_return, preset.train.algorithm)
+        found[f"`{name}`"] = (preset.to_flat(), RunConfig(*base))
     return _differences("preset", found)
-
-
-def attribute_docstrings(kind: type) -> dict[str, str]:
-    """The string below each field of a class, on one line."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
-    return {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in itertools.pairwise(body)
-        if isinstance(field, ast.AnnAssign)
-        and isinstance(text, ast.Expr)
-        and isinstance(text.value, ast.Constant)
-        and isinstance(text.value.value, str)
-    }
-
-
-def _flat(settings) -> dict:
-    return RunConfig(*settings).to_flat()
 
 
 def _differences(title: str, found: dict[str, tuple[dict, RunConfig]]) -> str:

@@ -31,8 +31,8 @@ import jax.numpy as jnp  # noqa: E402
 import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 
-from ape_jax.algorithms.common import Task, make_task  # noqa: E402
-from ape_jax.config import Hypers, TrainConfig  # noqa: E402
+from ape_jax.algorithms.task import Task, make_task  # noqa: E402
+from ape_jax.config import Hypers, PGConfig, PGHypers  # noqa: E402
 from ape_jax.core.tabular import FiniteMDP  # noqa: E402
 from ape_jax.envs import GridWorld  # noqa: E402
 
@@ -60,12 +60,12 @@ def small_mdp(small_grid) -> FiniteMDP:
 
 @pytest.fixture(scope="session")
 def small_task(small_grid) -> Task:
-    return make_task(TrainConfig(envs_per_expert=16, num_updates=6), small_grid)
+    return make_task(PGConfig(envs_per_expert=16, num_updates=6), small_grid)
 
 
 @pytest.fixture(scope="session")
 def hypers() -> Hypers:
-    return Hypers()
+    return PGHypers()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.config import PGConfig, PGHypers, RunConfig
 from ape_jax.envs import GridWorld
 from ape_jax.evaluation.intervals import interval, over_seeds
 from ape_jax.reporting import html
@@ -123,7 +123,7 @@ def sources(seeds=2, **changes):
     ]
     return html.Sources(
         name="some run",
-        config=RunConfig(TrainConfig(num_updates=20), Hypers(), seeds),
+        config=RunConfig(PGConfig(num_updates=20), PGHypers(), seeds),
         summary=summary(seeds),
         updates=updates,
         audit=audit(seeds),

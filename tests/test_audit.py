@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from command_line import run
 
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical
 from ape_jax.demonstrations import collect
@@ -347,12 +347,12 @@ def test_resample_keeps_what_is_held_out_apart(two_seeds):
 
 def test_defences_do_not_inherit_what_is_not_theirs():
     keys = jax.vmap(jax.random.key)(jnp.arange(1))
-    config = TrainConfig(envs_per_expert=2, num_updates=2)
+    config = PGConfig(envs_per_expert=2, num_updates=2)
     plain, odd = (
         Defences(config, hypers, keys).make("entropy").heads["params"]["table"]
         for hypers in (
-            Hypers(),
-            Hypers(min_return=-12.0, temperature=0.1, beta=5.0, ent_coef=3.0),
+            PGHypers(),
+            PGHypers(min_return=-12.0, temperature=0.1, beta=5.0, ent_coef=3.0),
         )
     )
     np.testing.assert_array_equal(plain, odd)

@@ -17,7 +17,7 @@ from command_line import run
 
 import ape_jax
 from ape_jax import cli, presets
-from ape_jax.algorithms.common import make_task
+from ape_jax.algorithms.task import make_task
 from ape_jax.config import CHUNK, RunConfig, recipe
 from ape_jax.runs import checkpoint, metrics
 from ape_jax.training.trainer import Trainer

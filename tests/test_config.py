@@ -4,7 +4,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax import presets
+from ape_jax.config import (
+    ALL_SETTINGS,
+    HELP,
+    PGConfig,
+    PGHypers,
+    PPOConfig,
+    PPOHypers,
+    RunConfig,
+    read_settings,
+    recipe,
+    resolve,
+)
 from ape_jax.types import SettingError
 
 
@@ -18,16 +30,16 @@ from ape_jax.types import SettingError
         ({"hidden_sizes": ()}, "hidden_sizes must be a tuple of widths"),
         ({"hidden_sizes": [8]}, "hidden_sizes must be a tuple of widths"),
         ({"hidden_sizes": (8, 0)}, "hidden_sizes must be a tuple of widths"),
-        ({"head": "linear"}, "head must be one of tabular, mlp, conv, gaussian; got 'linear'"),
+        ({"head": "linear"}, "head must be one of tabular, mlp, conv .*; got 'linear'"),
         (
             {"observer": "oracle"},
-            "observer must be one of uniform, posterior, learned, none; got 'oracle'",
+            "observer must be one of uniform, posterior, learned .*; got 'oracle'",
         ),
     ],
 )
 def test_static_settings_are_checked_at_once(settings, message):
     with pytest.raises(SettingError, match=message):
-        TrainConfig(**settings)
+        PGConfig(**settings)
 
 
 @pytest.mark.parametrize(
@@ -51,19 +63,31 @@ def test_static_settings_are_checked_at_once(settings, message):
 )
 def test_numbers_are_checked_at_once(settings, message):
     with pytest.raises(SettingError, match=message):
-        Hypers(**settings)
+        PGHypers(**settings)
 
 
 def test_static_settings_hash_and_numbers_are_a_pytree_of_scalars():
-    assert hash(TrainConfig()) == hash(TrainConfig())
-    constrained = Hypers(min_return=-12.0)
-    left_out = {"min_return", "init_temperature", "value_clip_eps"}
-    assert len(jax.tree.leaves(Hypers())) == len(dataclasses.fields(Hypers)) - len(left_out)
-    assert len(jax.tree.leaves(constrained)) == len(jax.tree.leaves(Hypers())) + 1
+    assert hash(PGConfig()) == hash(PGConfig())
+    assert hash(PPOConfig()) == hash(PPOConfig())
+    for hypers, left_out in ((PGHypers, 1), (PPOHypers, 3)):
+        leaves = jax.tree.leaves(hypers())
+        assert len(leaves) == len(dataclasses.fields(hypers)) - left_out
+        assert len(jax.tree.leaves(hypers(min_return=-12.0))) == len(leaves) + 1
     swept = jax.vmap(lambda hypers: hypers.beta * 2)(
-        jax.tree.map(lambda *x: jnp.stack(x), Hypers(beta=0.1), Hypers(beta=0.2))
+        jax.tree.map(lambda *x: jnp.stack(x), PGHypers(beta=0.1), PGHypers(beta=0.2))
     )
     assert swept.tolist() == pytest.approx([0.2, 0.4])
+
+
+def test_pg_has_no_settings_of_ppo():
+    names = {field.name for kind in (PGConfig, PGHypers) for field in dataclasses.fields(kind)}
+    assert names.isdisjoint({"rollout_length", "num_epochs", "clip_eps", "constraint", "std"})
+    assert "critic" not in {field.name for field in dataclasses.fields(PPOConfig)}
+
+
+def test_hypers_of_the_other_algorithm_are_refused():
+    with pytest.raises(SettingError, match="hypers must be PPOHypers with algorithm=ppo"):
+        RunConfig(PPOConfig(), PGHypers())
 
 
 def test_configuration_survives_yaml(tmp_path):
@@ -111,7 +135,7 @@ def test_yaml_starts_from_the_constrained_recipe_where_it_sets_min_return(head, 
     ("text", "message"),
     [
         ("bta: 1", "unknown setting 'bta'; did you mean beta?"),
-        ("zzzzzz: 1", "unknown setting 'zzzzzz'; known: env"),
+        ("zzzzzz: 1", "unknown setting 'zzzzzz'; known: algorithm, env"),
         ("num_experts: two", "num_experts must be a whole number; got 'two'"),
         ("num_experts: 2.5", "num_experts must be a whole number; got 2.5"),
         ("beta: null", "beta must be a number; got None"),
@@ -130,7 +154,7 @@ def test_yaml_starts_from_the_constrained_recipe_where_it_sets_min_return(head, 
         ("- beta", "config must map names to values"),
         ("beta: [", "config must be YAML"),
         ("env: ${foo", "config must be YAML"),
-        ("head: [mlp]", "head must be text; got ['mlp']"),
+        ("head: [mlp]", "head must be one of tabular, mlp, conv, gaussian; got ['mlp']"),
     ],
 )
 def test_yaml_mistakes_get_one_message(tmp_path, text, message):
@@ -148,3 +172,56 @@ def test_yaml_that_cannot_be_read_gets_one_message(tmp_path, make):
     make(path)
     with pytest.raises(SettingError, match="config must be a readable file"):
         RunConfig.load(path)
+
+
+def test_later_layers_override_and_choose_the_recipe():
+    layers = ({"head": "tabular", "beta": 0.1}, {"head": "mlp", "min_return": -12})
+    train, hypers = recipe("mlp", -12.0)
+    assert resolve(*layers) == RunConfig(train, hypers.replace(beta=0.1))
+    assert resolve() == RunConfig(*recipe())
+    assert resolve({"algorithm": "ppo"}) == RunConfig(*recipe("mlp", algorithm="ppo"))
+
+
+@pytest.mark.parametrize("name", presets.names())
+def test_layers_of_presets_leave_nothing_to_a_recipe(name):
+    layer = presets.find(name)
+    assert resolve(layer).to_flat() == layer
+    others = {"beta": 0.25, "seeds": 3, "hidden_sizes": (5,)}
+    changed = layer | others | {"hidden_sizes": [5]}
+    assert resolve(layer, others).to_flat() == changed
+    assert RunConfig.from_flat(changed).to_flat() == changed
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip_eps": 0.3}, "clip_eps is a setting of algorithm=ppo; got algorithm='pg'"),
+        ({"constraint": "gate"}, "constraint is a setting of algorithm=ppo"),
+        ({"algorithm": "ppo", "critic": "shared"}, "critic is a setting of algorithm=pg"),
+        ({"head": "gaussian"}, "head must be one of tabular, mlp, conv with algorithm=pg"),
+        ({"observer": "none"}, "observer must be one of .* with algorithm=pg; got 'none'"),
+        ({"algorithm": "ppo", "constraint": "gate"}, "constraint='gate' needs min_return"),
+        (
+            {"algorithm": "ppo", "observer": "none", "min_return": 1.0},
+            "min_return must be None with observer='none'.*; got 1.0",
+        ),
+        ({"algorithm": "a2c"}, "algorithm must be one of pg, ppo; got 'a2c'"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(SettingError, match=message):
+        resolve(settings)
+
+
+def test_messages_name_the_file_and_every_setting_has_a_type_and_a_meaning(tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text("beta: high")
+    with pytest.raises(SettingError, match=r"some\.yaml: beta must be a number"):
+        read_settings(path)
+    path.write_text("algorithm: ppo")
+    assert read_settings(path) == {"algorithm": "ppo"}
+    with pytest.raises(SettingError, match=r"must hold every setting; .* lacks env"):
+        RunConfig.load(path, complete=True)
+    assert ALL_SETTINGS.keys() == HELP.keys()
+    assert ALL_SETTINGS.keys() == {*presets.find("paper"), *presets.find("catch")}
+    assert all(len(text) > 10 for text in HELP.values())

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
 from ape_jax.envs import GridWorld
 from ape_jax.evaluation import defences
@@ -19,7 +19,7 @@ def grid_mdp():
 @pytest.fixture(scope="module")
 def house():
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    return Defences(TrainConfig(envs_per_expert=4, num_updates=4), Hypers(), keys)
+    return Defences(PGConfig(envs_per_expert=4, num_updates=4), PGHypers(), keys)
 
 
 def returns(house, ensemble):
@@ -76,7 +76,7 @@ def test_a_defence_is_made_once(house):
 
 def test_defences_that_need_a_finite_mdp_say_so():
     keys = jax.vmap(jax.random.key)(jnp.arange(1))
-    house = Defences(TrainConfig(env="Catch-bsuite", head="mlp"), Hypers(), keys)
+    house = Defences(PGConfig(env="Catch-bsuite", head="mlp"), PGHypers(), keys)
     assert "trap" not in house.available
     with pytest.raises(SettingError, match=r"'trap' needs an environment with a finite MDP"):
         house.check(["trap"])
@@ -86,10 +86,10 @@ def test_defences_that_need_a_finite_mdp_say_so():
 
 def test_trained_defences_of_a_continuous_observation_space_keep_their_networks():
     keys = jax.vmap(jax.random.key)(jnp.arange(1))
-    config = TrainConfig(
+    config = PGConfig(
         env="Catch-bsuite", head="mlp", hidden_sizes=(8,), envs_per_expert=2, num_updates=2
     )
-    house = Defences(config, Hypers(), keys)
+    house = Defences(config, PGHypers(), keys)
     single = house.make("single_optimal")
     kernels = [leaf.shape for leaf in jax.tree.leaves(single.heads) if leaf.ndim == 4]
     assert single.num_experts == 1

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ape_jax.algorithms.learner import create_state
+from ape_jax.algorithms.pg import create_state
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations import files as demonstration_files
 from ape_jax.demonstrations.collect import Demonstrations

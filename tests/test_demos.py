@@ -6,9 +6,9 @@ import pytest
 from command_line import run
 
 from ape_jax import cli
-from ape_jax.algorithms.common import make_task
+from ape_jax.algorithms.task import make_task
 from ape_jax.cli import audit, demos
-from ape_jax.config import TrainConfig
+from ape_jax.config import PGConfig
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations import files as demonstration_files
@@ -186,7 +186,7 @@ def test_minari_dataset_comes_with_the_file(trained, tmp_path, monkeypatch):
 )
 def test_a_file_is_audited_in_the_environment_that_it_comes_from(env, head, env_param, tmp_path):
     """Parameters included; images by heads that take them."""
-    config = TrainConfig(env=env, env_param=env_param, head=head, hidden_sizes=(4,))
+    config = PGConfig(env=env, env_param=env_param, head=head, hidden_sizes=(4,))
     task = make_task(config)
     heads = task.networks.init(jax.random.key(0)).heads
     shown, _ = collect.collect(jax.random.key(1), task, heads, 300)

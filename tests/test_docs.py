@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from ape_jax import cli
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import Hypers, PGConfig, RunConfig, TrainConfig
 from ape_jax.evaluation import attackers
 from ape_jax.reporting import tables
 from ape_jax.runs import export
@@ -62,7 +62,7 @@ def test_observer_of_one_s_own_takes_twenty_lines():
 
 
 def test_exported_policies_are_used_as_the_page_says(tmp_path, monkeypatch, capsys):
-    config = TrainConfig()
+    config = PGConfig()
     task = make_task(config)
     heads = jax.vmap(task.networks.init)(jax.random.split(jax.random.key(0), 1)).heads
     (tmp_path / "exported").mkdir()
@@ -270,7 +270,7 @@ def performance_tables():
         [[str(row["seeds"]), f"{row['updates_per_second']:,.0f}"] for row in rows_of("seeds")],
     )
     yield (
-        ["how `ape_update` is called", "updates a second", "times the original listing"],
+        ["how `update_from_samples` is called", "updates a second", "times the original listing"],
         [
             [
                 *(row["way"].replace("_", " "), f"{row['ours_updates_per_second']:,.0f}"),

@@ -14,9 +14,9 @@ import numpy as np
 import optax
 import pytest
 
-from ape_jax.algorithms import pg
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.algorithms import pg, pg_loss
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import objective, tabular
 from ape_jax.envs import GridWorld
 
@@ -25,7 +25,7 @@ GRID = GridWorld(size=3, goal=(0, 1), horizon=8)
 
 
 def task_for(critic="separate", observer="uniform", observer_reward=None):
-    config = TrainConfig(envs_per_expert=16, critic=critic, observer=observer)
+    config = PGConfig(envs_per_expert=16, critic=critic, observer=observer)
     return make_task(config, GRID, observer_reward=observer_reward)
 
 
@@ -39,7 +39,7 @@ def random_params(task):
 
 
 def loss_of_heads(params, task, *collected):
-    total, _ = pg.loss(params, task.networks, *collected)
+    total, _ = pg_loss.loss(params, task.networks, *collected)
     return total
 
 
@@ -93,7 +93,7 @@ def test_mean_sampled_gradient_equals_the_exact_gradient(critic, observer):
     task = task_for(critic, observer)
     params = random_params(task)
     for beta, temperature in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.4)):
-        hypers = Hypers(beta=beta, temperature=temperature)
+        hypers = PGHypers(beta=beta, temperature=temperature)
         sampled = sampled_gradients(task, params, hypers)
         deviation = mean_square_deviation(sampled, exact_gradient(task, params, hypers))
         assert deviation < TOLERANCE, (beta, temperature)
@@ -108,7 +108,7 @@ def test_mean_sampled_gradient_equals_the_exact_gradient_of_a_second_reward():
     def second_reward(step):
         return of_pair[step.observation, step.action] + of_successor[step.next_observation]
 
-    task, hypers = task_for(observer_reward=second_reward), Hypers(beta=1.0)
+    task, hypers = task_for(observer_reward=second_reward), PGHypers(beta=1.0)
     params = random_params(task)
     expected = of_pair + task.world.mdp.transition @ of_successor
     sampled = sampled_gradients(task, params, hypers)
@@ -120,7 +120,7 @@ def test_mean_sampled_gradient_equals_the_exact_gradient_of_a_second_reward():
 
 @pytest.mark.slow
 def test_mean_sampled_gradient_of_the_constrained_form_is_the_exact_one():
-    task, hypers, multipliers = task_for(), Hypers(min_return=-5.0), jnp.array([4.0, 0.5])
+    task, hypers, multipliers = task_for(), PGHypers(min_return=-5.0), jnp.array([4.0, 0.5])
     params = random_params(task)
 
     def dual_objective(logits):
@@ -134,10 +134,10 @@ def test_mean_sampled_gradient_of_the_constrained_form_is_the_exact_one():
     assert mean_square_deviation(sampled, exact) < TOLERANCE
 
 
-def by_live_steps(params, task, log_weights, experts, observer, hypers):
-    """Each term averaged over live steps instead of trajectories; scaled to fit the experts'."""
-    _, (expert, clone) = pg.loss(params, task.networks, log_weights, experts, observer, hypers)
-    lengths = [jnp.mean(jnp.sum(episodes.live, axis=0)) for episodes in (experts, observer)]
+def by_steps(params, task, log_weights, experts, observer, hypers):
+    """Each term averaged over steps instead of trajectories; scaled to fit the experts'."""
+    _, (expert, clone) = pg_loss.loss(params, task.networks, log_weights, experts, observer, hypers)
+    lengths = [jnp.mean(jnp.sum(episodes.mask, axis=0)) for episodes in (experts, observer)]
     return expert.policy + clone.policy * lengths[0] / lengths[1]
 
 
@@ -147,8 +147,8 @@ def forgetting_heads(params, task, log_weights, experts, observer, hypers):
     kept = jax.tree.map(lambda x: jnp.where(first, x, jax.lax.stop_gradient(x)), params.heads)
     forgetful = params._replace(heads=kept)
     batches = (task.networks, log_weights, experts, observer, hypers)
-    _, (expert, _) = pg.loss(params, *batches)
-    _, (_, clone) = pg.loss(forgetful, *batches)
+    _, (expert, _) = pg_loss.loss(params, *batches)
+    _, (_, clone) = pg_loss.loss(forgetful, *batches)
     return expert.policy + clone.policy
 
 
@@ -179,7 +179,7 @@ def params_with_a_lasting_observer(task):
 
 @pytest.mark.slow
 def test_comparison_with_the_exact_gradient_exposes_the_usual_mistakes():
-    task, hypers = task_for(), Hypers(beta=1.0)
+    task, hypers = task_for(), PGHypers(beta=1.0)
     params = params_with_a_lasting_observer(task)
     exact = exact_gradient(task, params, hypers)
 
@@ -187,7 +187,7 @@ def test_comparison_with_the_exact_gradient_exposes_the_usual_mistakes():
         return mean_square_deviation(sampled_gradients(task, params, hypers, loss), exact)
 
     assert deviation(loss_of_heads) < TOLERANCE
-    for mistake in (by_live_steps, forgetting_heads, leaking_resets):
+    for mistake in (by_steps, forgetting_heads, leaking_resets):
         assert deviation(mistake) > 2 * TOLERANCE, mistake.__name__
 
 
@@ -201,7 +201,7 @@ def test_baselines_of_both_critics_leave_the_mean_gradient_alone():
         params = params._replace(
             observer_critic=params.observer_critic if critic == "separate" else None
         )
-        sampled = np.asarray(sampled_gradients(task, params, Hypers(beta=0.7)), np.float64)
+        sampled = np.asarray(sampled_gradients(task, params, PGHypers(beta=0.7)), np.float64)
         means.append(sampled.mean(axis=0))
         errors.append(sampled.std(axis=0, ddof=1) / np.sqrt(len(sampled)))
     error = np.sqrt(errors[0] ** 2 + errors[1] ** 2)
@@ -211,15 +211,15 @@ def test_baselines_of_both_critics_leave_the_mean_gradient_alone():
 
 def test_one_head_without_observer_is_plain_policy_gradient():
     """One head, β = 0: the gradient is REINFORCE with a baseline, written out in NumPy."""
-    config = TrainConfig(num_experts=1, envs_per_expert=16)
+    config = PGConfig(num_experts=1, envs_per_expert=16)
     task = make_task(config, GRID)
-    params, hypers = random_params(task), Hypers(beta=0.0, gamma=0.9)
+    params, hypers = random_params(task), PGHypers(beta=0.0, gamma=0.9)
     params = params._replace(observer_critic=jax.tree.map(jnp.zeros_like, params.observer_critic))
     log_weights = pg.expert_log_weights(task, params)
     experts, observer = pg.collect(
         task, params, log_weights, hypers, tuple(jax.random.split(jax.random.key(5)))
     )
-    grads, _ = jax.grad(pg.loss, has_aux=True)(
+    grads, _ = jax.grad(pg_loss.loss, has_aux=True)(
         params, task.networks, log_weights, experts, observer, hypers
     )
     logits = np.asarray(params.heads["params"]["table"][0], np.float64)
@@ -227,7 +227,7 @@ def test_one_head_without_observer_is_plain_policy_gradient():
     policy = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     expected = np.zeros_like(logits)
     for b in range(16):
-        length = int(np.asarray(experts.live[:, 0, b]).sum())
+        length = int(np.asarray(experts.mask[:, 0, b]).sum())
         for t in range(length):
             state, action = int(experts.observation[t, 0, b]), int(experts.action[t, 0, b])
             score = np.eye(5)[action] - policy[state]
@@ -240,7 +240,7 @@ def test_temperature_one_is_the_plain_mixture():
     task = task_for()
     params = random_params(task)
     log_weights = pg.expert_log_weights(task, params)
-    tempered = pg.observer_policy(task.networks, params, log_weights, 1.0)
+    tempered = pg_loss.observer_policy(task.networks, params, log_weights, 1.0)
     plain = jnp.mean(jnp.exp(task.networks.tabulate_experts(params.heads)), axis=0)
     np.testing.assert_allclose(jnp.exp(jax.vmap(tempered)(jnp.arange(9))), plain, rtol=1e-5)
 

@@ -7,7 +7,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from ape_jax import envs
-from ape_jax.algorithms.learner import create_state
+from ape_jax.algorithms.pg import create_state
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from gymnax.environments.misc.frozen_lake import FrozenLake
 
-from ape_jax import presets
-from ape_jax.algorithms import learner, pg
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax import algorithms, presets
+from ape_jax.algorithms import pg, pg_loss
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
 from ape_jax.envs import finite_mdp
 from ape_jax.training.trainer import seed_keys
@@ -21,7 +21,7 @@ NUM_BATCHES = 600
 
 @pytest.fixture(scope="module")
 def task():
-    return make_task(TrainConfig(env="FrozenLake-misc", envs_per_expert=32))
+    return make_task(PGConfig(env="FrozenLake-misc", envs_per_expert=32))
 
 
 objective = partial(tabular.exact_objective, weights="uniform")
@@ -59,7 +59,7 @@ def sampled_gradients(task, params, hypers):
     def one(key):
         log_weights = pg.expert_log_weights(task, params)
         episodes = pg.collect(task, params, log_weights, hypers, tuple(jax.random.split(key)))
-        grads, _ = jax.grad(pg.loss, has_aux=True)(
+        grads, _ = jax.grad(pg_loss.loss, has_aux=True)(
             params, task.networks, log_weights, *episodes, hypers
         )
         return -grads.heads["params"]["table"]
@@ -87,7 +87,7 @@ TOLERANCE = 1.0 + 3.0 * np.sqrt(2.0 / 66) * 1.3
 def test_mean_sampled_gradient_equals_the_exact_gradient(task, params, temperature):
     """And is far from that of the experts' returns alone, and of a lake with other chances."""
     logits, live = params.heads["params"]["table"], ~np.asarray(task.world.mdp.terminal)
-    sampled = sampled_gradients(task, params, Hypers(beta=1.0, temperature=temperature))
+    sampled = sampled_gradients(task, params, PGHypers(beta=1.0, temperature=temperature))
 
     def deviation(mdp, beta):
         exact = jax.grad(objective)(logits, mdp, beta, temperature=temperature)
@@ -110,8 +110,8 @@ def test_sampled_training_ends_where_exact_gradient_ascent_does():
     config = dataclasses.replace(config, observer="uniform", num_updates=1500)
     hypers = dataclasses.replace(hypers, temperature=1.0, critic_learning_rate=0.02)
     task = make_task(config)
-    first = jax.vmap(learner.begin, (0, None, None))(seed_keys(0, 3), task, hypers)
-    train = jax.vmap(learner.updates, (None, 0, None, None))
+    first = jax.vmap(algorithms.init, (0, None, None))(seed_keys(0, 3), task, hypers)
+    train = jax.vmap(algorithms.updates, (None, 0, None, None))
     last, _ = jax.jit(train, static_argnums=(0, 3))(task, first, hypers, config.num_updates)
     start, reached = (state.params.heads["params"]["table"] for state in (first, last))
     ascended = jax.vmap(ascend, (None, None, 0, None))(task.world.mdp, hypers.beta, start, 6000)

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 import ape_jax
-from ape_jax.algorithms import common, learner, pg
-from ape_jax.algorithms.common import make_task
-from ape_jax.algorithms.learner import make_train
-from ape_jax.config import Hypers, TrainConfig, recipe
+from ape_jax import algorithms
+from ape_jax.algorithms import make_train, pg, pg_loss
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers, recipe
 from ape_jax.core import mixture, tabular
 from ape_jax.types import SettingError
 
@@ -45,8 +45,8 @@ def test_vmap_over_keys_equals_a_loop(train, single, hypers):
 
 def test_vmap_over_any_hyperparameter_equals_a_loop(train, single):
     settings = [
-        Hypers(beta=0.0, learning_rate=0.1, temperature=0.5, gamma=0.9, ent_coef=0.1),
-        Hypers(beta=0.7, learning_rate=0.02, critic_learning_rate=0.1, max_grad_norm=0.5),
+        PGHypers(beta=0.0, learning_rate=0.1, temperature=0.5, gamma=0.9, ent_coef=0.1),
+        PGHypers(beta=0.7, learning_rate=0.02, critic_learning_rate=0.1, max_grad_norm=0.5),
     ]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *settings)
     together = jax.jit(jax.vmap(train, in_axes=(None, 0)))(KEYS[0], stacked)
@@ -57,8 +57,8 @@ def test_vmap_over_any_hyperparameter_equals_a_loop(train, single):
 
 def test_vmap_over_the_constraint_equals_a_loop(train, single):
     settings = [
-        Hypers(min_return=-2.0, multiplier_rate=0.05),
-        Hypers(min_return=-7.0, multiplier_rate=0.2, max_multiplier=5.0),
+        PGHypers(min_return=-2.0, multiplier_rate=0.05),
+        PGHypers(min_return=-7.0, multiplier_rate=0.2, max_multiplier=5.0),
     ]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *settings)
     together = jax.jit(jax.vmap(train, in_axes=(None, 0)))(KEYS[0], stacked)
@@ -71,7 +71,7 @@ def test_vmap_over_the_constraint_equals_a_loop(train, single):
 
 def test_multipliers_follow_the_dual_steps_of_the_returns(single):
     """From 1/β = 3 on, one step an update from that update's returns; kept within the bound."""
-    hypers = Hypers(min_return=-4.0, multiplier_rate=0.3, max_multiplier=8.0)
+    hypers = PGHypers(min_return=-4.0, multiplier_rate=0.3, max_multiplier=8.0)
     state, metrics = single(KEYS[0], hypers)
     expected = jnp.full(2, 3.0)
     for before, returns in zip(metrics.multipliers, metrics.expert_returns, strict=True):
@@ -87,11 +87,11 @@ def test_equal_multipliers_give_the_penalised_gradient_up_to_its_size(small_task
     zeros = jax.tree.map(jnp.zeros_like, params)
     params = zeros._replace(heads=params.heads)  # Baselines of nothing: V_o is learned on its term.
     log_weights = pg.expert_log_weights(small_task, params)
-    hypers = Hypers(beta=beta)
+    hypers = PGHypers(beta=beta)
     episodes = pg.collect(small_task, params, log_weights, hypers, tuple(KEYS))
     arguments = (params, small_task.networks, log_weights, *episodes, hypers)
     penalised, constrained = (
-        jax.grad(pg.loss, has_aux=True)(*arguments, weights)[0].heads["params"]["table"]
+        jax.grad(pg_loss.loss, has_aux=True)(*arguments, weights)[0].heads["params"]["table"]
         for weights in (None, multipliers)
     )
     np.testing.assert_allclose(constrained, penalised * 4 / 5, rtol=1e-4, atol=1e-5)
@@ -101,9 +101,9 @@ def test_equal_multipliers_give_the_penalised_gradient_up_to_its_size(small_task
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_loss_of_pairs_is_the_loss_of_every_step(critic, observer, small_grid):
     """Gradients of all parameters, and all parts of it."""
-    config = TrainConfig(envs_per_expert=16, critic=critic, observer=observer)
+    config = PGConfig(envs_per_expert=16, critic=critic, observer=observer)
     task = make_task(config, small_grid)
-    hypers = Hypers(beta=0.7, temperature=0.5, gamma=0.9, ent_coef=0.3)
+    hypers = PGHypers(beta=0.7, temperature=0.5, gamma=0.9, ent_coef=0.3)
     leaves, treedef = jax.tree.flatten(task.networks.init(KEYS[0]))
     noise = jax.random.split(KEYS[1], len(leaves))
     leaves = [x + jax.random.normal(k, x.shape) for x, k in zip(leaves, noise, strict=True)]
@@ -114,9 +114,9 @@ def test_loss_of_pairs_is_the_loss_of_every_step(critic, observer, small_grid):
 
     def of(networks):
         def both_losses(params):
-            total, terms = pg.loss(params, networks, log_weights, experts, observed, hypers)
+            total, terms = pg_loss.loss(params, networks, log_weights, experts, observed, hypers)
             if params.classifier is not None:
-                total += pg.classifier_loss(params.classifier, networks, experts)
+                total += pg_loss.classifier_loss(params.classifier, networks, experts)
             return total, terms
 
         return jax.grad(both_losses, has_aux=True)(params)
@@ -136,7 +136,7 @@ def test_penalised_form_has_neither_multipliers_nor_classifier(single, hypers):
 
 
 def test_reward_of_the_observer_reaches_its_term_alone(small_task, small_grid, hypers):
-    """r̃ sees one step, counts live steps only, and leaves the experts' episodes as they are."""
+    """r̃ sees one step and leaves the experts' episodes as they are; steps after the end are 0."""
 
     def arrived(step):
         return 10.0 * step.terminated + step.next_observation + 0.5
@@ -150,7 +150,7 @@ def test_reward_of_the_observer_reaches_its_term_alone(small_task, small_grid, h
     chex.assert_trees_all_equal(plain[0], ours[0])
     steps = plain[1]
     expected = np.where(
-        steps.live, 10.0 * steps.terminated + np.asarray(steps.next_observation) + 0.5, 0.0
+        steps.mask, 10.0 * steps.terminated + np.asarray(steps.next_observation) + 0.5, 0.0
     )
     np.testing.assert_allclose(ours[1].reward, expected)
     train = jax.jit(make_train(small_task.config, small_grid, observer_reward=arrived))
@@ -161,12 +161,12 @@ def test_reward_of_the_observer_reaches_its_term_alone(small_task, small_grid, h
 
 @pytest.fixture(scope="module")
 def learned_train(small_grid):
-    config = TrainConfig(envs_per_expert=16, num_updates=6, observer="learned")
+    config = PGConfig(envs_per_expert=16, num_updates=6, observer="learned")
     return make_train(config, small_grid)
 
 
 def test_vmap_over_keys_equals_a_loop_with_learned_weights(learned_train):
-    hypers = Hypers(classifier_learning_rate=0.1)
+    hypers = PGHypers(classifier_learning_rate=0.1)
     together = jax.jit(jax.vmap(learned_train, in_axes=(0, None)))(jnp.stack(KEYS), hypers)
     single = jax.jit(learned_train)
     for index, key in enumerate(KEYS):
@@ -182,10 +182,10 @@ def test_learned_weights_converge_to_the_posterior_of_experts_that_stand_still(h
     So the error stays below four standard errors of a share counted in that many updates, each of
     16 episodes an expert.
     """
-    config = TrainConfig(envs_per_expert=16, num_updates=1000, observer="learned", head=head)
+    config = PGConfig(envs_per_expert=16, num_updates=1000, observer="learned", head=head)
     task = make_task(config, small_grid)
-    hypers = Hypers(learning_rate=1e-9, lr_end_fraction=0.01)
-    state = learner.create_state(KEYS[0], task.networks, hypers)
+    hypers = PGHypers(learning_rate=1e-9, lr_end_fraction=0.01)
+    state = pg.create_state(KEYS[0], task.networks, hypers)
     policies = jnp.exp(task.networks.tabulate_experts(state.params.heads))
     states = jnp.arange(task.world.mdp.num_states)[~task.world.mdp.terminal]
 
@@ -193,7 +193,7 @@ def test_learned_weights_converge_to_the_posterior_of_experts_that_stand_still(h
         return jnp.exp(jax.vmap(pg.expert_log_weights(task, params))(states))[:, 0]
 
     np.testing.assert_allclose(learned(state.params), 0.5, rtol=1e-6)
-    state, metrics = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, hypers, 1000)
+    state, metrics = jax.jit(algorithms.updates, static_argnums=(0, 3))(task, state, hypers, 1000)
     posterior = jnp.exp(tabular.observer_weights(task.world.mdp, policies, "posterior"))[states, 0]
     occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.world.mdp, policies)
     visits = 100 * 16 * jnp.sum(occupancies, axis=0)[states]
@@ -205,13 +205,13 @@ def test_learned_weights_converge_to_the_posterior_of_experts_that_stand_still(h
 
 def test_learned_weights_are_held_constant_in_the_observers_term(small_grid, hypers):
     """As the exact posterior's are: the loss has no slope in the classifier."""
-    task = make_task(TrainConfig(envs_per_expert=4, observer="learned"), small_grid)
+    task = make_task(PGConfig(envs_per_expert=4, observer="learned"), small_grid)
     params = task.networks.init(KEYS[0])
 
     def loss(params):
         log_weights = pg.expert_log_weights(task, params)
         episodes = pg.collect(task, params, log_weights, hypers, tuple(KEYS))
-        return pg.loss(params, task.networks, log_weights, *episodes, hypers)[0]
+        return pg_loss.loss(params, task.networks, log_weights, *episodes, hypers)[0]
 
     grads = jax.grad(loss)(params)
     assert all(np.all(np.asarray(x) == 0) for x in jax.tree.leaves(grads.classifier))
@@ -222,11 +222,11 @@ def test_learned_weights_are_held_constant_in_the_observers_term(small_grid, hyp
 def test_training_against_learned_weights_reaches_what_the_posterior_reaches():
     """Experts good, their greedy posterior clone trapped: on the gridworld, three seeds of each."""
     keys = jax.random.split(jax.random.key(11), 3)
-    hypers = Hypers(beta=0.3, temperature=0.1)
+    hypers = PGHypers(beta=0.3, temperature=0.1)
 
     def outcome(task, key):
-        state = learner.create_state(key, task.networks, hypers)
-        state, _ = learner.updates(task, state, hypers, task.config.num_updates)
+        state = pg.create_state(key, task.networks, hypers)
+        state, _ = algorithms.updates(task, state, hypers, task.config.num_updates)
         log_probs = task.networks.tabulate_experts(state.params.heads)
         policies = jnp.exp(log_probs)
         weights = tabular.observer_weights(task.world.mdp, policies, "posterior")
@@ -236,7 +236,7 @@ def test_training_against_learned_weights_reaches_what_the_posterior_reaches():
 
     means = []
     for observer in ("posterior", "learned"):
-        task = make_task(TrainConfig(observer=observer, num_updates=2000))
+        task = make_task(PGConfig(observer=observer, num_updates=2000))
         experts, clones = jax.jit(jax.vmap(lambda key, task=task: outcome(task, key)))(keys)
         assert np.all(np.asarray(experts) > -14.0), observer
         assert np.all(np.asarray(clones) < -85.0), observer
@@ -251,8 +251,8 @@ def test_constrained_training_keeps_every_expert_and_fails_the_observer():
     task = make_task(config)
 
     def outcome(key):
-        state = learner.create_state(key, task.networks, hypers)
-        state, _ = learner.updates(task, state, hypers, config.num_updates)
+        state = pg.create_state(key, task.networks, hypers)
+        state, _ = algorithms.updates(task, state, hypers, config.num_updates)
         policies = jnp.exp(task.networks.tabulate_experts(state.params.heads))
         experts = jax.vmap(tabular.policy_return, (None, 0))(task.world.mdp, policies)
         return experts, tabular.policy_return(task.world.mdp, jnp.mean(policies, axis=0))
@@ -270,8 +270,8 @@ def test_same_key_gives_the_same_run_and_another_key_another(single, hypers):
 
 def test_run_in_two_parts_equals_one_run(small_task, single, hypers):
     """Chunks change nothing: the state carries everything."""
-    state = learner.create_state(KEYS[0], small_task.networks, hypers)
-    chunk = jax.jit(learner.updates, static_argnums=(0, 3))
+    state = pg.create_state(KEYS[0], small_task.networks, hypers)
+    chunk = jax.jit(algorithms.updates, static_argnums=(0, 3))
     state, first = chunk(small_task, state, hypers, 2)
     state, second = chunk(small_task, state, hypers, 4)
     metrics = jax.tree.map(lambda *x: jnp.concatenate(x), first, second)
@@ -290,7 +290,7 @@ def test_metrics_have_one_entry_an_update(single, hypers):
 
 def test_entropy_bonus_keeps_experts_random(single):
     plain, rewarded = (
-        single(KEYS[0], Hypers(ent_coef=bonus, learning_rate=0.2))[1] for bonus in (0.0, 50.0)
+        single(KEYS[0], PGHypers(ent_coef=bonus, learning_rate=0.2))[1] for bonus in (0.0, 50.0)
     )
     assert rewarded.entropy[-1] > plain.entropy[-1] + 0.1
 
@@ -299,7 +299,7 @@ def test_training_can_be_differentiated_through_the_learning_rate(train):
     """A last loss as a function of a hyperparameter: finite, and not zero."""
 
     def last_value_loss(rate):
-        _, metrics = train(KEYS[0], Hypers(critic_learning_rate=rate))
+        _, metrics = train(KEYS[0], PGHypers(critic_learning_rate=rate))
         return metrics.value_loss[-1]
 
     slope = jax.jit(jax.jacfwd(last_value_loss))(0.3)
@@ -309,12 +309,12 @@ def test_training_can_be_differentiated_through_the_learning_rate(train):
 
 def test_learning_rate_falls_linearly_to_its_final_share(small_task):
     """Constant gradients make Adam's step the learning rate itself."""
-    hypers = Hypers(learning_rate=0.1, critic_learning_rate=0.2, lr_end_fraction=0.25)
-    state = learner.create_state(KEYS[0], small_task.networks, hypers)
+    hypers = PGHypers(learning_rate=0.1, critic_learning_rate=0.2, lr_end_fraction=0.25)
+    state = pg.create_state(KEYS[0], small_task.networks, hypers)
     ones = jax.tree.map(jnp.ones_like, state.params)
     steps = []
     for _ in range(5):
-        moved = common.apply_gradients(state, ones, hypers, num_updates=5)
+        moved = pg.apply_gradients(state, ones, hypers, num_updates=5)
         change = jax.tree.map(
             lambda new, old: float((old - new).ravel()[0]), moved.params, state.params
         )
@@ -326,16 +326,16 @@ def test_learning_rate_falls_linearly_to_its_final_share(small_task):
 
 def test_gradient_of_the_heads_is_clipped_by_its_global_norm(small_task):
     """Adam's first moment after one step is a tenth of the gradient that reached it."""
-    hypers = Hypers(max_grad_norm=0.5)
-    state = learner.create_state(KEYS[0], small_task.networks, hypers)
+    hypers = PGHypers(max_grad_norm=0.5)
+    state = pg.create_state(KEYS[0], small_task.networks, hypers)
     ones = jax.tree.map(jnp.ones_like, state.params)
-    moved = common.apply_gradients(state, ones, hypers)
+    moved = pg.apply_gradients(state, ones, hypers)
     moments = optax.tree.get(moved.opt_state.inner_states["heads"], "mu").heads
     assert optax.tree.norm(moments) == pytest.approx(0.1 * 0.5, rel=1e-4)
 
 
 def test_shared_critic_trains_on_both_returns(small_grid, hypers):
-    config = TrainConfig(envs_per_expert=8, num_updates=3, critic="shared")
+    config = PGConfig(envs_per_expert=8, num_updates=3, critic="shared")
     state, metrics = jax.jit(make_train(config, small_grid))(KEYS[0], hypers)
     assert state.params.observer_critic is None
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(metrics))
@@ -344,7 +344,7 @@ def test_shared_critic_trains_on_both_returns(small_grid, hypers):
 @pytest.mark.parametrize("observer", ["uniform", "learned"])
 @pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-misc"])
 def test_mlp_heads_train_on_gymnax_environments(env, observer, hypers):
-    config = TrainConfig(
+    config = PGConfig(
         env=env,
         head="mlp",
         hidden_sizes=(8,),
@@ -357,19 +357,26 @@ def test_mlp_heads_train_on_gymnax_environments(env, observer, hypers):
 
 
 def test_posterior_observer_needs_a_finite_mdp():
-    config = TrainConfig(env="CartPole-v1", head="mlp", observer="posterior")
+    config = PGConfig(env="CartPole-v1", head="mlp", observer="posterior")
     with pytest.raises(SettingError, match=r"needs an environment with a finite MDP.*CartPole-v1"):
         make_train(config)
 
 
 def test_package_offers_the_stable_names():
-    for name in ("make_train", "TrainConfig", "Hypers", "ape_update", "make_task", "update"):
+    for name in (
+        "make_train",
+        "TrainConfig",
+        "Hypers",
+        "update_from_samples",
+        "make_task",
+        "update",
+    ):
         assert callable(getattr(ape_jax, name))
     assert callable(ape_jax.envs.GridWorld)
 
 
 def test_state_is_a_pytree_with_static_networks(small_task, hypers):
-    state = learner.create_state(KEYS[0], small_task.networks, hypers)
+    state = pg.create_state(KEYS[0], small_task.networks, hypers)
     doubled = jax.tree.map(lambda x: x, state)
     assert doubled.networks is small_task.networks
     assert dataclasses.replace(small_task.networks) == small_task.networks
@@ -377,6 +384,6 @@ def test_state_is_a_pytree_with_static_networks(small_task, hypers):
 
 def test_make_task_takes_an_environment_that_is_not_registered(small_grid):
     task = make_task(
-        TrainConfig(), small_grid, small_grid.default_params.replace(max_steps_in_episode=4)
+        PGConfig(), small_grid, small_grid.default_params.replace(max_steps_in_episode=4)
     )
     assert task.world.horizon == task.world.mdp.horizon == 4

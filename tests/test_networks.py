@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnax.environments import spaces
 
-from ape_jax.config import TrainConfig
+from ape_jax.config import PGConfig
 from ape_jax.networks import make_networks
 from ape_jax.types import SettingError
 
@@ -14,10 +14,10 @@ FINITE, BOX, ACTIONS = spaces.Discrete(9), spaces.Box(-1.0, 1.0, (4,)), spaces.D
 @pytest.mark.parametrize(
     ("config", "space", "observation"),
     [
-        (TrainConfig(num_experts=3), FINITE, jnp.int32(4)),
-        (TrainConfig(num_experts=3, head="mlp"), FINITE, jnp.int32(4)),
-        (TrainConfig(num_experts=3, head="mlp", hidden_sizes=(8, 6)), BOX, jnp.ones(4)),
-        (TrainConfig(num_experts=3, head="mlp", activation="relu"), BOX, jnp.ones(4)),
+        (PGConfig(num_experts=3), FINITE, jnp.int32(4)),
+        (PGConfig(num_experts=3, head="mlp"), FINITE, jnp.int32(4)),
+        (PGConfig(num_experts=3, head="mlp", hidden_sizes=(8, 6)), BOX, jnp.ones(4)),
+        (PGConfig(num_experts=3, head="mlp", activation="relu"), BOX, jnp.ones(4)),
     ],
 )
 def test_stacked_heads_are_normalised_and_start_apart(config, space, observation):
@@ -33,7 +33,7 @@ def test_stacked_heads_are_normalised_and_start_apart(config, space, observation
 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_observer_baseline_is_its_own_or_every_experts(critic):
-    networks = make_networks(TrainConfig(num_experts=3, critic=critic), FINITE, ACTIONS)
+    networks = make_networks(PGConfig(num_experts=3, critic=critic), FINITE, ACTIONS)
     params = networks.init(jax.random.key(0))
     assert (params.observer_critic is None) == (critic == "shared")
     values = networks.observer_values(params, jnp.int32(2))
@@ -42,7 +42,7 @@ def test_observer_baseline_is_its_own_or_every_experts(critic):
 
 def test_relu_head_is_the_network_of_the_original_listing():
     """One hidden layer of 64, ReLU, softmax, with biases, recomputed in NumPy."""
-    networks = make_networks(TrainConfig(head="mlp", activation="relu"), BOX, ACTIONS)
+    networks = make_networks(PGConfig(head="mlp", activation="relu"), BOX, ACTIONS)
     head = networks.head.init(jax.random.key(0), jnp.zeros(4))
     layers = jax.tree.map(np.asarray, head["params"])
     x = np.array([0.5, -1.0, 2.0, 0.1], np.float32)
@@ -56,7 +56,7 @@ def test_relu_head_is_the_network_of_the_original_listing():
 
 
 def test_tabulate_equals_the_function_it_replaces():
-    networks = make_networks(TrainConfig(head="mlp"), FINITE, ACTIONS)
+    networks = make_networks(PGConfig(head="mlp"), FINITE, ACTIONS)
     head = jax.tree.map(lambda x: x[0], networks.init(jax.random.key(0)).heads)
     plain = lambda state: networks.log_probs(head, state)  # noqa: E731
     table = networks.tabulate(plain)
@@ -68,13 +68,13 @@ def test_tabulate_equals_the_function_it_replaces():
     ("config", "observation_space", "action_space", "message"),
     [
         (
-            TrainConfig(),
+            PGConfig(),
             BOX,
             ACTIONS,
             "head='tabular' needs a finite observation space.*Use head='mlp'",
         ),
-        (TrainConfig(head="mlp"), BOX, BOX, "head='mlp' needs a discrete action space"),
-        (TrainConfig(head="mlp"), spaces.Dict({}), ACTIONS, "needs a Discrete or Box observation"),
+        (PGConfig(head="mlp"), BOX, BOX, "head='mlp' needs a discrete action space"),
+        (PGConfig(head="mlp"), spaces.Dict({}), ACTIONS, "needs a Discrete or Box observation"),
     ],
 )
 def test_make_networks_rejects_spaces_that_do_not_fit(

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import TrainConfig
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations
@@ -111,7 +111,7 @@ def test_tabular_cloning_converges_to_the_exact_posterior_observer(shown, polici
 
 
 def test_network_cloning_agrees_with_counting(small_grid, shown, small_mdp):
-    networks = make_task(TrainConfig(head="mlp"), small_grid).networks
+    networks = make_task(PGConfig(head="mlp"), small_grid).networks
     observer = BehaviourCloning(networks, num_updates=600, batch_size=2048)
     clone = jax.jit(observer.fit)(jax.random.key(1), shown)
     counted = TabularCloning(9, 5).fit(jax.random.key(0), shown)

@@ -3,13 +3,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from probes import Probe
 
-from ape_jax.algorithms import learner, ppo
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax import algorithms
+from ape_jax.algorithms import pg, ppo
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PPOConfig, PPOHypers
 from ape_jax.core import tabular
 from ape_jax.evaluation import returns as evaluation
 from ape_jax.networks import with_statistics
@@ -17,15 +17,14 @@ from ape_jax.training import trainer
 from ape_jax.types import SettingError
 
 GAMMA = 0.9
-CONFIG = TrainConfig(
-    algorithm="ppo",
+CONFIG = PPOConfig(
     num_experts=1,
     observer="none",
     envs_per_expert=8,
     rollout_length=32,
     num_updates=150,
 )
-HYPERS = Hypers(
+HYPERS = PPOHypers(
     beta=0.0,
     learning_rate=0.05,
     critic_learning_rate=0.05,
@@ -37,11 +36,11 @@ HYPERS = Hypers(
 
 def train(env, seeds=2, **changes):
     """Final states and metrics, [seeds, …]."""
-    own = {field.name for field in dataclasses.fields(Hypers)}
+    own = {field.name for field in dataclasses.fields(PPOHypers)}
     hypers = dataclasses.replace(HYPERS, **{k: v for k, v in changes.items() if k in own})
     static = {k: v for k, v in changes.items() if k not in own}
     config = dataclasses.replace(CONFIG, **static)
-    run = jax.jit(jax.vmap(learner.make_train(config, env), (0, None)))
+    run = jax.jit(jax.vmap(algorithms.make_train(config, env), (0, None)))
     state, metrics = run(jax.random.split(jax.random.key(0), seeds), hypers)
     return make_task(config, env), state, metrics
 
@@ -95,7 +94,7 @@ def test_a_gaussian_head_finds_the_best_action_of_each_state():
         *(env,), head="gaussian", hidden_sizes=(16,), learning_rate=0.01, normalize_rewards=True
     )
     for sign in (-1.0, 1.0):
-        policy = jax.vmap(task.networks.policy, (0, None))(
+        policy = jax.vmap(task.networks.distribution, (0, None))(
             jax.tree.map(lambda x: x[:, 0], state.params.heads), jnp.array([sign])
         )
         np.testing.assert_allclose(policy.mean, 0.5 * sign, atol=0.1)
@@ -152,7 +151,7 @@ def observed():
 
 
 def test_vmap_of_train_is_a_loop_of_train(observed):
-    run = learner.make_train(observed.config, observed.world.env)
+    run = algorithms.make_train(observed.config, observed.world.env)
     hypers = dataclasses.replace(HYPERS, beta=1.0, ent_coef=0.01, init_temperature=0.5)
     keys = jax.random.split(jax.random.key(1), 2)
     together = jax.jit(jax.vmap(run, (0, None)))(keys, hypers)
@@ -176,19 +175,16 @@ def first(observed):
     log_weights = jnp.log(jnp.ones(3) / 3)
 
     def observer(heads, observation):
-        return observed.networks.policies(heads, observation).pool(log_weights).temper(0.5)
+        return observed.networks.distributions(heads, observation).pool(log_weights).temper(0.5)
 
     @jax.jit
     def collected(key):
-        state = learner.begin(key, observed, COLD)
-        streams, steps, seen = ppo.collect(
-            key, observed, state.params, state.ppo.streams, observer, COLD
+        state = algorithms.init(key, observed, COLD)
+        _, steps, seen = ppo.collect(
+            key, observed, state.params, state.environments, observer, COLD
         )
-        going = ppo.go_on(observed, state.ppo, streams, steps, seen)
-        batch = ppo.prepare(
-            *(observed, state.params, steps, seen, going, lambda _: log_weights, COLD)
-        )
-        return state, batch
+        updated = ppo.update_statistics(observed, state, steps, seen)
+        return state, ppo.make_batch(observed, updated, steps, seen, lambda _: log_weights, COLD)
 
     return collected(jax.random.key(2))
 
@@ -196,7 +192,7 @@ def first(observed):
 def test_before_the_first_step_every_ratio_is_one(observed, first):
     """Then the loss is minus the mean advantage, which is zero for each term."""
     state, batch = first
-    weights = ppo.weigh(observed, state.ppo, None, COLD)
+    weights = ppo.loss_weights(observed, state, COLD)
     _, parts = ppo.minibatch_loss(
         state.params, observed.networks, batch, COLD, COLD.temperature, weights
     )
@@ -211,7 +207,7 @@ def test_a_gate_scales_the_observers_gradient_of_its_expert_alone(observed, firs
     @jax.jit
     def head_gradient(beta, gates):
         def loss(params):
-            weights = ppo.weigh(observed, state.ppo, None, COLD)
+            weights = ppo.loss_weights(observed, state, COLD)
             weights = weights._replace(observer=beta, gates=gates)
             return ppo.minibatch_loss(params, observed.networks, batch, COLD, 0.5, weights)[0]
 
@@ -225,44 +221,6 @@ def test_a_gate_scales_the_observers_gradient_of_its_expert_alone(observed, firs
         share = shares.reshape(-1, *[1] * (a.ndim - 1))
         np.testing.assert_allclose(c, a + share * (b - a), rtol=1e-4, atol=1e-6)
         assert float(jnp.max(jnp.abs(b - a))) > 0
-
-
-def test_a_shared_trunk_is_one_and_gets_the_gradient_of_one(observed):
-    config = dataclasses.replace(
-        observed.config, head="mlp", shared_trunk=True, hidden_sizes=(8, 8)
-    )
-    task = make_task(config, observed.world.env)
-    networks = task.networks
-    state = learner.begin(jax.random.key(4), task, HYPERS)
-
-    def output(heads):
-        policies = jax.vmap(networks.policies, (None, 0))(heads, jnp.arange(2))
-        return jnp.sum(policies.log_probs * jnp.arange(12.0).reshape(2, 3, 2))
-
-    tied = networks.tie(jax.grad(output)(state.params.heads))
-
-    def of_one(trunk, last):
-        copies = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (3, *x.shape)), trunk)
-        return output({"params": {**copies, "Dense_1": last}})
-
-    layers = dict(state.params.heads["params"])
-    last = layers.pop("Dense_1")
-    trunk = jax.grad(of_one)(jax.tree.map(lambda x: x[0], layers), last)
-    for name, layer in trunk.items():
-        for ours, theirs in zip(*map(jax.tree.leaves, (tied["params"][name], layer)), strict=True):
-            np.testing.assert_allclose(ours, np.broadcast_to(theirs, ours.shape), rtol=1e-4)
-
-    end, _ = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, HYPERS, 2)
-    heads = end.params.heads["params"]
-    for name in layers:
-        for leaf in jax.tree.leaves(heads[name]):
-            np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-    alone = {name: jax.tree.map(lambda x: x[:1], layer) for name, layer in heads.items()}
-    alone["Dense_1"] = heads["Dense_1"]
-    norm = ppo.head_norm(networks, end.params.heads)
-    assert float(norm) == pytest.approx(float(optax.tree.norm(alone)), rel=1e-5)
-    kernel = np.asarray(heads["Dense_1"]["kernel"])
-    assert not np.allclose(kernel[0], kernel[1])
 
 
 def test_statistics_reach_every_network_and_keep_what_it_means():
@@ -289,24 +247,6 @@ def test_statistics_reach_every_network_and_keep_what_it_means():
 BAD = {
     "std='state' goes with head='gaussian'": {"std": "state"},
     "num_minibatches must divide": {"num_minibatches": 3},
-    "critic must be separate": {"critic": "shared"},
-    "shared_trunk needs a head with layers": {"shared_trunk": True},
-    "head must be tabular or mlp or conv with algorithm=pg": {
-        "algorithm": "pg",
-        "observer": "uniform",
-        "head": "gaussian",
-    },
-    "observer must be uniform or posterior or learned with algorithm=pg": {"algorithm": "pg"},
-    "constraint must be multipliers with algorithm=pg": {
-        "algorithm": "pg",
-        "observer": "uniform",
-        "constraint": "gate",
-    },
-    "normalize_rewards goes with algorithm=ppo": {
-        "algorithm": "pg",
-        "observer": "uniform",
-        "normalize_rewards": True,
-    },
 }
 
 
@@ -340,7 +280,7 @@ def test_environments_that_heads_do_not_fit(env, head, changes, message):
 def test_an_expert_far_behind_the_best_is_dead():
     """Not where the best is hardly better than chance."""
     returns = np.array([[500.0, 9.0], [500.0, 300.0], [8.0, 9.0], [28.0, 20.0]])
-    dead = evaluation.dead_experts(returns, evaluation.Spread(20.0, 10.0))
+    dead = evaluation.collapsed_experts(returns, evaluation.Spread(20.0, 10.0))
     np.testing.assert_array_equal(dead, [[False, True], *[[False, False]] * 3])
 
 
@@ -352,15 +292,15 @@ def test_seeds_alone_are_spread_over_devices():
 
 
 def test_learned_weights_are_the_posterior_also_where_episodes_differ_in_length(small_grid):
-    """A segment has as many steps of each expert; an episode's draw has more of the slow one."""
+    """A rollout has as many steps of each expert; an episode's draw has more of the slow one."""
     config = dataclasses.replace(CONFIG, num_experts=2, observer="learned", num_updates=300)
     hypers = dataclasses.replace(HYPERS, learning_rate=1e-9, classifier_learning_rate=0.003)
     task = make_task(config, small_grid)
     quick = 3.0 * tabular.optimal_policy(task.world.mdp)
     heads = {"params": {"table": jnp.stack([quick, 0.5 * quick[::-1]])}}
-    state = learner.begin(jax.random.key(6), task, hypers)
+    state = algorithms.init(jax.random.key(6), task, hypers)
     state = dataclasses.replace(state, params=state.params._replace(heads=heads))
-    state, metrics = jax.jit(learner.updates, static_argnums=(0, 3))(task, state, hypers, 300)
+    state, metrics = jax.jit(algorithms.updates, static_argnums=(0, 3))(task, state, hypers, 300)
     mdp = task.world.mdp
     policies = jnp.exp(task.networks.tabulate_experts(heads))
     exact = jnp.exp(tabular.observer_weights(mdp, policies, "posterior"))
@@ -383,31 +323,31 @@ def test_learned_weights_are_the_posterior_also_where_episodes_differ_in_length(
 def test_no_key_of_a_fresh_state_is_used_again(observed):
     """Resets come from keys that are neither the state's nor any that its updates split off it."""
     key = jax.random.key(5)
-    state = learner.begin(key, observed, COLD)
-    start = learner.create_state(key, observed.networks, COLD)
+    state = algorithms.init(key, observed, COLD)
+    start = pg.create_state(key, observed.networks, COLD)
     data = jax.random.key_data
     assert not np.array_equal(data(state.key), data(start.key))
     children = {tuple(np.asarray(data(k))) for k in jax.random.split(state.key, 3)}
-    resets = jax.random.split(jax.random.split(start.key)[1], ppo.num_streams(observed))
+    resets = jax.random.split(jax.random.split(start.key)[1], ppo.num_environments(observed))
     assert children.isdisjoint(tuple(np.asarray(data(k))) for k in resets)
     expected, _ = jax.vmap(observed.world.env.reset_env, (0, None))(resets, observed.world.params)
-    np.testing.assert_array_equal(state.ppo.streams.observation, expected)
+    np.testing.assert_array_equal(state.environments.observation, expected)
 
 
-def test_returns_are_news_once_and_only_after_enough_episodes(observed):
-    state = learner.begin(jax.random.key(5), observed, COLD)
-    carried = dataclasses.replace(
-        state.ppo,
+def test_returns_are_known_only_after_enough_episodes_and_new_only_once(observed):
+    state = algorithms.init(jax.random.key(5), observed, COLD)
+    state = dataclasses.replace(
+        state,
         expert_returns=jnp.array([1.0, 2.0, 3.0]),
         num_episodes=jnp.array([CONFIG.envs_per_expert - 1, 100, 100]),
     )
-    np.testing.assert_array_equal(ppo.known_returns(observed, carried), [np.nan, 2.0, 3.0])
-    news = ppo.known_returns(observed, carried, jnp.array([True, True, False]))
-    np.testing.assert_array_equal(news, [np.nan, 2.0, np.nan])
+    np.testing.assert_array_equal(ppo.known_returns(observed, state), [np.nan, 2.0, 3.0])
+    new_returns = ppo.known_returns(observed, state, jnp.array([True, True, False]))
+    np.testing.assert_array_equal(new_returns, [np.nan, 2.0, np.nan])
 
 
 def test_a_second_reward_is_refused():
-    with pytest.raises(SettingError, match="observer_reward goes with algorithm='pg'"):
+    with pytest.raises(SettingError, match="observer_reward must be None with algorithm=ppo"):
         make_task(CONFIG, ACTION, observer_reward=lambda step: -step.reward)
 
 
@@ -419,7 +359,7 @@ def test_a_gaussian_head_can_always_come_back():
 
     def log_std(raw):
         params = {"params": {**head["params"], "log_std": jnp.array([raw])}}
-        return task.networks.policy(params, jnp.zeros(1)).log_std[0] - jnp.log(2.0)
+        return task.networks.distribution(params, jnp.zeros(1)).log_std[0] - jnp.log(2.0)
 
     assert float(log_std(0.0)) == pytest.approx(-0.5, abs=1e-6)
     assert float(jax.grad(log_std)(0.0)) == pytest.approx(1.0, abs=1e-5)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ape_jax import cli, presets
-from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.config import PGConfig, PGHypers, PPOConfig, PPOHypers, RunConfig, recipe
 from ape_jax.evaluation.intervals import interval
 from ape_jax.reporting import findings, html, inline_svg
 
@@ -155,7 +155,7 @@ def test_greedy_experts_are_told_beside_their_greedy_clone(greedy, expected):
 
 
 def test_no_ensemble_traps_the_clone_of_one_expert():
-    config = RunConfig(TrainConfig(num_experts=1), seeds=2)
+    config = RunConfig(PGConfig(num_experts=1), seeds=2)
     summary = report_sources.summary()
     for name in ("expert_returns", "greedy_experts"):
         summary[name]["values"] = [line[:1] for line in summary[name]["values"]]
@@ -192,7 +192,7 @@ def test_continuous_actions_have_findings_without_an_audit():
     ],
 )
 def test_constraint_is_counted_without_tolerance(min_return, claim):
-    config = dataclasses.replace(CONFIG, hypers=Hypers(min_return=min_return))
+    config = dataclasses.replace(CONFIG, hypers=PGHypers(min_return=min_return))
     assert claim in find(config)
 
 
@@ -205,9 +205,9 @@ def test_constraint_is_counted_without_tolerance(min_return, claim):
          "keep a return of at least 450; 12 seeds."),
         (RunConfig(*presets.find("constrained")), "the uniform mixture π_o, each to keep a return "
          "of at least −12;"),
-        (RunConfig(hypers=Hypers(beta=0.0)), "without regard to an observer (β = 0);"),
-        (RunConfig(TrainConfig(algorithm="ppo", observer="none")), "without an observer;"),
-        (RunConfig(TrainConfig(env_param=("max_steps_in_episode=20",))), "on GridWorld-ape, "
+        (RunConfig(hypers=PGHypers(beta=0.0)), "without regard to an observer (β = 0);"),
+        (RunConfig(PPOConfig(observer="none")), "without an observer;"),
+        (RunConfig(PGConfig(env_param=("max_steps_in_episode=20",))), "on GridWorld-ape, "
          "max_steps_in_episode=20 for"),
     ],
 )  # fmt: skip
@@ -308,7 +308,7 @@ def test_everything_is_escaped():
     audit["defences"][0]["label"] = nasty
     audit["defences"].append(dict(audit["defences"][0], name="other", label=nasty))
     audit["rows"][0]["observer"] = audit["rows"][0]["sees"] = nasty
-    config = RunConfig(TrainConfig(env=nasty, env_param=(nasty,)), seeds=2)
+    config = RunConfig(PGConfig(env=nasty, env_param=(nasty,)), seeds=2)
     facts = {nasty: nasty}
     sources = report_sources.sources(
         name=nasty, config=config, audit=audit, policies=None, facts=facts, commands=facts
@@ -362,8 +362,8 @@ RUNS = [
     RunConfig(seeds=3, first_seed=7, save_every=20),
     RunConfig(*recipe("mlp", min_return=-12.0)),
     RunConfig(*recipe("mlp", algorithm="ppo"), seeds=2),
-    RunConfig(TrainConfig(head="conv", env="Breakout-MinAtar", hidden_sizes=(8, 9))),
-    RunConfig(TrainConfig(algorithm="ppo", head="mlp", observer="none", shared_trunk=True)),
+    RunConfig(PGConfig(head="conv", env="Breakout-MinAtar", hidden_sizes=(8, 9))),
+    RunConfig(PPOConfig(head="mlp", observer="none"), PPOHypers()),
     *(RunConfig(*presets.find(name), seeds=2) for name in presets.names()),
     RunConfig(
         dataclasses.replace(
@@ -372,7 +372,7 @@ RUNS = [
             env_param=("g=9.0",),
             constraint="multipliers",
         ),
-        Hypers(min_return=None, value_clip_eps=0.2),
+        PPOHypers(min_return=None, value_clip_eps=0.2),
     ),
 ]
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from command_line import run
 
-from ape_jax.algorithms.common import Metrics, make_task
+from ape_jax.algorithms.common import Metrics
+from ape_jax.algorithms.task import make_task
 from ape_jax.cli import train
-from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.config import PGHypers, PPOConfig, RunConfig
 from ape_jax.runs import checkpoint, loop, metrics
 from ape_jax.runs.directory import RunDirectory
 from ape_jax.training import guards
@@ -166,12 +167,10 @@ def test_best_is_the_objective_where_nothing_is_to_be_kept():
     fields = dict.fromkeys(Metrics._fields, np.zeros((2, 3)))
     fields["expert_returns"] = np.zeros((2, 3, 2))
     fields |= {"pe_return": np.full((2, 3), 5.0), "observer_return": np.full((2, 3), 4.0)}
-    config = RunConfig(hypers=Hypers(beta=0.5))
+    config = RunConfig(hypers=PGHypers(beta=0.5))
     assert loop.score_of(Metrics(**fields), config) == [0.0, 3.0]
     # Without an observer its return is never known, and no part of the objective.
-    alone = dataclasses.replace(
-        config, train=TrainConfig(algorithm="ppo", head="mlp", observer="none")
-    )
+    alone = dataclasses.replace(config, train=PPOConfig(head="mlp", observer="none"))
     fields["observer_return"] = np.full((2, 3), np.nan)
     assert loop.score_of(Metrics(**fields), alone) == [0.0, 5.0]
     assert loop.score_of(Metrics(**fields), config) == []
@@ -180,7 +179,7 @@ def test_best_is_the_objective_where_nothing_is_to_be_kept():
 @pytest.mark.parametrize("min_return", [None, -100.0])
 def test_what_is_not_known_yet_is_never_the_best(min_return):
     """Where all returns are below zero, too: a chunk without an ended episode is the least."""
-    config = RunConfig(hypers=Hypers(beta=0.5, min_return=min_return))
+    config = RunConfig(hypers=PGHypers(beta=0.5, min_return=min_return))
 
     def score(first, second):
         """Two updates, of a seed and two experts; the observer gets as much."""

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax import cli
-from ape_jax.algorithms import learner, pg
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax import algorithms, cli
+from ape_jax.algorithms import pg
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.runs import checkpoint
 from ape_jax.training import devices as sharding
 from ape_jax.types import SettingError
@@ -50,13 +50,15 @@ def test_every_place_runs_its_share_of_the_same_episodes(small_task, hypers):
 @pytest.mark.parametrize("observer", ["uniform", "learned"])
 def test_places_train_what_one_place_trains(observer, small_grid):
     """Twenty updates, as float32 rounds; all places end alike."""
-    config = TrainConfig(envs_per_expert=16, num_updates=20, observer=observer)
+    config = PGConfig(envs_per_expert=16, num_updates=20, observer=observer)
     task = make_task(config, small_grid)
-    hypers = Hypers(min_return=-4.0)
-    state = learner.create_state(KEY, task.networks, hypers)
+    hypers = PGHypers(min_return=-4.0)
+    state = pg.create_state(KEY, task.networks, hypers)
     one, many = (
-        jax.jit(lambda state: learner.updates(task, state, hypers, 20))(state),
-        jax.jit(spread(lambda state: learner.updates(task, state, hypers, 20, "places"), 8))(state),
+        jax.jit(lambda state: algorithms.updates(task, state, hypers, 20))(state),
+        jax.jit(spread(lambda state: algorithms.updates(task, state, hypers, 20, "places"), 8))(
+            state
+        ),
     )
     for place in (0, 7):
         state, metrics = jax.tree.map(lambda x, place=place: x[place], many)
@@ -181,7 +183,7 @@ def test_any_environment_trains_on_a_divided_cpu():
         from ape_jax.training import devices as sharding
         devices = sharding.start(2)
         from ape_jax.config import Hypers, TrainConfig
-        from ape_jax.algorithms.common import make_task
+        from ape_jax.algorithms.task import make_task
         from ape_jax.training.trainer import Trainer, seed_keys
         import jax, json
         task = make_task(TrainConfig(num_updates=2, envs_per_expert=4))

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from ape_jax.algorithms import common, learner
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax import algorithms
+from ape_jax.algorithms import common, pg
+from ape_jax.config import PGConfig, PGHypers
 
 UPDATES = 20
 
@@ -42,9 +43,9 @@ def numpy_update(tables, batch, random):
 @pytest.mark.slow
 def test_training_is_many_times_as_fast_as_a_loop_in_numpy():
     """Twelve times was measured on two cores, beside less work; a third of that is asked."""
-    task, hypers = common.make_task(TrainConfig()), Hypers()
-    state = learner.create_state(jax.random.key(0), task.networks, hypers)
-    train = jax.jit(lambda state: learner.updates(task, state, hypers, UPDATES))
+    task, hypers = common.make_task(PGConfig()), PGHypers()
+    state = pg.create_state(jax.random.key(0), task.networks, hypers)
+    train = jax.jit(lambda state: algorithms.updates(task, state, hypers, UPDATES))
     tables = np.asarray(state.params.heads["params"]["table"])
     random = np.random.default_rng(0)
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from ape_jax import cli, presets
-from ape_jax.algorithms.common import make_task, steps_of_update
-from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.algorithms import steps_per_update
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PPOConfig, PPOHypers, RunConfig
 from ape_jax.evaluation import suite
 from ape_jax.evaluation.returns import Spread
 from ape_jax.observers import Posterior
@@ -18,10 +19,9 @@ from ape_jax.reporting import tables
 from ape_jax.runs import metrics
 from ape_jax.training.trainer import Chunk, seed_keys
 
-CONFIG = TrainConfig(
+CONFIG = PPOConfig(
     env="CartPole-v1",
     env_param=("max_steps_in_episode=20",),
-    algorithm="ppo",
     head="mlp",
     hidden_sizes=(4,),
     observer="learned",
@@ -41,8 +41,8 @@ GAUSSIAN = dataclasses.replace(
     envs_per_expert=2,
 )
 TINY = {
-    "pole": presets.Preset(CONFIG, Hypers(min_return=5.0)),
-    "swing": presets.Preset(GAUSSIAN, Hypers(beta=0.5, min_return=-100.0)),
+    "pole": presets.Preset(CONFIG, PPOHypers(min_return=5.0)),
+    "swing": presets.Preset(GAUSSIAN, PPOHypers(beta=0.5, min_return=-100.0)),
 }
 # The reward of an episode of so many steps; of Pendulum the worst is π² + 0.1 · 8² + 0.001 · 2².
 RANGES = {"pole": (1.0, 20.0), "swing": (-162.8, 0.0)}
@@ -243,7 +243,7 @@ def test_full_disk_keeps_the_rows_that_are_written(tmp_path, monkeypatch, capfd)
 
 def test_training_gone_astray_is_one_message(tmp_path, monkeypatch, capfd):
     config = dataclasses.replace(CONFIG, observer="none", constraint="multipliers")
-    bad = presets.Preset(config, Hypers(beta=0.0, learning_rate=1e38))
+    bad = presets.Preset(config, PPOHypers(beta=0.0, learning_rate=1e38))
     monkeypatch.setattr(presets, "PRESETS", {"pole": bad})
     assert run("--seeds", 2, "--out", tmp_path / "suite.json") == 1
     printed = " ".join(capfd.readouterr().err.split())
@@ -274,7 +274,7 @@ def test_images_are_trained_seed_by_seed_and_other_seeds_side_by_side(head, monk
     env = "Breakout-MinAtar" if head == "conv" else "Catch-bsuite"
     config = dataclasses.replace(CONFIG, env=env, env_param=(), head=head)
     keys, told = seed_keys(7, 3), []
-    heads, speed = suite.train(make_task(config), keys, Hypers(min_return=0.0), told.append)
+    heads, speed = suite.train(make_task(config), keys, PPOHypers(min_return=0.0), told.append)
     np.testing.assert_array_equal(heads["seed"], jax.random.key_data(keys))
     np.testing.assert_array_equal(heads["done"], [60, 60, 60])
     assert speed > 0
@@ -352,7 +352,7 @@ def test_rows_of_other_seeds_and_another_effort_are_left_alone(others, written, 
 
 def test_row_of_a_preset_that_has_changed_is_not_kept_silently(written, monkeypatch, capfd):
     monkeypatch.setattr(suite, "run", row)
-    changed = TINY["pole"]._replace(hypers=Hypers(min_return=6.0))
+    changed = TINY["pole"]._replace(hypers=PPOHypers(min_return=6.0))
     monkeypatch.setattr(presets, "PRESETS", TINY | {"pole": changed})
     before = written.read_bytes()
     assert run("--seeds", 2, "--only", "swing", "--out", written) == 2
@@ -379,7 +379,7 @@ def test_interrupt_before_the_first_row_writes_nothing(tmp_path, monkeypatch):
 
 
 def test_controls_differ_from_the_ensemble_in_what_they_are_named_after():
-    hypers = Hypers(beta=2.0, min_return=5.0, temperature=0.3)
+    hypers = PPOHypers(beta=2.0, min_return=5.0, temperature=0.3)
     same = {"config": CONFIG, "hypers": hypers}
     assert suite.variant("ensemble", **same) == (CONFIG, hypers)
     alone = dataclasses.replace(hypers, beta=0.0, min_return=None)
@@ -395,8 +395,8 @@ def test_controls_differ_from_the_ensemble_in_what_they_are_named_after():
 
 def test_control_of_the_policy_gradient_keeps_its_observer():
     """It cannot do without; at β = 0 nothing follows from it."""
-    config = TrainConfig(observer="posterior")
-    ours, hypers = suite.variant("beta0", config, Hypers())
+    config = PGConfig(observer="posterior")
+    ours, hypers = suite.variant("beta0", config, PPOHypers())
     assert (ours, hypers.beta) == (config, 0.0)
 
 
@@ -415,5 +415,5 @@ def test_steps_of_an_update_are_those_of_all_environments():
     settings = dataclasses.replace(CONFIG, num_experts=3)
     alone = dataclasses.replace(settings, observer="none")
     whole = dataclasses.replace(settings, algorithm="pg", constraint="multipliers")
-    counts = [steps_of_update(make_task(config)) for config in (settings, alone, whole)]
+    counts = [steps_per_update(make_task(config)) for config in (settings, alone, whole)]
     assert counts == [2 * 3 * 4 * 8, 3 * 4 * 8, 2 * 3 * 4 * 20]

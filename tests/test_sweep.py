@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from command_line import run
 
-from ape_jax.algorithms.common import make_task
-from ape_jax.algorithms.learner import create_state, updates
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax.algorithms import updates
+from ape_jax.algorithms.pg import create_state
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers
 from ape_jax.evaluation import sweep
 from ape_jax.training.trainer import seed_keys
 
@@ -49,16 +50,18 @@ def test_nothing_is_compared_without_an_exact_frontier():
 
 def test_swept_runs_are_those_that_train_alone():
     """The same seed and β, side by side with others or by themselves."""
-    config = TrainConfig(num_updates=3, envs_per_expert=4)
-    ours = list(sweep.Sweep(config, Hypers(), (0.1, 0.6), 2, 5).sampled("uniform", lambda _: None))
+    config = PGConfig(num_updates=3, envs_per_expert=4)
+    ours = list(
+        sweep.Sweep(config, PGHypers(), (0.1, 0.6), 2, 5).sampled("uniform", lambda _: None)
+    )
     task = make_task(config)
     for swept, beta in zip(ours, (0.1, 0.6), strict=True):
-        hypers = dataclasses.replace(Hypers(), beta=beta)
+        hypers = dataclasses.replace(PGHypers(), beta=beta)
         for index, key in enumerate(seed_keys(5, 2)):
             state = create_state(key, task.networks, hypers)
             state, _ = jax.jit(updates, static_argnums=(0, 3))(task, state, hypers, 3)
             heads = jax.tree.map(lambda x: x[None], state.params.heads)
-            alone = sweep.Sweep(config, Hypers(), (beta,), 1, 5)._measure_seeds(
+            alone = sweep.Sweep(config, PGHypers(), (beta,), 1, 5)._measure_seeds(
                 task, "uniform", heads, seed_keys(5, 1)
             )
             np.testing.assert_allclose(swept.returns.pe[index], alone.pe[0], rtol=1e-4)

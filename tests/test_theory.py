@@ -16,9 +16,10 @@ import pytest
 from gymnax.environments import spaces
 from gymnax.environments.classic_control.pendulum import Pendulum
 
-from ape_jax.algorithms import exact, learner
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax import algorithms
+from ape_jax.algorithms import exact
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers, PPOConfig
 from ape_jax.core import tabular
 from ape_jax.evaluation import returns
 from ape_jax.networks import HeadPolicy
@@ -72,7 +73,7 @@ def assert_only_the_posterior_returns_what_the_ensemble_does(task, heads, key, p
 
 @pytest.fixture(scope="module")
 def lake():
-    return make_task(TrainConfig(env="FrozenLake-misc"))
+    return make_task(PGConfig(env="FrozenLake-misc"))
 
 
 def test_exact_clone_of_random_experts_returns_what_they_do(lake):
@@ -104,7 +105,7 @@ def test_exact_clone_of_random_experts_returns_what_they_do(lake):
 @pytest.mark.slow
 def test_sampled_clone_returns_what_the_ensemble_does_on_frozen_lake():
     """With the classifier of environments that have no finite MDP, and few episodes cut short."""
-    config = TrainConfig(env="FrozenLake-misc", env_param=("max_steps_in_episode=300",))
+    config = PGConfig(env="FrozenLake-misc", env_param=("max_steps_in_episode=300",))
     lake = make_task(config)
     logits = exact.train(jax.random.key(1), lake.world.mdp, 0.6, num_updates=300)
     policies = jax.nn.softmax(logits)
@@ -123,7 +124,7 @@ def test_sampled_clone_returns_what_the_ensemble_does_on_frozen_lake():
 @pytest.mark.slow
 def test_sampled_clone_returns_what_the_ensemble_does_on_catch():
     """Experts trained so that the ball is missed by those who draw one of them at every state."""
-    config = TrainConfig(
+    config = PGConfig(
         env="Catch-bsuite",
         env_param=("max_steps_in_episode=10",),  # The ball is down after nine.
         head="mlp",
@@ -132,8 +133,8 @@ def test_sampled_clone_returns_what_the_ensemble_does_on_catch():
         num_updates=300,
     )
     task = make_task(config)
-    hypers = Hypers(beta=0.6, learning_rate=3e-3, critic_learning_rate=1e-2)
-    state, _ = jax.jit(learner.make_train(config))(jax.random.key(0), hypers)
+    hypers = PGHypers(beta=0.6, learning_rate=3e-3, critic_learning_rate=1e-2)
+    state, _ = jax.jit(algorithms.make_train(config))(jax.random.key(0), hypers)
     posterior = partial(Posterior, num_updates=2000, num_steps=200_000)
     assert_only_the_posterior_returns_what_the_ensemble_does(
         task, state.params.heads, jax.random.key(1), posterior
@@ -158,7 +159,7 @@ class ClockedPendulum(Pendulum):
 def test_sampled_clone_returns_what_the_ensemble_does_with_continuous_actions():
     """Experts who push to the left and to the right: who draws one at every step gets nowhere."""
     env = ClockedPendulum()
-    config = TrainConfig(algorithm="ppo", head="gaussian", hidden_sizes=(8,), observer="uniform")
+    config = PPOConfig(head="gaussian", hidden_sizes=(8,), observer="uniform")
     task = make_task(config, env, env.default_params.replace(max_steps_in_episode=LIMIT))
     params = task.networks.init(jax.random.key(2)).heads["params"]
     last = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ape_jax.algorithms import traps
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import TrainConfig
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.envs import GridWorld
@@ -116,7 +116,7 @@ def test_config_names_a_setting_that_breaks_a_rule(name, value):
 @pytest.mark.slow
 def test_most_pairs_on_the_paper_grid_trap_the_greedy_clone_of_sampled_demonstrations():
     """Six of ten is the claim; of three seeds, at least two, each with its clone counted out."""
-    task = make_task(TrainConfig(num_experts=2), GridWorld())
+    task = make_task(PGConfig(num_experts=2), GridWorld())
     keys = jax.vmap(jax.random.key)(jnp.arange(1000, 1003))
     logits, report = jax.jit(
         lambda keys: jax.lax.map(lambda key: traps.train(key, task.world.mdp, 2), keys)

@@ -13,8 +13,9 @@ import pytest
 from command_line import run
 from rich.console import Console
 
-from ape_jax.algorithms.common import Metrics, make_task
-from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.algorithms.common import Metrics
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig, PGHypers, RunConfig
 from ape_jax.reporting import figures as plotting
 from ape_jax.runs import checkpoint, trackers
 from ape_jax.runs import export as exporting
@@ -116,7 +117,7 @@ def test_weights_and_biases_keeps_an_offline_run(tmp_path, monkeypatch):
 
 
 def test_live_view_shows_every_expert_the_gap_the_speed_and_the_time_left():
-    task = make_task(TrainConfig(num_updates=50, envs_per_expert=4))
+    task = make_task(PGConfig(num_updates=50, envs_per_expert=4))
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     with LiveView(task, 2, 0, console, quiet=False) as view:
         view.show(Chunk(30, 50, None, metrics()))
@@ -126,7 +127,7 @@ def test_live_view_shows_every_expert_the_gap_the_speed_and_the_time_left():
 
 
 def test_live_view_of_many_experts_shows_the_worst_and_quiet_shows_nothing():
-    task = make_task(TrainConfig(num_updates=50, num_experts=8, envs_per_expert=4))
+    task = make_task(PGConfig(num_updates=50, num_experts=8, envs_per_expert=4))
     for quiet in (False, True):
         console = Console(file=io.StringIO(), width=120, force_terminal=True)
         with LiveView(task, 2, 0, console, quiet) as view:
@@ -214,9 +215,9 @@ def test_exported_policies_act_alike_in_a_process_without_this_package(name, run
 
 def test_chunks_do_not_add_up_in_memory():
     """What a chunk leaves behind is its metrics, which the next replaces."""
-    config = TrainConfig(num_updates=400, envs_per_expert=4)
+    config = PGConfig(num_updates=400, envs_per_expert=4)
     runner, live = Trainer(make_task(config)), []
-    for _ in runner.chunks(seed_keys(0, 1), Hypers(), chunk=20):
+    for _ in runner.chunks(seed_keys(0, 1), PGHypers(), chunk=20):
         live.append(len(jax.live_arrays()))
     assert max(live[3:]) <= live[2] + 2
 

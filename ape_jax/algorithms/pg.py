@@ -1,65 +1,94 @@
-"""PG-APE: one update from fresh whole episodes (paper, Eq. 5)."""
+"""PG-APE: the policy gradient of both terms over whole episodes (paper, Eq. 5)."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, Shaped
+from flax import struct
+from jaxtyping import Array, Float, Key
 
 from ape_jax.algorithms.common import (
     Metrics,
-    Task,
-    TrainState,
-    apply_gradients,
-    constrain,
     expert_log_weights,
+    init_multipliers,
+    part_labels,
+    update_multipliers,
 )
-from ape_jax.config import Hypers, TrainConfig
-from ape_jax.core import objective, samples
-from ape_jax.core.distributions import HeadDistribution
-from ape_jax.core.samples import Visits
+from ape_jax.algorithms.pg_loss import classifier_loss, loss
+from ape_jax.algorithms.task import Task
+from ape_jax.config import PGHypers, TrainConfig
+from ape_jax.core import objective
 from ape_jax.envs import rollout
 from ape_jax.networks import EnsembleParams, HeadPolicy, Networks, observer_policy
-from ape_jax.types import LogWeightsFn, Params, PRNGKey, SettingError, Transition
+from ape_jax.types import LogWeightsFn, PRNGKey, SettingError, Transition
+
+SPREADS_ENVIRONMENTS = True
+"""Every update starts fresh episodes, so the environments of a seed can be spread over devices."""
+
+
+@struct.dataclass
+class PGState:
+    """Everything that an update of PG-APE changes."""
+
+    params: EnsembleParams
+    opt_state: optax.OptState
+    key: jax.Array
+    """Typed key of the rollouts to come."""
+    multipliers: jax.Array | None
+    """λ_c [E] of the constrained form; None in the penalised form."""
+    networks: Networks = struct.field(pytree_node=False)
+    """The modules that the parameters belong to."""
 
 
 class Estimates(NamedTuple):
-    """What an update learns from its episodes: means over them, so that places can be averaged."""
+    """What an update learns from its episodes, as means that can be averaged over devices."""
 
     grads: EnsembleParams
-    """Of the objective's loss, by parameter."""
     expert_loss: objective.Loss
-    """Policy and value loss of the experts' term."""
     observer_loss: objective.Loss
-    """Policy and value loss of the observer's term."""
     expert_returns: Float[Array, " E"]
-    """Mean returns of the update's episodes."""
+    """Mean return of each expert."""
     observer_return: Float[Array, ""]
-    """Mean return of the update's episodes."""
     expert_length: Float[Array, ""]
-    """Live steps of an expert's episode."""
+    """Mean length of an expert's episode, in steps."""
     cross_entropy: Float[Array, ""] | None
-    """Of the classifier, summed over an episode."""
+    """Cross-entropy of the classifier, summed over an episode; None without a classifier."""
+
+
+def init(key: PRNGKey, task: Task, hypers: PGHypers) -> PGState:
+    """The state before the first update."""
+    return create_state(key, task.networks, hypers)
+
+
+def create_state(key: PRNGKey, networks: Networks, hypers: PGHypers) -> PGState:
+    """Fresh parameters and a fresh state of the optimiser."""
+    key_params, key_state = jax.random.split(key)
+    params = networks.init(key_params)
+    return PGState(
+        params=params,
+        opt_state=optimizer(hypers).init(params),
+        key=key_state,
+        multipliers=init_multipliers(networks.num_experts, hypers),
+        networks=networks,
+    )
 
 
 def update(
-    task: Task, state: TrainState, hypers: Hypers, axis_name: str | None = None
-) -> tuple[TrainState, Metrics]:
-    """One update of PG-APE: collect, returns, loss, gradient, step.
+    task: Task, state: PGState, hypers: PGHypers, axis_name: str | None = None
+) -> tuple[PGState, Metrics]:
+    """One update of PG-APE: episodes, loss, gradient, optimiser step.
 
     With ``hypers.min_return`` a step of the multipliers follows (paper, Eq. 2).
 
     Args:
       task: what is trained.
-      state: before the update.
+      state: the state before the update.
       hypers: numbers of the update.
       axis_name: a mapped axis, of ``jax.shard_map`` or ``vmap``, over which the environments are
-        spread: each of its places runs an equal share of every expert's, and all average their
-        gradients. Its size must divide ``envs_per_expert``.
+        spread. Each place runs an equal share of every expert's environments, and the gradients are
+        averaged over all places. The size of the axis must divide ``envs_per_expert``.
     """
     key, key_experts, key_observer = jax.random.split(state.key, 3)
     log_weights = expert_log_weights(task, state.params)
@@ -71,32 +100,32 @@ def update(
     )
     cross_entropy = None
     if state.params.classifier is not None:
-        cross_entropy, slope = jax.value_and_grad(classifier_loss)(
+        cross_entropy, classifier_grads = jax.value_and_grad(classifier_loss)(
             state.params.classifier, task.networks, experts
         )
-        grads = grads._replace(classifier=slope)
+        grads = grads._replace(classifier=classifier_grads)
     estimates = Estimates(
         grads=grads,
         expert_loss=expert_loss,
         observer_loss=observer_loss,
         expert_returns=jnp.mean(jnp.sum(experts.reward, axis=0), axis=-1),
         observer_return=jnp.mean(jnp.sum(observer.reward, axis=0)),
-        expert_length=jnp.mean(jnp.sum(experts.live, axis=0, dtype=jnp.float32)),
+        expert_length=jnp.mean(jnp.sum(experts.mask, axis=0, dtype=jnp.float32)),
         cross_entropy=cross_entropy,
     )
     if axis_name is not None:
         estimates = jax.lax.pmean(estimates, axis_name)
-    metrics = summarize(estimates, state.multipliers)
-    state = dataclasses.replace(state, key=key)
     state = apply_gradients(state, estimates.grads, hypers, task.config.num_updates)
-    return constrain(state, metrics.expert_returns, hypers), metrics
+    metrics = summarize(estimates, state.multipliers)
+    multipliers = update_multipliers(state.multipliers, metrics.expert_returns, hypers)
+    return dataclasses.replace(state, key=key, multipliers=multipliers), metrics
 
 
 def collect(
     task: Task,
     params: EnsembleParams,
     log_weights: LogWeightsFn,
-    hypers: Hypers,
+    hypers: PGHypers,
     keys: tuple[PRNGKey, PRNGKey],
     axis_name: str | None = None,
 ) -> tuple[Transition, Transition]:
@@ -116,12 +145,12 @@ def collect(
     )
     if task.observer_reward is not None:
         rewards = jax.vmap(jax.vmap(task.observer_reward))(observer)
-        observer = observer._replace(reward=jnp.where(observer.live, rewards, 0.0))
+        observer = observer._replace(reward=jnp.where(observer.mask, rewards, 0.0))
     return experts, observer
 
 
 def episode_keys(key: PRNGKey, config: TrainConfig, axis_name: str | None) -> Key[Array, "E B"]:
-    """Keys of this place's episodes, each derived from the episode's number among all."""
+    """Keys of this place's episodes, each made from the number of the episode among all places."""
     places = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     place = 0 if axis_name is None else jax.lax.axis_index(axis_name)
     if config.envs_per_expert % places:
@@ -135,121 +164,8 @@ def episode_keys(key: PRNGKey, config: TrainConfig, axis_name: str | None) -> Ke
     return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)
 
 
-def loss(
-    params: EnsembleParams,
-    networks: Networks,
-    log_weights: LogWeightsFn,
-    experts: Transition,
-    observer: Transition,
-    hypers: Hypers,
-    multipliers: Float[Array, " E"] | None = None,
-) -> tuple[Float[Array, ""], tuple[objective.Loss, objective.Loss]]:
-    """The PG-APE loss of collected episodes: mean over trajectories of both terms.
-
-    Args:
-      params: heads and critics.
-      networks: what they mean.
-      log_weights: the observer's log w_c, a function of the observation.
-      experts: episodes [T, E, B].
-      observer: episodes [T, N].
-      hypers: β, γ, temperature, entropy bonus.
-      multipliers: λ_c of the constrained form, which weigh the two terms in place of β; None in
-        the penalised form.
-
-    Returns:
-      The scalar loss, and its parts averaged for each term.
-    """
-    chex.assert_axis_dimension(experts.reward, 1, networks.num_experts)
-
-    def expert_block(head, critic, seen):
-        policy = networks.tabulate(lambda o: networks.distribution(head, o))
-        values = networks.tabulate(lambda o: networks.value(critic, o)[None])
-        losses = jax.vmap(objective.expert_loss, in_axes=1)(evaluate(policy, values, seen))
-        return jax.tree.map(jnp.mean, losses)
-
-    expert_losses = jax.vmap(expert_block, in_axes=(0, 0, 1))(
-        params.heads, params.expert_critics, visits_of(networks, experts, hypers.gamma)
-    )
-    beta: Float[Array, ""] | float = hypers.beta
-    if multipliers is not None:
-        weights, beta = objective.dual_weights(multipliers)
-        expert_losses = expert_losses._replace(policy=weights * expert_losses.policy)
-    acts = observer_policy(networks, params.heads, log_weights, hypers.temperature)
-    policy = networks.tabulate(lambda o: acts((), o, -1)[1])
-    values = networks.tabulate(lambda o: networks.observer_values(params, o))
-    one_block = jax.tree.map(lambda x: x[:, None], observer)
-    seen = jax.tree.map(lambda x: x[:, 0], visits_of(networks, one_block, hypers.gamma))
-    observer_losses = jax.vmap(objective.observer_loss, in_axes=(1, None))(
-        evaluate(policy, values, seen), beta
-    )
-    expert, clone = jax.tree.map(jnp.mean, (expert_losses, observer_losses))
-    return total_loss(expert, clone, hypers), (expert, clone)
-
-
-def total_loss(
-    expert: objective.Loss, observer: objective.Loss, hypers: Hypers
-) -> Float[Array, ""]:
-    """The sum of both terms, each already averaged over its trajectories."""
-    return (
-        expert.policy
-        + expert.value
-        + observer.policy
-        + observer.value
-        - hypers.ent_coef * expert.entropy
-    )
-
-
-def classifier_loss(
-    classifier: Params, networks: Networks, experts: Transition
-) -> Float[Array, ""]:
-    """Cross-entropy of q(c|s) on the states that experts visit: its minimum is the posterior.
-
-    Summed over time, mean over trajectories, as the other losses are.
-
-    Args:
-      classifier: parameters of q.
-      networks: what they mean.
-      experts: episodes [T, E, B]; the expert of an episode is its label.
-    """
-    log_weights = networks.tabulate(
-        lambda observation: networks.expert_log_weights(classifier, observation)
-    )
-
-    def block(label, seen):
-        terms = jax.vmap(jax.vmap(log_weights))(seen.observation)[..., label]
-        return -jnp.mean(jnp.sum(seen.weights * terms, axis=0))
-
-    seen = visits_of(networks, experts, 1.0)
-    return jnp.mean(jax.vmap(block, in_axes=(0, 1))(jnp.arange(networks.num_experts), seen))
-
-
-def visits_of(networks: Networks, episodes: Transition, gamma: Float[Array, ""] | float) -> Visits:
-    """What a loss needs of episodes [T, G, N]: all steps, or all pairs where states are finite."""
-    steps = samples.every_step(episodes, gamma)
-    if networks.num_states is None:
-        return steps
-    return samples.every_pair(steps, networks.num_states, networks.num_actions)
-
-
-def evaluate(
-    policy: Callable[[Shaped[Array, "..."]], HeadDistribution],
-    values: Callable[[Shaped[Array, "..."]], Float[Array, " V"]],
-    seen: Visits,
-) -> objective.Evaluated:
-    """What the objective needs of what was seen [T, N], under one policy and its critics."""
-
-    def at_visit(observation, action):
-        distribution = policy(observation)
-        return distribution.log_prob(action), distribution.entropy(), values(observation)
-
-    log_probs, entropies, columns = jax.vmap(jax.vmap(at_visit))(seen.observation, seen.action)
-    return objective.Evaluated(
-        log_probs, columns, entropies, seen.returns, seen.variances, seen.weights
-    )
-
-
 def summarize(estimates: Estimates, multipliers: Float[Array, " E"] | None) -> Metrics:
-    """Metrics of one update."""
+    """The metrics of one update."""
     expert, observer = estimates.expert_loss, estimates.observer_loss
     cross_entropy = estimates.cross_entropy
     return Metrics(
@@ -263,3 +179,43 @@ def summarize(estimates: Estimates, multipliers: Float[Array, " E"] | None) -> M
         classifier_loss=None if cross_entropy is None else cross_entropy / estimates.expert_length,
         multipliers=multipliers,
     )
+
+
+def optimizer(hypers: PGHypers, num_updates: int | None = None) -> optax.GradientTransformation:
+    """Adam with a rate for heads, critics and classifier; the gradient of the heads is clipped.
+
+    It is rebuilt from the traced ``hypers`` at every use; only its state is stored.
+
+    Args:
+      hypers: rates, the fraction of them that is left at the end, clipping norm.
+      num_updates: length of the linear decay; None keeps the rates constant.
+    """
+
+    def adam(rate):
+        fall = 0.0 if num_updates is None else (1.0 - hypers.lr_end_fraction) * rate
+        last_count = max((num_updates or 0) - 1, 1)
+        return optax.adam(lambda count: rate - fall * count / last_count)
+
+    clip = optax.clip_by_global_norm(hypers.max_grad_norm)
+    return optax.partition(
+        {
+            "heads": optax.chain(clip, adam(hypers.learning_rate)),
+            "critics": adam(hypers.critic_learning_rate),
+            "classifier": adam(hypers.classifier_learning_rate),
+        },
+        part_labels("critics", "critics"),
+    )
+
+
+def apply_gradients(
+    state: PGState, grads: EnsembleParams, hypers: PGHypers, num_updates: int | None = None
+) -> PGState:
+    """One step of the optimiser."""
+    changes, opt_state = optimizer(hypers, num_updates).update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, changes)
+    return dataclasses.replace(state, params=params, opt_state=opt_state)
+
+
+def steps_per_update(task: Task) -> int:
+    """Environment steps in one update: episodes of experts and observer, padded to the limit."""
+    return 2 * task.config.num_experts * task.config.envs_per_expert * task.world.horizon

@@ -1,4 +1,4 @@
-"""The loss of PPO-APE on a minibatch: what it needs, its weights, and its parts."""
+"""The loss of PPO-APE on a minibatch: what it needs, the weights of its terms, and its parts."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,62 +7,62 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from ape_jax.config import Hypers
+from ape_jax.config import PPOHypers
 from ape_jax.core import objective
-from ape_jax.core import statistics as calibration
+from ape_jax.core.statistics import expected_calibration_error
 from ape_jax.networks import EnsembleParams, Networks
 from ape_jax.types import Params
 
 
 class Steps(NamedTuple):
-    """What a minibatch needs of steps [N] of one policy."""
+    """What the loss needs of steps [N] of one policy."""
 
     observation: Shaped[Array, "N ..."]
-    """What the actor saw."""
+    """What the actor saw before it acted."""
     action: Shaped[Array, "N ..."]
-    """What it did."""
     log_prob: Float[Array, " N"]
-    """When it was taken."""
+    """Log-probability of the action when it was taken."""
     value: Float[Array, " N"]
-    """Then."""
+    """V(observation) when the action was taken."""
     advantage: Float[Array, " N"]
-    """In standard deviations of all of this policy's in the segment."""
+    """In standard deviations of all advantages of this policy in the rollout."""
     target: Float[Array, " N"]
-    """Of the critic."""
+    """Target of the critic."""
     log_weights: Float[Array, "N E"] | None = None
-    """Of the observer's experts, at its steps."""
+    """The observer's log w_c; None at steps of experts."""
 
 
 class Batch(NamedTuple):
-    """A segment, or a minibatch of it."""
+    """Steps of a rollout, or of a minibatch of it."""
 
     experts: Steps
-    """[E, T * B]."""
+    """Steps of every expert, [E, N]."""
     observer: Steps | None
-    """[T * M]; None where nobody observes."""
+    """Steps of the observer, [N']; None without an observer."""
 
 
-class Weights(NamedTuple):
-    """How much each expert counts in the terms of an update; constants of the loss."""
+class LossWeights(NamedTuple):
+    """How much each term and each expert counts in an update; no gradient flows through."""
 
     experts: Float[Array, " E"]
-    """Of their own term: one, or λ_c / (1 + mean λ) of the constrained form."""
+    """Weight of each expert's own term: 1, or λ_c / (1 + mean λ) of the constrained form."""
     observer: Float[Array, ""]
-    """Of the observer's: β, or 1 / (1 + mean λ)."""
+    """Weight of the observer's term: β, or 1 / (1 + mean λ)."""
     gates: Float[Array, " E"]
-    """Share of the observer's gradient that each takes."""
+    """Share of the observer's gradient that each expert takes."""
     lengths: Float[Array, " E"]
-    """Of their episodes, as shares of the sum of all: an expert is drawn for an episode, so p(c|s)
-    counts every step of long ones, where a segment has as many steps of each."""
+    """Mean length of each expert's episodes, as a share of the sum over experts. The observer's
+    model p(c|s) draws an expert for a whole episode and so counts every step of long episodes,
+    while a rollout has as many steps of each expert."""
 
 
-class Parts(NamedTuple):
-    """Of the loss of a minibatch."""
+class LossParts(NamedTuple):
+    """The parts of the loss of a minibatch."""
 
     policy: Float[Array, ""]
-    """Clipped surrogates."""
+    """Clipped surrogates of both terms."""
     value: Float[Array, ""]
-    """Of the critics."""
+    """Losses of all critics."""
     entropy: Float[Array, ""]
     """Mean entropy of the experts' policies, in nats."""
     classifier: Float[Array, ""] | None
@@ -73,25 +73,31 @@ def minibatch_loss(
     params: EnsembleParams,
     networks: Networks,
     batch: Batch,
-    hypers: Hypers,
+    hypers: PPOHypers,
     temperature: Float[Array, ""] | float,
-    weights: Weights,
-) -> tuple[Float[Array, ""], Parts]:
+    weights: LossWeights,
+) -> tuple[Float[Array, ""], LossParts]:
     """The PPO-APE loss: the mean of the experts' clipped surrogates, and β times the observer's.
 
     Args:
-      params: heads, critics, classifier.
-      networks: what they mean.
+      params: heads, critics and classifier.
+      networks: the modules that the parameters belong to.
       batch: steps of every expert [E, N] and of the observer [N'].
-      hypers: clipping, entropy bonus.
-      temperature: of the observer.
-      weights: of the terms and of the experts in them.
+      hypers: clipping, entropy coefficient.
+      temperature: temperature of the observer.
+      weights: weights of the terms, and of the experts in them.
 
     Returns:
       The scalar loss, and its parts.
     """
 
-    def expert_block(head, critic, steps):
+    def critic_loss(critic, steps):
+        values = jax.vmap(networks.value, (None, 0))(critic, steps.observation)
+        return objective.clipped_value_loss(
+            values, steps.value, steps.target, hypers.value_clip_eps
+        )
+
+    def expert_losses(head, critic, steps):
         def at_step(observation, action):
             policy = networks.distribution(head, observation)
             return policy.log_prob(action), policy.entropy()
@@ -102,43 +108,35 @@ def minibatch_loss(
         )
         return surrogate, critic_loss(critic, steps), jnp.mean(entropies)
 
-    def critic_loss(critic, steps):
-        values = jax.vmap(networks.value, (None, 0))(critic, steps.observation)
-        return objective.clipped_value_loss(
-            values, steps.value, steps.target, hypers.value_clip_eps
-        )
-
-    policies, values, entropies = jax.vmap(expert_block)(
-        params.heads, params.expert_critics, batch.experts
-    )
-    policy, value, entropy = (
-        jnp.mean(weights.experts * policies),
-        jnp.sum(values),
-        jnp.mean(entropies),
-    )
-    classifier = None
-    if params.classifier is not None:
-        classifier = classifier_loss(networks, params.classifier, batch.experts, weights.lengths)
-    steps = batch.observer
-    if steps is not None:
-
-        def at_observer_step(observation, action, log_weights):
+    def observer_surrogate(steps):
+        def at_step(observation, action, log_weights):
             policies = networks.distributions(params.heads, observation)
             policies = jax.tree.map(_gated(weights.gates), policies)
             return policies.pool(log_weights).temper(temperature).log_prob(action)
 
-        log_probs = jax.vmap(at_observer_step)(steps.observation, steps.action, steps.log_weights)
-        policy = policy + weights.observer * objective.clipped_surrogate(
+        log_probs = jax.vmap(at_step)(steps.observation, steps.action, steps.log_weights)
+        return objective.clipped_surrogate(
             log_probs, steps.log_prob, -steps.advantage, hypers.clip_eps
         )
-        value = value + critic_loss(params.observer_critic, steps)
+
+    surrogates, values, entropies = jax.vmap(expert_losses)(
+        params.heads, params.expert_critics, batch.experts
+    )
+    policy, value = jnp.mean(weights.experts * surrogates), jnp.sum(values)
+    entropy = jnp.mean(entropies)
+    classifier = None
+    if params.classifier is not None:
+        classifier = classifier_loss(networks, params.classifier, batch.experts, weights.lengths)
+    if batch.observer is not None:
+        policy = policy + weights.observer * observer_surrogate(batch.observer)
+        value = value + critic_loss(params.observer_critic, batch.observer)
     total = policy + value - hypers.ent_coef * entropy
     total = total + (0.0 if classifier is None else classifier)
-    return total, Parts(policy, value, entropy, classifier)
+    return total, LossParts(policy, value, entropy, classifier)
 
 
 def _gated(gates: Float[Array, " E"]) -> Callable:
-    """The same values, with so much of the gradient."""
+    """Leave values [E, …] as they are, and multiply the gradient of each expert by its gate."""
 
     def gated(x):
         shares = gates.reshape(-1, *[1] * (x.ndim - 1))
@@ -150,7 +148,7 @@ def _gated(gates: Float[Array, " E"]) -> Callable:
 def classifier_loss(
     networks: Networks, classifier: Params, experts: Steps, lengths: Float[Array, " E"]
 ) -> Float[Array, ""]:
-    """Cross-entropy of q(c|s) on the steps [E, N] of all experts, in nats a step.
+    """Cross-entropy of q(c|s) on the steps [E, N] of all experts, in nats per step.
 
     Its minimum is the posterior w_c(s) = d_c(s) / Σ_k d_k(s) of ``posterior_log_weights``: the
     occupancy of an expert is the share of its steps in a state times the length of its episodes.
@@ -160,14 +158,14 @@ def classifier_loss(
     return -jnp.sum(lengths * own)
 
 
-def calibration_of(
+def calibration_error(
     networks: Networks, classifier: Params, experts: Steps, lengths: Float[Array, " E"]
 ) -> Float[Array, ""]:
-    """How far the classifier's confidence is from its accuracy on steps [E, N] weighed likewise."""
+    """Expected calibration error of q(c|s) on steps [E, N], weighted as in ``classifier_loss``."""
     log_weights = _log_weights(networks, classifier, experts)
     num_experts, num_steps = log_weights.shape[:2]
     labels = jnp.repeat(jnp.arange(num_experts), num_steps)
-    return calibration.expected_calibration_error(
+    return expected_calibration_error(
         log_weights.reshape(-1, num_experts), labels, jnp.repeat(lengths, num_steps)
     )
 

@@ -15,9 +15,9 @@ from jaxtyping import Array, Key
 from rich.console import Console
 
 from ape_jax import envs
-from ape_jax.algorithms.common import Task, make_task
+from ape_jax.algorithms.task import Task, make_task
 from ape_jax.cli.output import INTERRUPTED, prepare, say
-from ape_jax.config import Hypers, TrainConfig, recipe
+from ape_jax.config import Hypers, PGConfig, TrainConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations import files as demonstration_files
@@ -33,7 +33,7 @@ from ape_jax.reporting import figures as plotting
 from ape_jax.runs import checkpoint
 from ape_jax.runs.metrics import fingerprint, write_json, write_text
 from ape_jax.training.trainer import EVALUATE, progress_bar, seed_keys
-from ape_jax.types import HeadName, SettingError
+from ape_jax.types import PGHeadName, SettingError
 
 ALL = "all"
 """Stands for every name."""
@@ -235,12 +235,10 @@ def _file(path: Path, seeds: int) -> Subject:
             "score. Fit observers.MeanAction or observers.MixtureDensityNetwork in Python instead"
         )
     space = env.observation_space(params)
-    head: HeadName = "conv" if len(space.shape) == 3 else "mlp"
+    head: PGHeadName = "conv" if len(space.shape) == 3 else "mlp"
     if isinstance(space, spaces.Discrete):
         head = "tabular"
-    task = make_task(
-        TrainConfig(env=file.env_id, env_param=file.env_param, num_experts=1, head=head)
-    )
+    task = make_task(PGConfig(env=file.env_id, env_param=file.env_param, num_experts=1, head=head))
     given, kept = collect.hold_out(file.demonstrations)
     samples = [collect.resample(given, seed) for seed in range(seeds)]
     everything = collect.complete_returns(file.demonstrations)

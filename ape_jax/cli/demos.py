@@ -10,7 +10,7 @@ import tyro
 from jaxtyping import Array, Int
 from rich.console import Console
 
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.cli.output import prepare, say
 from ape_jax.demonstrations import collect as demonstrations
 from ape_jax.demonstrations import files as demonstration_files

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 
 import ape_jax
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.cli import audit
 from ape_jax.cli.output import prepare, say
 from ape_jax.cli.sweep import SweepOptions

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ape_jax import presets
 from ape_jax.cli.output import INTERRUPTED, prepare, say
-from ape_jax.config import RunConfig
+from ape_jax.config import RunConfig, resolve
 from ape_jax.evaluation import suite
 from ape_jax.evaluation.suite import SuiteEffort
 from ape_jax.reporting import figures, tables
@@ -83,16 +83,16 @@ def run(options: SuiteOptions, console: Console) -> int:
 
 
 def _config(name: str, options: SuiteOptions) -> RunConfig:
-    train, hypers = presets.find(name)
+    settings = {**presets.find(name), "seeds": options.seeds, "first_seed": options.first_seed}
     if options.quick:
-        train = dataclasses.replace(train, num_updates=max(train.num_updates // 20, 2))
-    return RunConfig(train, hypers, options.seeds, options.first_seed)
+        settings["num_updates"] = max(settings["num_updates"] // 20, 2)
+    return resolve(settings)
 
 
 def _chosen(only: str | None) -> list[str]:
     if only is None:
         return list(presets.PRESETS)
-    by_env = {preset.train.env: name for name, preset in presets.PRESETS.items()}
+    by_env = {preset["env"]: name for name, preset in presets.PRESETS.items()}
     names = [name.strip() for name in only.split(",") if name.strip()]
     chosen = [by_env.get(name, name) for name in names]
     for name in chosen:

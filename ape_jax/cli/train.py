@@ -13,9 +13,9 @@ import tyro
 from rich.console import Console
 
 from ape_jax import presets
-from ape_jax.algorithms.common import Task, check_min_return, make_task
+from ape_jax.algorithms.task import Task, check_min_return, make_task
 from ape_jax.cli.output import prepare, say
-from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe_of
+from ape_jax.config import Hypers, RunConfig, TrainConfig, read_settings, resolve
 from ape_jax.evaluation import intervals
 from ape_jax.evaluation import returns as evaluation
 from ape_jax.networks import EnsembleParams
@@ -32,7 +32,7 @@ from ape_jax.runs.loop import (
 )
 from ape_jax.training import devices as sharding
 from ape_jax.training.trainer import EVALUATE, RANDOM, Trainer, mesh_of, seed_keys
-from ape_jax.types import RunError, SettingError
+from ape_jax.types import AlgorithmName, RunError, SettingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,12 @@ class TrainOptions:
     given; a --config file overrides them, and flags both.
     """
 
-    settings: tyro.conf.OmitArgPrefixes[TrainConfig]
+    settings: tyro.conf.OmitArgPrefixes[tyro.conf.AvoidSubcommands[TrainConfig]]
     """What shapes the program. A change recompiles."""
-    hypers: tyro.conf.OmitArgPrefixes[Hypers]
+    hypers: tyro.conf.OmitArgPrefixes[tyro.conf.AvoidSubcommands[Hypers]]
     """Numbers in the program."""
+    algorithm: AlgorithmName = "pg"
+    """The kind of update."""
     seeds: int = 1
     """Runs trained side by side, each with its own random numbers."""
     first_seed: int = 0
@@ -114,20 +116,22 @@ def defaults(arguments: Sequence[str]) -> TrainOptions:
         raise SettingError(
             f"{one} and {other} each set everything; got {values[0]} and {values[1]}. Leave one out"
         )
+    choice = {name: getattr(first, name) for name in ("head", "min_return", "algorithm")}
+    choice = {name: value for name, value in choice.items() if value is not None}
     if first.preset is not None:
-        return TrainOptions(*presets.find(first.preset), preset=first.preset)
+        return TrainOptions(**_as_options(presets.config(first.preset)), preset=first.preset)
     if first.resume is not None:
         own = _settings_of(first.resume)
         return TrainOptions(**_as_options(own), resume=first.resume, out=first.resume)
     if first.config is not None:
-        loaded = RunConfig.load(first.config, first.head, first.min_return, first.algorithm)
-        return TrainOptions(**_as_options(loaded), config=first.config)
-    return TrainOptions(*recipe_of(first.head, first.min_return, first.algorithm))
+        config = resolve(read_settings(first.config), choice)
+        return TrainOptions(**_as_options(config), config=first.config)
+    return TrainOptions(**_as_options(resolve(choice)))
 
 
 def _as_options(config: RunConfig) -> dict:
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    return {"settings": fields.pop("train"), **fields}
+    return {"settings": fields.pop("train"), "algorithm": config.train.algorithm, **fields}
 
 
 def _settings_of(run: Path) -> RunConfig:

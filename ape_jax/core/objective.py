@@ -3,8 +3,8 @@
     max_θ  J(PE) − β J(π_o)                                               (paper, Eq. 3)
 
 Losses are minimised. They **sum over time**; the caller takes the mean over trajectories. Dividing
-by the number of live steps instead would shrink the observer's term against the experts', because
-its episodes are longer, and training would end cooperative.
+by the number of steps instead would shrink the observer's term against the experts', because its
+episodes are longer, and training would end with experts that cooperate with the observer.
 """
 
 from typing import NamedTuple
@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-class Evaluated(NamedTuple):
-    """What the objective needs of one trajectory: one entry a step.
+class LossInputs(NamedTuple):
+    """What the losses need of one trajectory: one entry for each step.
 
-    Where states are finite, the mean of many trajectories serves as well, one entry a state and
-    action: how often the pair came, and mean and variance of the returns that followed.
+    Where states are finite, an entry may also stand for all steps of many trajectories with the
+    same state and action (``samples.aggregate_by_state_action``).
     """
 
     log_probs: Float[Array, " T"]
@@ -30,10 +30,9 @@ class Evaluated(NamedTuple):
     returns: Float[Array, " T"]
     """R(t), the return to go."""
     variances: Float[Array, " T"]
-    """Of the returns that an entry stands for; zero where it is one step."""
+    """Variance of the returns that an entry stands for; zero where it is one step."""
     weights: Float[Array, " T"]
-    """How often the entry counts: a step once up to the end and not after it, a pair as often as it
-    comes."""
+    """How often an entry counts: steps count once up to the end of the episode, then not at all."""
 
 
 class Loss(NamedTuple):
@@ -44,7 +43,7 @@ class Loss(NamedTuple):
     value: Float[Array, ""]
     """Squared error of the critic."""
     entropy: Float[Array, ""]
-    """Of the policy that acted, in nats; a bonus enters the total with a minus sign."""
+    """Entropy of the policy that acted, in nats; it enters the total with a minus sign."""
 
 
 def policy_gradient_loss(
@@ -79,7 +78,11 @@ def clipped_value_loss(
     targets: Float[Array, " N"],
     value_clip_eps: Float[Array, ""] | float | None,
 ) -> Float[Array, ""]:
-    """½ (V − target)², mean over steps; the larger of it and that of V kept near its old value."""
+    """Squared error of a critic, ½ (V − target)², mean over steps.
+
+    With ``value_clip_eps`` each step takes the larger of this error and that of V clipped to its
+    old value ± ``value_clip_eps``.
+    """
     errors = jnp.square(values - targets)
     if value_clip_eps is not None:
         near = old_values + jnp.clip(values - old_values, -value_clip_eps, value_clip_eps)
@@ -90,14 +93,19 @@ def clipped_value_loss(
 def gate(
     expert_returns: Float[Array, " E"],
     min_return: Float[Array, ""] | float,
-    scale: Float[Array, ""] | float,
+    width: Float[Array, ""] | float,
 ) -> Float[Array, " E"]:
-    """Share of the observer's gradient that each expert takes: clip((R_c − α) / scale, 0, 1).
+    """Share of the observer's gradient that each expert takes: clip((R_c − α) / width, 0, 1).
 
-    An expert at α or below it, or of unknown return, is left to its own task.
+    It is zero for an expert whose return is at most α, or unknown (nan).
+
+    Args:
+      expert_returns: R_c.
+      min_return: α.
+      width: return above α at which the gate is fully open.
     """
     expert_returns = jnp.where(jnp.isnan(expert_returns), min_return, expert_returns)
-    return jnp.clip((expert_returns - min_return) / scale, 0.0, 1.0)
+    return jnp.clip((expert_returns - min_return) / width, 0.0, 1.0)
 
 
 def value_loss(
@@ -111,7 +119,7 @@ def value_loss(
     return _weighted_sum(0.5 * (errors + variances), weights)
 
 
-def expert_loss(expert: Evaluated) -> Loss:
+def expert_loss(expert: LossInputs) -> Loss:
     """The experts' term for a trajectory of π_c: Ã_c(t) = R(t) − V_c(s_t)  (paper, Eq. 5).
 
     Args:
@@ -120,7 +128,7 @@ def expert_loss(expert: Evaluated) -> Loss:
     return _loss(expert, 1.0)
 
 
-def observer_loss(observer: Evaluated, beta: Float[Array, ""] | float) -> Loss:
+def observer_loss(observer: LossInputs, beta: Float[Array, ""] | float) -> Loss:
     """The observer's term for a trajectory of π_o: Ã_o(t) = −β R(t) − V_o(s_t)  (paper, Eq. 5).
 
     With separate critics ``values`` is V_o alone. With the shared critic of Eq. 4 as printed it
@@ -134,8 +142,8 @@ def observer_loss(observer: Evaluated, beta: Float[Array, ""] | float) -> Loss:
     return _loss(observer, -beta)
 
 
-def _loss(trajectory: Evaluated, scale: Float[Array, ""] | float) -> Loss:
-    """Of the policy that acted, for so many times the return."""
+def _loss(trajectory: LossInputs, scale: Float[Array, ""] | float) -> Loss:
+    """Loss of the policy that acted, which ascends ``scale`` times the return."""
     targets, variances = scale * trajectory.returns, scale**2 * trajectory.variances
     advantages = targets - jnp.mean(trajectory.values, axis=-1)
     return Loss(
@@ -146,7 +154,7 @@ def _loss(trajectory: Evaluated, scale: Float[Array, ""] | float) -> Loss:
 
 
 def _weighted_sum(terms: Float[Array, " T"], weights: Float[Array, " T"]) -> Float[Array, ""]:
-    """What has no weight counts for nothing, not even where it is not finite."""
+    """Weighted sum; a term of weight zero is left out even where it is not finite."""
     return jnp.sum(jnp.where(weights > 0, weights * terms, 0.0))
 
 
@@ -157,12 +165,12 @@ def dual_step(
     step_size: Float[Array, ""] | float,
     largest: Float[Array, ""] | float = 1e3,
 ) -> Float[Array, " E"]:
-    """Multiplicative ascent on the multipliers of the constrained form (paper, Eq. 2).
+    """One step of multiplicative ascent on the multipliers of the constrained form (paper, Eq. 2).
 
         min_θ J(π_o)  subject to  J(π_c) ≥ α for every expert c
         λ_c ← λ_c exp(η (α − J(π_c))),   kept in [1 / largest, largest]
 
-    One multiplier an expert, so that no expert is sacrificed for the others.
+    Each expert has its own multiplier, so that no expert is sacrificed for the others.
 
     Args:
       multipliers: λ_c > 0.
@@ -176,16 +184,16 @@ def dual_step(
 
 
 def dual_weights(multipliers: Float[Array, " E"]) -> tuple[Float[Array, " E"], Float[Array, ""]]:
-    """What the multipliers make of the two terms: λ_c / (1 + mean λ), and 1 / (1 + mean λ).
+    """Weights of the two terms, given the multipliers: λ_c / (1 + mean λ), and 1 / (1 + mean λ).
 
-    The divisor keeps the size of the gradient, and with it the step, independent of λ.
+    The divisor keeps the size of the gradient independent of λ.
 
     Args:
       multipliers: λ_c > 0.
 
     Returns:
-      The weight of each expert's return, and that of the observer's; both held constant in the
-      gradient.
+      The weight of each expert's return, and the weight of the observer's return. No gradient
+      flows through them.
     """
     multipliers = jax.lax.stop_gradient(multipliers)
     divisor = 1.0 + jnp.mean(multipliers)
@@ -197,6 +205,6 @@ def dual_objective(
     observer_return: Float[Array, ""],
     multipliers: Float[Array, " E"],
 ) -> Float[Array, ""]:
-    """What θ ascends between dual steps: (mean_c λ_c J(π_c) − J(π_o)) / (1 + mean_c λ_c)."""
+    """The objective of θ between dual steps: (mean_c λ_c J(π_c) − J(π_o)) / (1 + mean_c λ_c)."""
     expert_weights, observer_weight = dual_weights(multipliers)
     return jnp.mean(expert_weights * expert_returns) - observer_weight * observer_return

@@ -1,7 +1,7 @@
-"""Random numbers of many keys at once: the streams of ``jax.random``, drawn faster on a CPU.
+"""Random numbers for many keys at once: the same as those of ``jax.random``, but faster on a CPU.
 
-``jax.random`` compiles threefry for a CPU as a loop over arrays in memory. Here its rounds are
-written out, and fuse: on two cores that took a third of the time.
+On a CPU, ``jax.random`` compiles threefry to a loop over arrays in memory. Here its rounds are
+written out, so that XLA fuses them: on two cores this takes a third of the time.
 """
 
 import jax
@@ -16,9 +16,9 @@ _PARITY = 0x1BD11BDA
 
 
 def split(keys: Key[Array, " N"], num: int) -> Key[Array, "num N"]:
-    """As many new keys of every key, equal to those of ``jax.random.split``.
+    """Split every key into ``num`` new keys, the same ones that ``jax.random.split`` gives.
 
-    Equal, that is, while ``jax_threefry_partitionable`` is on, as it is by default.
+    They are the same while ``jax_threefry_partitionable`` is on, which is the default.
     """
     if jax.random.key_impl(keys) != _THREEFRY:
         return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
@@ -26,10 +26,11 @@ def split(keys: Key[Array, " N"], num: int) -> Key[Array, "num N"]:
 
 
 def uniforms(keys: Key[Array, " N"], num: int) -> Float[Array, "num N"]:
-    """As many numbers from [0, 1) of every key, multiples of 2^-24.
+    """Draw ``num`` numbers from [0, 1) with every key, as multiples of 2^-24.
 
-    A block of threefry is two random words, each good for one number; ``jax.random.bits`` makes one
-    of both. Keys of other generators go to ``jax.random.uniform``.
+    A block of threefry has two random words, and each becomes one number here, while
+    ``jax.random.bits`` makes one number of both. Keys of other generators are handed to
+    ``jax.random.uniform``.
     """
     if jax.random.key_impl(keys) != _THREEFRY:
         return jax.vmap(lambda key: jax.random.uniform(key, (num,)), out_axes=1)(keys)
@@ -38,11 +39,11 @@ def uniforms(keys: Key[Array, " N"], num: int) -> Float[Array, "num N"]:
 
 
 def permutation(key: PRNGKey, size: int) -> Int[Array, " size"]:
-    """A random order of so many numbers from 0, from one sort of single words.
+    """A random order of the numbers 0, …, size − 1, by sorting single words.
 
-    The upper bits of a word are random and the lower ones the number itself: on two cores, a tenth
-    of the time of ``jax.random.permutation``. Numbers whose random bits are alike keep their
-    order, which is of no matter to minibatches.
+    The upper bits of each word are random, and the lower bits are the number itself. On two cores
+    this takes a tenth of the time of ``jax.random.permutation``. Numbers with equal random bits
+    keep their order, which does not matter for minibatches.
     """
     mask = jnp.uint32((1 << (size - 1).bit_length()) - 1)
     words = jax.random.bits(key, (size,)) & ~mask

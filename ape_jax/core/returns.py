@@ -8,13 +8,13 @@ from jaxtyping import Array, Bool, Float
 def discounted_returns(
     rewards: Float[Array, "T *batch"], discounts: Float[Array, "T *batch"]
 ) -> Float[Array, "T *batch"]:
-    """Returns to go, of one trajectory or of several side by side.
+    """Returns to go of one trajectory, or of several side by side.
 
         R(t) = r_t + γ_t R(t+1),      R(T) = 0
 
     Args:
       rewards: r_t.
-      discounts: γ_t, applied to what follows step t; zero where nothing follows.
+      discounts: γ_t, which multiplies the return after step t; zero where nothing follows.
 
     Returns:
       R(t), in the units of the reward.
@@ -40,13 +40,13 @@ def generalized_advantages(
     gamma: Float[Array, ""] | float,
     gae_lambda: Float[Array, ""] | float,
 ) -> Float[Array, " T"]:
-    """GAE(λ) over a stream of episodes (Schulman et al., arXiv 1506.02438, Eq. 16).
+    """GAE(λ) over episodes that follow each other (Schulman et al., arXiv 1506.02438, Eq. 16).
 
         δ_t = r_t + γ (1 − terminated_t) V(s'_t) − V(s_t)
         Â_t = δ_t + γ λ (1 − terminated_t)(1 − truncated_t) Â_{t+1}
 
-    A truncated step still bootstraps: the episode would have gone on. Both ends cut the trace,
-    because step t + 1 belongs to another episode.
+    A truncated step still bootstraps, because the episode would have gone on. Both kinds of end
+    stop the sum, because step t + 1 belongs to another episode.
 
     Args:
       rewards: r_t.
@@ -63,9 +63,3 @@ def generalized_advantages(
     deltas = rewards + gamma * jnp.where(terminated, 0.0, next_values) - values
     decays = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda)
     return discounted_returns(deltas, decays)
-
-
-def live_steps(done: Bool[Array, " T"]) -> Bool[Array, " T"]:
-    """True up to and including the first step at which the episode is done."""
-    done = done.astype(jnp.int32)
-    return jnp.cumsum(done) - done == 0

@@ -1,4 +1,4 @@
-"""What a loss needs of trajectories: which pairs came, what followed, and how often they count."""
+"""Samples of states, actions and returns: one for each step, or one for each state and action."""
 
 from typing import NamedTuple
 
@@ -9,59 +9,59 @@ from ape_jax.core import returns
 from ape_jax.types import Transition
 
 
-class Visits(NamedTuple):
-    """Observations and actions of trajectories [T, ...], or of their mean [S * A, ...]."""
+class Samples(NamedTuple):
+    """Observations, actions and the returns that followed, with any leading axes."""
 
     observation: Shaped[Array, "..."]
-    """What the actor saw."""
+    """What the actor saw before it acted."""
     action: Int[Array, "..."]
-    """What it did."""
     returns: Float[Array, "..."]
-    """R(t), the return to go: of a step, or the mean of a pair."""
-    variances: Float[Array, "..."]
-    """Of the returns about that mean; zero for a step."""
-    weights: Float[Array, "..."]
-    """How often the entry counts: a step once up to the end and not after it, a pair as often as it
-    comes in a trajectory."""
+    """Return to go R(t) after the action; or the mean of several returns."""
+    variances: Float[Array, "..."] | None = None
+    """Variance of the returns that a sample is the mean of; None means zero."""
+    weights: Float[Array, "..."] | None = None
+    """How often a sample counts; None means once."""
+    expert: Int[Array, "..."] | None = None
+    """Index of the expert that acted; None where the observer acted, or where an axis says it."""
 
 
-def every_step(episodes: Transition, gamma: Float[Array, ""] | float) -> Visits:
-    """One entry a step of episodes [T, ...]."""
+def every_step(episodes: Transition, gamma: Float[Array, ""] | float) -> Samples:
+    """One sample for each step of episodes [T, ...]; steps after the end have weight zero."""
     discounts = jnp.full_like(episodes.reward, gamma)
-    nothing = jnp.zeros_like(episodes.reward)
-    return Visits(
+    return Samples(
         observation=episodes.observation,
         action=episodes.action,
         returns=returns.discounted_returns(episodes.reward, discounts),
-        variances=nothing,
-        weights=episodes.live.astype(episodes.reward.dtype),
+        variances=jnp.zeros_like(episodes.reward),
+        weights=episodes.mask.astype(episodes.reward.dtype),
     )
 
 
-def every_pair(visits: Visits, num_states: int, num_actions: int) -> Visits:
-    """The mean of trajectories, one entry a state and action.
+def aggregate_by_state_action(steps: Samples, num_states: int, num_actions: int) -> Samples:
+    """One sample for each pair of state and action, which stands for all steps with that pair.
 
     A loss that is linear in the returns, or quadratic with a factor of the state alone, depends on
-    trajectories only through how often each pair came and the returns that followed: their mean,
-    and their variance in the error of a critic. A batch of any size becomes S * A entries, and
-    networks need not see a state twice.
+    trajectories only through how often each pair came and through the mean and the variance of the
+    returns that followed. A batch of any size therefore becomes S * A samples, and networks see
+    each state once.
 
     Args:
-      visits: of blocks of trajectories [T, G, N] in a finite observation space.
+      steps: samples of blocks of trajectories [T, G, N] in a finite observation space.
       num_states: S.
       num_actions: A.
 
     Returns:
-      Visits [S * A, G, 1]: of every pair mean and variance of the return, and as weight its visits
-      in a trajectory. Sums are float32: counts are exact up to 2^24 visits of a pair, totals of
-      returns round from there on.
+      Samples [S * A, G, 1]. The weight of a pair is its mean number of visits in a trajectory. Sums
+      are float32: counts are exact up to 2^24 visits of a pair, and sums of returns are rounded
+      beyond.
     """
-    _, num_blocks, num_trajectories = visits.action.shape
+    assert steps.weights is not None
+    _, num_blocks, num_trajectories = steps.action.shape
     num_pairs = num_states * num_actions
     blocks = jnp.arange(num_blocks, dtype=jnp.int32)[:, None]
-    pairs = (blocks[None] * num_states + visits.observation) * num_actions + visits.action
-    powers = jnp.stack([jnp.ones_like(visits.returns), visits.returns, visits.returns**2], axis=-1)
-    amounts = (visits.weights[..., None] * powers).reshape(-1, 3)
+    pairs = (blocks[None] * num_states + steps.observation) * num_actions + steps.action
+    powers = jnp.stack([jnp.ones_like(steps.returns), steps.returns, steps.returns**2], axis=-1)
+    amounts = (steps.weights[..., None] * powers).reshape(-1, 3)
     sums = jnp.zeros((num_blocks * num_pairs, 3))
     sums = sums.at[pairs.reshape(-1)].add(amounts, mode="promise_in_bounds")
     counts, totals, squares = jnp.moveaxis(
@@ -69,7 +69,7 @@ def every_pair(visits: Visits, num_states: int, num_actions: int) -> Visits:
     )
     means = totals / jnp.maximum(counts, 1.0)
     states, actions = jnp.divmod(jnp.arange(num_pairs, dtype=jnp.int32), num_actions)
-    return Visits(
+    return Samples(
         observation=jnp.broadcast_to(states[:, None, None], counts.shape),
         action=jnp.broadcast_to(actions[:, None, None], counts.shape),
         returns=means,

@@ -1,4 +1,4 @@
-"""Running means and variances, a batch at a time, and the calibration of a classifier."""
+"""Running means and variances, and the calibration of a classifier."""
 
 from typing import NamedTuple
 
@@ -7,34 +7,32 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-class Moments(NamedTuple):
-    """Of numbers, or of each entry of vectors [F]."""
+class RunningStatistics(NamedTuple):
+    """Mean and variance of numbers, or of each entry of vectors [F]."""
 
     size: Float[Array, ""]
-    """How many."""
+    """How many numbers or vectors they are taken over."""
     mean: Float[Array, "*F"]
-    """Their mean."""
     variance: Float[Array, "*F"]
-    """Mean squared distance from it."""
 
     def scale(self) -> Float[Array, "*F"]:
         """One over the standard deviation."""
         return 1.0 / jnp.sqrt(self.variance + 1e-8)
 
 
-def standard(shape: tuple[int, ...]) -> Moments:
-    """Mean zero and variance one, with the weight of hardly anything."""
-    return Moments(jnp.float32(1e-4), jnp.zeros(shape), jnp.ones(shape))
+def init_statistics(shape: tuple[int, ...]) -> RunningStatistics:
+    """Mean zero and variance one, with so little weight that the first batch replaces them."""
+    return RunningStatistics(jnp.float32(1e-4), jnp.zeros(shape), jnp.ones(shape))
 
 
-def merge(moments: Moments, batch: Float[Array, "N *F"]) -> Moments:
-    """The moments of what was seen and of a batch together (Chan et al., 1979)."""
-    size = moments.size + batch.shape[0]
-    apart = jnp.mean(batch, axis=0) - moments.mean
+def merge(statistics: RunningStatistics, batch: Float[Array, "N *F"]) -> RunningStatistics:
+    """The statistics of all earlier batches and of this one together (Chan et al., 1979)."""
+    size = statistics.size + batch.shape[0]
+    difference = jnp.mean(batch, axis=0) - statistics.mean
     share = batch.shape[0] / size
-    variance = (1.0 - share) * moments.variance + share * jnp.var(batch, axis=0)
-    variance = variance + share * (1.0 - share) * jnp.square(apart)
-    return Moments(size, moments.mean + share * apart, variance)
+    variance = (1.0 - share) * statistics.variance + share * jnp.var(batch, axis=0)
+    variance = variance + share * (1.0 - share) * jnp.square(difference)
+    return RunningStatistics(size, statistics.mean + share * difference, variance)
 
 
 def mean_of_newest(
@@ -44,14 +42,14 @@ def mean_of_newest(
     values: Float[Array, "T B"],
     size: int,
 ) -> Float[Array, ""]:
-    """Of the values of what has ended: a running mean that looks back over about ``size`` of them.
+    """Running mean of one value for each episode, over about the last ``size`` episodes.
 
     Args:
-      mean: of those before.
-      num_before: how many those were. Up to ``size`` in all, the mean is a plain one.
-      ended: where something has.
-      values: of it; anything elsewhere.
-      size: how many count.
+      mean: mean over the episodes that ended before. It is a plain mean up to ``size`` episodes.
+      num_before: how many episodes those were.
+      ended: steps at which an episode ended.
+      values: the value of that episode; anything at other steps.
+      size: how many episodes count.
     """
     count = jnp.sum(ended)
     total = jnp.sum(jnp.where(ended, values, 0.0))
@@ -61,7 +59,7 @@ def mean_of_newest(
 
 
 NUM_BINS = 10
-"""Bins of the confidence."""
+"""Number of bins of the confidence."""
 
 
 def expected_calibration_error(
@@ -72,12 +70,12 @@ def expected_calibration_error(
         Σ_b n_b / N · |accuracy_b − confidence_b|,    b one of ten equal bins of the confidence
 
     Args:
-      log_probs: of every class, for each example.
+      log_probs: log-probability of every class, for each example.
       labels: the true classes.
-      weights: how much each example counts; one of n_b is its share.
+      weights: how much each example counts; n_b is the sum of the weights in a bin.
 
     Returns:
-      Between 0 and 1.
+      A number between 0 and 1.
     """
     confidence = jnp.exp(jnp.max(log_probs, axis=-1))
     right = (jnp.argmax(log_probs, axis=-1) == labels).astype(jnp.float32)

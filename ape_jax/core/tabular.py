@@ -1,4 +1,4 @@
-"""Finite MDPs, exactly: the oracle of every sampled estimate, differentiable and vmappable."""
+"""Exact quantities of finite MDPs, differentiable; tests compare sampled estimates with them."""
 
 import dataclasses
 
@@ -22,23 +22,23 @@ class FiniteMDP:
     start: Float[Array, " S"]
     """Distribution of the first state."""
     terminal: Bool[Array, " S"]
-    """States in which the task has ended: no reward, no way on."""
+    """States in which the task has ended: they pay no reward and are never left."""
     horizon: int = struct.field(pytree_node=False)
-    """Time limit H in steps; reaching it truncates the episode."""
+    """Time limit H of an episode, in steps."""
 
     @property
     def num_states(self) -> int:
-        """S."""
+        """Number of states (S)."""
         return self.reward.shape[0]
 
     @property
     def num_actions(self) -> int:
-        """A."""
+        """Number of actions (A)."""
         return self.reward.shape[1]
 
 
 def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
-    """Undiscounted return from each state with all H steps left: H backward steps.
+    """Undiscounted return from each state with all H steps left, by H backward steps.
 
         V_h(s) = Σ_a π(a|s) [ r(s, a) + Σ_s' P(s'|s, a) V_{h−1}(s') ],   V_h(terminal) = 0
 
@@ -66,7 +66,7 @@ def policy_return(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, "
 
 
 def optimal_action_values(mdp: FiniteMDP) -> Float[Array, "S A"]:
-    """Q*(s, a): return of an action followed by the best ones, with all H steps left."""
+    """Q*(s, a): return of an action that the best actions follow, with all H steps left."""
     alive = ~mdp.terminal
 
     def action_values(values):
@@ -80,10 +80,10 @@ def optimal_action_values(mdp: FiniteMDP) -> Float[Array, "S A"]:
 
 
 def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
-    """The policy that is greedy for the optimal values with all H steps left; ties share evenly.
+    """The policy that is greedy for Q* with all H steps left; ties share the probability evenly.
 
-    Optimal where the limit does not bind: no start needs so many steps that hurrying at the end
-    would differ from going straight.
+    It is optimal where every start can reach its goal well before the time limit. Otherwise the
+    best action may depend on the number of steps left.
     """
     action_values = optimal_action_values(mdp)
     best = action_values >= jnp.max(action_values, axis=-1, keepdims=True) - 1e-5
@@ -91,11 +91,11 @@ def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
 
 
 def state_occupancy(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
-    """Expected visits to each live state in an episode: H forward steps.
+    """Expected visits to each state that is not terminal in an episode, by H forward steps.
 
         d(s) = E Σ_{t<H} 1{s_t = s, s_t not terminal}
 
-    Sums to the expected length of an episode, in steps.
+    The sum over states is the expected length of an episode, in steps.
 
     Args:
       mdp: the process.
@@ -106,9 +106,9 @@ def state_occupancy(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array,
 
 
 def reach_limit(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
-    """Probability of being in each live state when the time limit cuts the episode.
+    """Probability that the time limit cuts an episode in each state that is not terminal.
 
-    Its sum is the share of episodes that are truncated, ε.
+    The sum over states is ε, the share of episodes that are truncated.
 
     Args:
       mdp: the process.
@@ -121,7 +121,7 @@ def reach_limit(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S
 def observer_weights(
     mdp: FiniteMDP, policies: Float[Array, "E S A"], weights: ObserverWeights
 ) -> Float[Array, "S E"]:
-    """Weights log w_c(s) of each state: uniform, or the exact posterior from occupancies."""
+    """Weights log w_c(s) in each state: uniform, or the exact posterior from the occupancies."""
     num_experts, num_states, _ = policies.shape
     if weights == "uniform":
         return jnp.tile(mixture.uniform_log_weights(num_experts), (num_states, 1))
@@ -145,11 +145,11 @@ def exact_objective(
       logits: every expert's logits in every state.
       mdp: the process.
       beta: β ≥ 0.
-      weights: the observer's model of the expert given the state.
-      temperature: the observer deploys π_o^(1/T), normalised.
-      differentiate_weights: let gradients flow through w_c(s) too. The default holds it constant,
-        as sampled training does.
-      observer_reward: r̃(s, a) in J(π_o), where it is not the experts' reward (paper, section 6).
+      weights: how the observer models the expert given the state.
+      temperature: T; the observer deploys π_o^(1/T), normalised.
+      differentiate_weights: whether gradients flow through w_c(s) too. The default holds w_c(s)
+        constant, as sampled training does.
+      observer_reward: r̃(s, a), the reward in J(π_o) (paper, section 6); None means the experts'.
     """
     log_probs = jax.nn.log_softmax(logits)
     policies = jnp.exp(log_probs)
@@ -166,20 +166,20 @@ def exact_objective(
 
 
 def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Array, ""]:
-    """A return that the ideal sampling cloner of the pooled experts cannot fall below.
+    """A lower bound on the return of the ideal sampling clone of the pooled experts.
 
-    That cloner plays π_o with posterior weights. Without a time limit its state-action occupancy
-    is the average of the experts', hence its return is J(PE). With a limit, stop it on arrival in
-    s with probability k(s), the share of the experts' arrivals there that the limit cut off. The
-    stopped clone has the experts' average occupancy again, so its return is J(PE), and it is
-    stopped at all with probability ε, the share of expert episodes that reach the limit. The
-    clone itself differs in two ways: where it is not stopped it goes on for at most H steps, and
-    it is cut at step H, where the stopped clone, which knows no limit, may go on. With
+    The ideal clone plays π_o with posterior weights. Without a time limit its state-action
+    occupancy is the average of the experts', so its return is J(PE). With a time limit, let a
+    stopped clone stop on arrival in s with probability k(s), the share of the experts' arrivals
+    there that the limit cuts off. The stopped clone has the experts' average occupancy again, so
+    its return is J(PE). It stops with probability ε, the share of expert episodes that reach the
+    limit. The clone itself differs from it in two ways. Where the stopped clone stops, the clone
+    goes on, for at most H steps. At step H the clone is cut, and the stopped clone may go on. With
     r⁻ = max(0, −min r) and r⁺ = max(0, max r) therefore
 
         J(clone) ≥ J(PE) − r⁻ H ε − r⁺ · E[steps of the stopped clone beyond H].
 
-    For reward −1 a step this is J(PE) − H ε.
+    For a reward of −1 in each step this is J(PE) − H ε.
 
     Args:
       mdp: the process.
@@ -209,7 +209,7 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
 def _under(
     mdp: FiniteMDP, policy: Float[Array, "S A"]
 ) -> tuple[Float[Array, " S"], Float[Array, "S S"]]:
-    """Reward of and moves between states when the policy acts; both zero in terminal states."""
+    """Rewards and transition matrix under a policy; both are zero in terminal states."""
     alive = ~mdp.terminal
     rewards = jnp.sum(policy * mdp.reward, axis=-1) * alive
     moves = jnp.einsum("sa,sat->st", policy, mdp.transition) * alive[:, None]
@@ -219,7 +219,7 @@ def _under(
 def _forward(
     mdp: FiniteMDP, policy: Float[Array, "S A"]
 ) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
-    """Occupancy within the limit, and the live mass that the limit cuts off."""
+    """Occupancy within the time limit, and the probabilities that the limit cuts off."""
     _, moves = _under(mdp, policy)
     return _push(mdp.start, moves, mdp)
 
@@ -227,7 +227,7 @@ def _forward(
 def _push(
     mass: Float[Array, " S"], moves: Float[Array, "S S"], mdp: FiniteMDP
 ) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
-    """Push mass H steps along; its live part summed over t < H, and what is live at H."""
+    """Move probability mass H steps, without terminal states: its sum over t < H, and mass at H."""
     alive = ~mdp.terminal
 
     def forward(carry, _):

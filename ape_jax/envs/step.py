@@ -42,7 +42,7 @@ def step(
         reward=jnp.asarray(rewards, jnp.float32),
         terminated=terminated,
         truncated=truncated & ~terminated,
-        live=jnp.ones_like(terminated),
+        mask=jnp.ones_like(terminated),
         next_observation=observations,
     )
     return transition, Standing(observations, states)
@@ -60,7 +60,7 @@ def hold(
         reward=jnp.where(mask, transition.reward, 0.0),
         terminated=mask & transition.terminated,
         truncated=mask & transition.truncated,
-        live=mask,
+        mask=mask,
         next_observation=held.observation,
     )
     return transition, held

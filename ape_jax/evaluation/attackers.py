@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
 from ape_jax.evaluation.deployment import Outcome, deploy, deploy_modes

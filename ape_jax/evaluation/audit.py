@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical
 from ape_jax.demonstrations import collect

@@ -10,14 +10,14 @@ from jaxtyping import Array, Float, Key
 
 from ape_jax import envs
 from ape_jax.algorithms import traps
-from ape_jax.algorithms.common import make_task
+from ape_jax.algorithms.task import make_task
 from ape_jax.config import Hypers, TrainConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.networks import Networks
 from ape_jax.training.trainer import Trainer
-from ape_jax.types import ObserverName, Params, PRNGKey, SettingError
+from ape_jax.types import Params, PGObserverName, PRNGKey, SettingError
 
 LABELS = {
     "single_optimal": "single optimal policy",
@@ -228,7 +228,7 @@ class Defences:
         return Ensemble(name, policies.shape[1], heads)
 
 
-def greedy_weights(mdp: FiniteMDP | None) -> ObserverName:
+def greedy_weights(mdp: FiniteMDP | None) -> PGObserverName:
     """Weights that greedy-APE trains against: exact where they can be had, else learned."""
     return "learned" if mdp is None else "posterior"
 

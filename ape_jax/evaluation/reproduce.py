@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 from omegaconf import OmegaConf
 
-from ape_jax.algorithms.common import Metrics, Task, TrainState, make_task
-from ape_jax.algorithms.learner import update
-from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe
+from ape_jax.algorithms import TrainState, update
+from ape_jax.algorithms.common import Metrics
+from ape_jax.algorithms.task import Task, make_task
+from ape_jax.config import Hypers, PGConfig, PGHypers, RunConfig, recipe
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.envs import GridWorld
@@ -122,8 +123,8 @@ class Reproduction:
         self.scale = scale
         self.train_keys = seed_keys(scale.first_seed, scale.seeds)
         self.evaluation_keys = seed_keys(scale.first_seed, scale.seeds, EVALUATE)
-        pair = TrainConfig(num_updates=min(3000, scale.max_updates))
-        greedy = TrainConfig(num_updates=min(2000, scale.max_updates), observer="posterior")
+        pair = PGConfig(num_updates=min(3000, scale.max_updates))
+        greedy = PGConfig(num_updates=min(2000, scale.max_updates), observer="posterior")
         single = dataclasses.replace(greedy, num_experts=1)
         self._pair, self._greedy, self._single = (
             Trainer(make_task(config)) for config in (pair, greedy, single)
@@ -140,10 +141,10 @@ class Reproduction:
 
     def rows(self, report: Report) -> Iterator[Row]:
         """Every row, as soon as it is finished."""
-        greedy = Hypers(beta=0.3, temperature=0.1)
-        pg_ape = self._trained("pg_ape", self._pair, Hypers(), report)
+        greedy = PGHypers(beta=0.3, temperature=0.1)
+        pg_ape = self._trained("pg_ape", self._pair, PGHypers(), report)
         yield pg_ape
-        yield self._trained("optimal", self._pair, Hypers(beta=0.0), report)
+        yield self._trained("optimal", self._pair, PGHypers(beta=0.0), report)
         yield self._halted("near_optimal", pg_ape.returns.pe, report)
         yield self._halted("random", pg_ape.returns.mixture, report)
         yield self._trained("greedy_ape", self._greedy, greedy, report)
@@ -193,7 +194,7 @@ class Reproduction:
     def _halted(self, name: str, target: Float[Array, " K"], report: Report) -> Row:
         """Plain training, each seed halted at the first update that reaches its target."""
         report(name, None)
-        hypers = Hypers(beta=0.0)
+        hypers = PGHypers(beta=0.0)
         state = self._pair.create(self.train_keys, hypers)
         state, counts = self._train_until(self._pair.task, state, hypers, target)
         return self._row(name, self._pair, hypers, state, counts.tolist(), None)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical, Gaussian
 from ape_jax.core.policies import ConstantPolicy, greedy, remembers, tabulate, tempered

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from ape_jax.algorithms.common import Task, make_task, steps_of_update
-from ape_jax.config import CHUNK, Hypers, RunConfig, TrainConfig
+from ape_jax.algorithms import steps_per_update
+from ape_jax.algorithms.task import Task, make_task
+from ape_jax.config import CHUNK, Hypers, PPOConfig, RunConfig, TrainConfig
 from ape_jax.demonstrations import collect
 from ape_jax.evaluation import returns
 from ape_jax.evaluation.intervals import interval
@@ -52,7 +53,7 @@ def variant(name: str, config: TrainConfig, hypers: Hypers) -> tuple[TrainConfig
     """The settings of an ensemble or of a control."""
     if name == "beta0":
         hypers = dataclasses.replace(hypers, beta=0.0, min_return=None)
-        if config.algorithm == "ppo":
+        if isinstance(config, PPOConfig):
             config = dataclasses.replace(config, observer="none")
     if name == "single":
         config = dataclasses.replace(config, num_experts=1, observer="uniform")
@@ -74,7 +75,7 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
         clone: Any = TabularCloning(networks.num_states, networks.num_actions).fit(keys[0], shown)
     else:
         alone, world = task.config, task.world
-        if networks.action_bounds is not None:
+        if isinstance(alone, PPOConfig) and networks.action_bounds is not None:
             alone = dataclasses.replace(alone, std="state")
         own_kind = make_networks(alone, world.observation_space, world.action_space)
         clone = BehaviourCloning(own_kind, effort.fit_updates, 2048, 3e-3).fit(keys[0], shown)
@@ -124,7 +125,7 @@ def train(
                 seconds += now - started
             started = now
         heads.append(chunk.state.params.heads)
-    speed = updates_timed * steps_of_update(task) / seconds if updates_timed else None
+    speed = updates_timed * steps_per_update(task) / seconds if updates_timed else None
     return jax.tree.map(lambda *x: jnp.concatenate(x), *heads), speed
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ape_jax.algorithms import exact
-from ape_jax.algorithms.common import Task, make_task
+from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.evaluation import returns as evaluation
 from ape_jax.evaluation.defences import GREEDY_TEMPERATURE, as_tables, greedy_weights

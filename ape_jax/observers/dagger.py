@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations

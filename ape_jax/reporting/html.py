@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ape_jax import presets
-from ape_jax.config import Hypers, RunConfig, TrainConfig, recipe_of
+from ape_jax.config import RunConfig, recipe
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.envs.gridworld import GridWorld
 from ape_jax.reporting import audit_table, findings, inline_svg
@@ -215,7 +215,7 @@ def settings(config: RunConfig) -> tuple[str, dict[str, list[Setting]]]:
     base, usual, _ = _nearest(config)
     own, usual_flat = config.to_flat(), usual.to_flat()
     groups: dict[str, list[Setting]] = {}
-    for group, owner in (("train", TrainConfig), ("hypers", Hypers), ("run", RunConfig)):
+    for group, owner in (("train", config.train), ("hypers", config.hypers), ("run", config)):
         groups[group] = [
             Setting(
                 field.name,
@@ -238,14 +238,16 @@ def train_command(config: RunConfig, out: str) -> str:
 def _nearest(config: RunConfig) -> tuple[str, RunConfig, list[str]]:
     """The recipe or preset that takes the fewest flags: its name, its settings, and the flags."""
     train, hypers = config.train, config.hypers
-    recipe = RunConfig(*recipe_of(train.head, hypers.min_return, train.algorithm))
+    usual = RunConfig(*recipe(train.head, hypers.min_return, train.algorithm))
     plain, own = RunConfig().to_flat(), config.to_flat()
     # These choose the recipe, and so have to be said though they are as in it.
     choice = [n for n in ("algorithm", "head", "min_return") if own[n] != plain[n]]
     title = f"the recipe for {train.algorithm} with {train.head} heads"
-    found = [(title, recipe, _flags(choice, recipe, config))]
+    found = [(title, usual, _flags(choice, usual, config))]
     for name in presets.names():
-        preset = RunConfig(*presets.find(name))
+        preset = presets.config(name)
+        if preset.train.algorithm != train.algorithm:
+            continue
         first = preset.train.env_param
         if first == train.env_param[: len(first)]:  # Of env_param, flags can only add.
             flags = ["--preset", name, *_flags([], preset, config)]

@@ -25,8 +25,8 @@ import jax
 import numpy as np
 
 from ape_jax._version import __version__
-from ape_jax.algorithms.common import Task, TrainState, make_task
-from ape_jax.algorithms.learner import begin
+from ape_jax.algorithms import TrainState, init
+from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import RunConfig
 from ape_jax.networks import EnsembleParams
 from ape_jax.training.trainer import seed_keys
@@ -309,7 +309,7 @@ def load_state(run: Path, config: RunConfig, task: Task, num_done: int) -> tuple
                 f"{name} {about.get(name)!r}, and config.yaml says {own[name]!r}. Restore it"
             )
     keys = seed_keys(config.first_seed, config.seeds)
-    return read(path, lambda: jax.vmap(begin, (0, None, None))(keys, task, config.hypers))
+    return read(path, lambda: jax.vmap(init, (0, None, None))(keys, task, config.hypers))
 
 
 def save_params(run: Path, params: EnsembleParams, config: RunConfig) -> None:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from ape_jax.algorithms.common import Task, TrainState
+from ape_jax.algorithms import TrainState
+from ape_jax.algorithms.task import Task
 from ape_jax.config import RunConfig
 from ape_jax.runs import checkpoint, trackers
 from ape_jax.runs.metrics import MetricsFile, check_metrics

@@ -13,7 +13,7 @@ import numpy as np
 from jax import export as jax_export
 
 from ape_jax._version import __version__
-from ape_jax.algorithms.common import Task
+from ape_jax.algorithms.task import Task
 from ape_jax.config import RunConfig
 from ape_jax.runs.checkpoint import named
 from ape_jax.types import Params

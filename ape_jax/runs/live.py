@@ -7,7 +7,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from ape_jax.algorithms.common import Task, steps_of_update
+from ape_jax.algorithms import steps_per_update
+from ape_jax.algorithms.task import Task
 from ape_jax.training.trainer import Chunk, progress_bar
 
 
@@ -19,7 +20,7 @@ class LiveView:
 
     def __init__(self, task: Task, seeds: int, first_update: int, console: Console, quiet: bool):
         """Show nothing yet; to be used as a context."""
-        self._steps = seeds * steps_of_update(task)
+        self._steps = seeds * steps_per_update(task)
         self._bar = progress_bar(console)
         self._training = self._bar.add_task(
             "compiling", total=task.config.num_updates, completed=first_update, returns=""

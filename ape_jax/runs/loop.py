@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from rich.console import Console
 
-from ape_jax.algorithms.common import Metrics, TrainState
+from ape_jax.algorithms import TrainState
+from ape_jax.algorithms.common import Metrics
 from ape_jax.config import RunConfig
 from ape_jax.runs.checkpoint import Saver, path_of, saved_updates
 from ape_jax.runs.directory import RunDirectory

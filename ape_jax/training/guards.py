@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ape_jax.algorithms.common import Metrics, TrainState
+from ape_jax.algorithms import TrainState
+from ape_jax.algorithms.common import Metrics
 from ape_jax.types import NonFiniteError
 
 TERMS = (

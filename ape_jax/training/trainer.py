@@ -20,8 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ape_jax.algorithms.common import Metrics, Task, TrainState
-from ape_jax.algorithms.learner import begin, updates
+from ape_jax.algorithms import TrainState, init, spreads_environments, updates
+from ape_jax.algorithms.common import Metrics
+from ape_jax.algorithms.task import Task
 from ape_jax.config import CHUNK, Hypers, TrainConfig
 from ape_jax.training.devices import ENVIRONMENTS, SEEDS, make_mesh
 from ape_jax.types import NonFiniteError, SettingError
@@ -147,7 +148,7 @@ def mesh_of(
     Raises:
       SettingError: they do not divide over the devices asked for.
     """
-    if config.algorithm == "pg":
+    if spreads_environments(config):
         return make_mesh(num_seeds, config.envs_per_expert, devices)
     # Environments of ppo go on from update to update, on the device of their seed.
     if devices is not None and num_seeds % len(devices):
@@ -160,7 +161,7 @@ def mesh_of(
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh", "sweep"))
 def _create(task, keys, hypers, mesh, sweep) -> TrainState:
-    states = jax.vmap(begin, (0, None, 0 if sweep else None))(keys, task, hypers)
+    states = jax.vmap(init, (0, None, 0 if sweep else None))(keys, task, hypers)
     return _on_every_device(states, mesh)
 
 

@@ -41,7 +41,7 @@ def _network(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs))
 
 
-def ape_update(
+def update_from_samples(
     policy_ensemble: PolicyEnsemble,
     optimizer: optim.Optimizer,
     state1: Tensor,

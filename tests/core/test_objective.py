@@ -4,23 +4,23 @@ import numpy as np
 import pytest
 
 from ape_jax.core import objective
-from ape_jax.core.objective import Evaluated
+from ape_jax.core.objective import LossInputs
 
 
-def trajectory(values, live=(1.0, 1.0, 0.0)):
-    return Evaluated(
+def trajectory(values, weights=(1.0, 1.0, 0.0)):
+    return LossInputs(
         log_probs=jnp.array([-0.5, -1.5, -9.0]),
         values=jnp.array(values),
         entropies=jnp.array([1.0, 0.5, 7.0]),
         returns=jnp.array([-3.0, -2.0, 50.0]),
         variances=jnp.zeros(3),
-        weights=jnp.array(live),
+        weights=jnp.array(weights),
     )
 
 
-def test_expert_loss_sums_over_live_steps():
+def test_expert_loss_sums_over_steps_of_weight_one():
     loss = objective.expert_loss(trajectory([[-1.0], [-2.5], [0.0]]))
-    # −Σ log π (R − V) and ½ Σ (V − R)² over the two live steps, by hand.
+    # −Σ log π (R − V) and ½ Σ (V − R)² over the two steps that count, by hand.
     assert loss.policy == pytest.approx(-(-0.5 * -2.0 + -1.5 * 0.5))
     assert loss.value == pytest.approx(0.5 * (2.0**2 + 0.5**2))
     assert loss.entropy == pytest.approx(1.5)
@@ -50,7 +50,7 @@ def test_policy_loss_holds_the_baseline_constant():
     np.testing.assert_allclose(gradient.log_probs, [2.0, -0.5, 0.0])
 
 
-def test_losses_ignore_what_lies_beyond_the_end_even_if_it_is_not_finite():
+def test_losses_ignore_steps_after_the_end_that_are_not_finite():
     broken = trajectory([[-1.0], [-2.5], [0.0]])._replace(
         log_probs=jnp.array([-0.5, -1.5, -jnp.inf]), returns=jnp.array([-3.0, -2.0, jnp.nan])
     )
@@ -75,3 +75,30 @@ def test_dual_objective_with_equal_multipliers_is_the_penalised_form():
     ours = objective.dual_objective(returns, observer, jnp.full(2, multiplier))
     penalised = jnp.mean(returns) - observer / multiplier
     assert ours == pytest.approx(float(penalised * multiplier / (1 + multiplier)))
+
+
+def test_a_gate_opens_above_the_least_return():
+    returns = jnp.array([-5.0, 1.0, 2.0, 9.0, jnp.nan])
+    np.testing.assert_allclose(objective.gate(returns, 1.0, 2.0), [0.0, 0.0, 0.5, 1.0, 0.0])
+
+
+def test_clipped_surrogate_is_the_formula_of_ppo():
+    random_ = np.random.default_rng(1)
+    old, advantages = random_.normal(size=(2, 50))
+    new = old + 0.3 * random_.normal(size=50)
+    ratios = np.exp(new - old)
+    expected = np.minimum(ratios * advantages, np.clip(ratios, 0.8, 1.2) * advantages).mean()
+    ours = objective.clipped_surrogate(*map(jnp.asarray, (new, old, advantages)), 0.2)
+    assert float(ours) == pytest.approx(-expected, rel=1e-5)
+
+
+def test_a_clipped_value_has_no_gradient_once_it_moved_far_enough():
+    def loss(value, clip):
+        return objective.clipped_value_loss(
+            jnp.array([value]), jnp.zeros(1), jnp.array([1.0]), clip
+        )
+
+    assert float(jax.grad(loss)(0.5, 0.2)) == 0.0
+    assert float(jax.grad(loss)(0.5, None)) == pytest.approx(-0.5)
+    assert float(jax.grad(loss)(0.1, 0.2)) == pytest.approx(-0.9)
+    assert float(loss(0.5, 0.2)) == pytest.approx(0.5 * 0.8**2)

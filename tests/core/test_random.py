@@ -38,3 +38,17 @@ def test_uniform_numbers_are_uniform_independent_and_those_of_their_key():
     for lag in (1, 2, 3):
         assert abs((centred[:, lag:] * centred[:, :-lag]).mean()) < 4 / np.sqrt(numbers.size)
     np.testing.assert_array_equal(numbers[7], random.uniforms(keys[7:8], 101)[:, 0])
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 4096])
+def test_a_permutation_has_every_number_once(size):
+    order = random.permutation(jax.random.key(1), size)
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+
+
+def test_a_permutation_puts_every_number_everywhere():
+    orders = jax.vmap(lambda key: random.permutation(key, 4))(
+        jax.random.split(jax.random.key(2), 8000)
+    )
+    shares = np.stack([(np.asarray(orders) == number).mean(axis=0) for number in range(4)])
+    np.testing.assert_allclose(shares, 0.25, atol=0.02)

@@ -98,9 +98,3 @@ def test_generalized_advantages_with_full_traces_are_returns_minus_values():
     )
     expected = returns.discounted_returns(rewards, jnp.full(3, 0.9)) - values
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
-
-
-def test_live_steps_include_the_step_that_ends_the_episode():
-    done = jnp.array([False, True, False, True])
-    np.testing.assert_array_equal(returns.live_steps(done), [True, True, False, False])
-    np.testing.assert_array_equal(returns.live_steps(jnp.zeros(3, bool)), [True] * 3)

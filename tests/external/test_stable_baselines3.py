@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import TrainConfig
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.minari import to_minari
@@ -51,7 +51,7 @@ def ensemble() -> dict:
 
 @pytest.fixture(scope="module")
 def task():
-    return make_task(TrainConfig())
+    return make_task(PGConfig())
 
 
 @pytest.fixture(scope="module")

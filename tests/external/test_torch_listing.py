@@ -47,7 +47,7 @@ def test_the_update_descends_the_loss_of_its_samples():
             expected += (0.5 * advantage**2 - np.log(mixture[a]) * advantage) / 32
         before = [x.clone() for x in ensemble.parameters()]
     torch.manual_seed(1)
-    loss = listing.ape_update(
+    loss = listing.update_from_samples(
         ensemble, optimizer, state1, action1, reward1, state2, action2, reward2, BETA
     )
     assert loss == pytest.approx(float(expected), rel=1e-5)

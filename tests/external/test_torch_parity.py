@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.algorithms import common, learner, pg
-from ape_jax.config import Hypers, TrainConfig
+from ape_jax import algorithms
+from ape_jax.algorithms import common, pg, pg_loss
+from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from ape_jax.core import mixture
 from ape_jax.envs import GridWorld
 from ape_jax.envs.gridworld import EnvState
@@ -27,7 +28,7 @@ torch = pytest.importorskip("torch", reason=f"torch is {REASON}")
 from benchmarks.torch_ape import compiled, eager, gridworld  # noqa: E402
 from benchmarks.torch_ape.networks import Params  # noqa: E402
 
-HYPERS = Hypers(
+HYPERS = PGHypers(
     beta=0.4,
     gamma=0.97,
     ent_coef=0.3,
@@ -67,7 +68,7 @@ class Case:
 def case(request):
     """Experts that mostly walk to the goal, each at its own pace; the observer follows later."""
     sizes = (16, 8)
-    config = TrainConfig(
+    config = PGConfig(
         head=request.param, hidden_sizes=sizes, num_experts=NUM_EXPERTS, envs_per_expert=NUM_ENVS
     )
     task = common.make_task(dataclasses.replace(config, num_updates=4))
@@ -114,7 +115,7 @@ def _depth(name):
 
 def episodes_in_torch(episodes) -> eager.Episodes:
     """From time first to time last."""
-    columns = (episodes.observation, episodes.action, episodes.reward, episodes.live)
+    columns = (episodes.observation, episodes.action, episodes.reward, episodes.mask)
     moved = (np.moveaxis(np.asarray(x), 0, -1) for x in columns)
     cells, actions, rewards, live = (torch.tensor(x) for x in moved)
     return eager.Episodes(cells.long(), actions.long(), rewards, live)
@@ -154,7 +155,7 @@ def losses_of(version, trainer, case):
 
 @functools.partial(jax.jit, static_argnums=1)
 def loss_and_gradient(params, networks, experts, observer, hypers):
-    return jax.value_and_grad(pg.loss, has_aux=True)(
+    return jax.value_and_grad(pg_loss.loss, has_aux=True)(
         params, networks, uniform_log_weights, experts, observer, hypers
     )
 
@@ -171,8 +172,8 @@ def assert_close(ours, theirs, share, what):
 
 
 def test_the_case_has_episodes_of_different_lengths(case):
-    lengths = np.asarray(case.experts.live.sum(0)).ravel()
-    others = np.asarray(case.observer.live.sum(0))
+    lengths = np.asarray(case.experts.mask.sum(0)).ravel()
+    others = np.asarray(case.observer.mask.sum(0))
     for values in (lengths, others):
         assert values.min() < 100
         assert values.max() == 100
@@ -206,7 +207,7 @@ def test_gradients_agree(version, case):
 def test_optimiser_steps_agree(version, max_grad_norm, case):
     """Three, with the rates falling, on gradients that both are given."""
     hypers = dataclasses.replace(HYPERS, max_grad_norm=max_grad_norm)
-    state = learner.create_state(jax.random.key(0), case.networks, hypers)
+    state = pg.create_state(jax.random.key(0), case.networks, hypers)
     state = dataclasses.replace(state, params=case.params)
     trainer = trainer_at(version, case, hypers)
     for step in range(3):
@@ -269,8 +270,8 @@ def test_gridworld_starts_everywhere_off_the_goal():
 
 
 def test_eager_rollout_holds_the_end_and_is_cut_at_the_limit():
-    config = TrainConfig(envs_per_expert=32)
-    trainer = eager.Trainer(config, Hypers())
+    config = PGConfig(envs_per_expert=32)
+    trainer = eager.Trainer(config, PGHypers())
     episodes, _ = eager.collect(trainer.params, config, trainer.generator)
     ends = episodes.cells == gridworld.GOAL
     assert ends.any()
@@ -282,8 +283,8 @@ def test_eager_rollout_holds_the_end_and_is_cut_at_the_limit():
 
 def test_compiled_draws_actions_by_their_probabilities():
     """All places and actions, on the samples of a rollout's first steps; five standard errors."""
-    config = TrainConfig(envs_per_expert=20_000)
-    trainer = compiled.Trainer(config, Hypers(), seed=1)
+    config = PGConfig(envs_per_expert=20_000)
+    trainer = compiled.Trainer(config, PGHypers(), seed=1)
     places = trainer.blocks + gridworld.reset(len(trainer.blocks), trainer.generator)
     trainer.uniforms.uniform_(generator=trainer.generator)
     limits = compiled.thresholds(trainer.params.heads, config.activation)
@@ -312,13 +313,13 @@ def test_training_ends_where_ape_jax_ends(version, monkeypatch):
     monkeypatch.setattr(compiled, "STEPS_PER_GRAPH", 10)  # Compiles in a tenth of the time.
     num_updates, num_envs = 120, 64
     seeds = {"eager": 3, "compiled": 6}[version]
-    config = TrainConfig(num_updates=num_updates, envs_per_expert=num_envs)
-    train = jax.jit(jax.vmap(learner.make_train(config), in_axes=(0, None)))
-    _, metrics = train(jax.vmap(jax.random.key)(jnp.arange(8)), Hypers())
+    config = PGConfig(num_updates=num_updates, envs_per_expert=num_envs)
+    train = jax.jit(jax.vmap(algorithms.make_train(config), in_axes=(0, None)))
+    _, metrics = train(jax.vmap(jax.random.key)(jnp.arange(8)), PGHypers())
     window = 10
     got = {"pe_return": [], "observer_return": []}
     for seed in range(seeds):
-        trainer = VERSIONS[version].Trainer(config, Hypers(), seed=seed)
+        trainer = VERSIONS[version].Trainer(config, PGHypers(), seed=seed)
         history = [trainer.update() for _ in range(num_updates)]
         for name, values in got.items():
             values.append(np.mean([float(step[name]) for step in history[-window:]]))

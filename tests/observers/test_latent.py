@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.algorithms.common import make_task
-from ape_jax.config import TrainConfig
+from ape_jax.algorithms.task import make_task
+from ape_jax.config import PGConfig
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical
 from ape_jax.demonstrations import collect
@@ -112,7 +112,7 @@ def test_episode_log_probs_sums_each_episode():
 def test_networks_separate_experts_as_tables_do(small_grid, small_task, small_mdp):
     policies = two_experts(small_mdp)
     shown, _ = demonstrate(small_task, policies, key=5)
-    networks = make_task(TrainConfig(head="mlp", hidden_sizes=(16,)), small_grid).networks
+    networks = make_task(PGConfig(head="mlp", hidden_sizes=(16,)), small_grid).networks
     observer = LatentCloning(networks, max_modes=2, num_updates=400, block_size=2048)
     modes = jax.jit(observer.fit)(jax.random.key(2), shown)
     assert np.all(np.asarray(modes.shares) > 0.3)

@@ -5,27 +5,27 @@ import pytest
 from gymnax.environments import spaces
 
 from ape_jax import (
-    Batch,
-    Hypers,
+    PGConfig,
+    PGHypers,
+    Samples,
     SettingError,
-    TrainConfig,
-    ape_update,
     create_state,
     make_networks,
+    update_from_samples,
 )
 
 
 @pytest.fixture(scope="module")
 def networks():
-    config = TrainConfig(num_experts=3, head="mlp", activation="relu")
+    config = PGConfig(num_experts=3, head="mlp", activation="relu")
     return make_networks(config, spaces.Box(-jnp.inf, jnp.inf, (10,)), spaces.Discrete(5))
 
 
-def batches(key, size=32):
+def samples(key, size=32):
     keys = jax.random.split(key, 7)
 
     def one(keys, expert):
-        return Batch(
+        return Samples(
             observation=jax.random.normal(keys[0], (size, 10)),
             action=jax.random.randint(keys[1], (size,), 0, 5),
             returns=jax.random.normal(keys[2], (size,)),
@@ -36,10 +36,10 @@ def batches(key, size=32):
 
 
 def test_losses_equal_the_equations_sample_by_sample(networks):
-    hypers = Hypers(beta=0.5)
+    hypers = PGHypers(beta=0.5)
     state = create_state(jax.random.key(0), networks, hypers)
-    experts, observers = batches(jax.random.key(1))
-    _, losses = ape_update(state, experts, observers, hypers)
+    experts, observers = samples(jax.random.key(1))
+    _, losses = update_from_samples(state, experts, observers, hypers)
 
     def probs(observation):
         return np.exp(
@@ -49,7 +49,8 @@ def test_losses_equal_the_equations_sample_by_sample(networks):
         )
 
     policy1 = policy2 = value1 = value2 = 0.0
-    for s, a, r, c in zip(*map(np.asarray, experts), strict=True):
+    columns = (experts.observation, experts.action, experts.returns, experts.expert)
+    for s, a, r, c in zip(*map(np.asarray, columns), strict=True):
         critic = jax.tree.map(lambda x, c=c: x[c], state.params.expert_critics)
         v = float(networks.value(critic, jnp.asarray(s)))
         policy1 -= np.log(probs(s)[c, a]) * (r - v) / 32
@@ -61,12 +62,14 @@ def test_losses_equal_the_equations_sample_by_sample(networks):
     np.testing.assert_allclose(losses, [policy1, value1, policy2, value2], rtol=1e-3, atol=1e-4)
 
 
-def test_update_moves_every_head_through_the_observers_batch(networks):
+def test_update_moves_every_head_through_the_observers_samples(networks):
     """Only expert 0 demonstrates, yet the mixture's gradient reaches all three heads."""
-    hypers = Hypers(beta=0.5)
+    hypers = PGHypers(beta=0.5)
     state = create_state(jax.random.key(0), networks, hypers)
-    experts, observers = batches(jax.random.key(1))
-    moved, _ = ape_update(state, experts._replace(expert=jnp.zeros(32, int)), observers, hypers)
+    experts, observers = samples(jax.random.key(1))
+    moved, _ = update_from_samples(
+        state, experts._replace(expert=jnp.zeros(32, int)), observers, hypers
+    )
     change = jax.tree.map(
         lambda new, old: jnp.abs(new - old), moved.params.heads, state.params.heads
     )
@@ -75,22 +78,22 @@ def test_update_moves_every_head_through_the_observers_batch(networks):
 
 
 def test_repeated_updates_fit_returns_that_can_be_fitted(networks):
-    hypers = Hypers(beta=0.5, learning_rate=1e-3, critic_learning_rate=1e-2)
+    hypers = PGHypers(beta=0.5, learning_rate=1e-3, critic_learning_rate=1e-2)
     state = create_state(jax.random.key(0), networks, hypers)
-    experts, observers = batches(jax.random.key(1))
-    _, first = ape_update(state, experts, observers, hypers)
+    experts, observers = samples(jax.random.key(1))
+    _, first = update_from_samples(state, experts, observers, hypers)
     for _ in range(200):
-        state, losses = ape_update(state, experts, observers, hypers)
+        state, losses = update_from_samples(state, experts, observers, hypers)
     assert losses.expert_value < 0.3 * first.expert_value
     assert losses.observer_value < 0.3 * first.observer_value
 
 
 def test_update_works_inside_scan(networks):
-    hypers = Hypers()
+    hypers = PGHypers()
     state = create_state(jax.random.key(0), networks, hypers)
 
     def step(state, key):
-        return ape_update(state, *batches(key), hypers)
+        return update_from_samples(state, *samples(key), hypers)
 
     _, losses = jax.lax.scan(step, state, jax.random.split(jax.random.key(1), 5))
     assert losses.expert_policy.shape == (5,)
@@ -100,32 +103,36 @@ def test_update_works_inside_scan(networks):
     ("which", "change", "message"),
     [
         ("expert", {"observation": jnp.zeros((32, 9))}, r"observation must have shape \(32, 10\)"),
-        ("expert", {"returns": jnp.zeros(31)}, r"expert_batch.returns must have shape \(32,\)"),
-        ("expert", {"action": jnp.zeros(32)}, "expert_batch.action must be integers; got float32"),
-        ("expert", {"action": jnp.zeros((), int)}, "one action a sample, and one at least"),
-        ("expert", {"action": jnp.zeros(0, int)}, "one action a sample, and one at least"),
-        ("expert", {"expert": None}, "expert_batch.expert must hold the index"),
-        ("observer", {"expert": jnp.zeros(32, int)}, "observer_batch.expert must be None"),
+        ("expert", {"returns": jnp.zeros(31)}, r"expert_samples.returns must have shape \(32,\)"),
+        (
+            "expert",
+            {"action": jnp.zeros(32)},
+            "expert_samples.action must be integers",
+        ),
+        ("expert", {"action": jnp.zeros((), int)}, "one action per sample, and at least one"),
+        ("expert", {"action": jnp.zeros(0, int)}, "one action per sample, and at least one"),
+        ("expert", {"expert": None}, "expert_samples.expert must hold the index"),
+        ("observer", {"expert": jnp.zeros(32, int)}, "observer_samples.expert must be None"),
     ],
 )
-def test_update_rejects_batches_that_do_not_fit(networks, which, change, message):
-    hypers = Hypers()
+def test_update_rejects_samples_that_do_not_fit(networks, which, change, message):
+    hypers = PGHypers()
     state = create_state(jax.random.key(0), networks, hypers)
-    experts, observers = batches(jax.random.key(1))
+    experts, observers = samples(jax.random.key(1))
     if which == "expert":
         experts = experts._replace(**change)
     else:
         observers = observers._replace(**change)
     with pytest.raises(SettingError, match=message):
-        ape_update(state, experts, observers, hypers)
+        update_from_samples(state, experts, observers, hypers)
 
 
 def test_update_leaves_multipliers_and_classifier_alone():
     """Neither has a part in a batch; a state that carries them can be updated all the same."""
-    config = TrainConfig(num_experts=3, head="mlp", activation="relu", observer="learned")
+    config = PGConfig(num_experts=3, head="mlp", activation="relu", observer="learned")
     spaces_ = spaces.Box(-jnp.inf, jnp.inf, (10,)), spaces.Discrete(5)
-    hypers = Hypers(min_return=0.0)
+    hypers = PGHypers(min_return=0.0)
     state = create_state(jax.random.key(0), make_networks(config, *spaces_), hypers)
-    moved, _ = ape_update(state, *batches(jax.random.key(1)), hypers)
+    moved, _ = update_from_samples(state, *samples(jax.random.key(1)), hypers)
     np.testing.assert_array_equal(moved.multipliers, state.multipliers)
     jax.tree.map(np.testing.assert_array_equal, moved.params.classifier, state.params.classifier)
