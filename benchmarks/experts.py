@@ -15,8 +15,9 @@ from rich.progress import Progress
 
 from ape_jax import presets
 from ape_jax.algorithms.task import Task, make_task
-from ape_jax.config import PGConfig, PGHypers, recipe
-from ape_jax.evaluation import returns as evaluation
+from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.core.policies import greedy
+from ape_jax.evaluation import returns
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.records import from_json, to_json
 from ape_jax.observers.posterior import exact_posterior
@@ -39,32 +40,31 @@ COLUMNS = (
 class Defence(NamedTuple):
     """What is trained, and the clone that it is trained against."""
 
-    train: PGConfig
-    hypers: PGHypers
+    settings: RunConfig
     clone: str
 
 
 DEFENCES = {
-    "against the uniform mixture": Defence(*recipe("tabular"), "uniform_mixture"),
-    "against the greedy clone": Defence(*presets.find("gridworld"), "greedy_clone"),
+    "against the uniform mixture": Defence(presets.config("paper"), "uniform_mixture"),
+    "against the greedy clone": Defence(presets.config("gridworld"), "greedy_clone"),
 }
 
 
 def judge(task: Task, heads: Params, key: PRNGKey) -> dict[str, jax.Array]:
     """Exact returns of one ensemble and of three clones."""
-    own = evaluation.ensemble_returns(task, heads, key)
+    own = returns.ensemble_returns(task, heads, key)
     assert task.world.mdp is not None
     posterior = exact_posterior(task.world.mdp, task.networks, heads)
     return {
         "pe_return": own.pe,
         "worst_expert": own.experts.min(),
         "uniform_mixture": own.mixture,
-        "sampling_clone": evaluation.expected_return(task, posterior, key),
-        "greedy_clone": evaluation.expected_return(task, evaluation.greedy(posterior), key),
+        "sampling_clone": returns.expected_return(task.world, posterior, key),
+        "greedy_clone": returns.expected_return(task.world, greedy(posterior), key),
     }
 
 
-def trained(train: PGConfig, hypers: PGHypers, seeds: int) -> tuple[dict[str, np.ndarray], float]:
+def trained(train: TrainConfig, hypers: Hypers, seeds: int) -> tuple[dict[str, np.ndarray], float]:
     """Returns [K] of every seed's ensemble, and seconds of an update of all seeds together."""
     task = make_task(train)
     first, started = 0, time.perf_counter()
@@ -80,12 +80,12 @@ def trained(train: PGConfig, hypers: PGHypers, seeds: int) -> tuple[dict[str, np
 def row(name: str, defence: Defence, num_experts: int, num_updates: int | None, seeds: int) -> dict:
     """One number of experts; returns with intervals over seeds."""
     train = dataclasses.replace(
-        defence.train,
+        defence.settings.train,
         num_experts=num_experts,
-        num_updates=num_updates or defence.train.num_updates,
+        num_updates=num_updates or defence.settings.train.num_updates,
     )
-    got, seconds = trained(train, defence.hypers, seeds)
-    control, _ = trained(train, dataclasses.replace(defence.hypers, beta=0.0), seeds)
+    got, seconds = trained(train, defence.settings.hypers, seeds)
+    control, _ = trained(train, dataclasses.replace(defence.settings.hypers, beta=0.0), seeds)
     return {
         "defence": name,
         "clone": defence.clone,

@@ -108,7 +108,7 @@ def test_exact_return_of_a_random_policy_equals_the_sampled_one(lake, limit):
     table = TablePolicy(Categorical(jnp.log(policy)))
     walk = jax.jit(rollout.episodes, static_argnums=2)
     steps = walk(jax.random.split(jax.random.key(4), 4096), table, World(lake, params, limit))
-    returns, lengths = (np.asarray(x, np.float64).sum(axis=0) for x in (steps.reward, steps.live))
+    returns, lengths = (np.asarray(x, np.float64).sum(axis=0) for x in (steps.reward, steps.mask))
     for sampled, exact in (
         (returns, tabular.policy_return(mdp, policy)),
         (lengths, jnp.sum(tabular.state_occupancy(mdp, policy))),

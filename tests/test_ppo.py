@@ -94,7 +94,7 @@ def test_a_gaussian_head_finds_the_best_action_of_each_state():
         *(env,), head="gaussian", hidden_sizes=(16,), learning_rate=0.01, normalize_rewards=True
     )
     for sign in (-1.0, 1.0):
-        policy = jax.vmap(task.networks.policy, (0, None))(
+        policy = jax.vmap(task.networks.distribution, (0, None))(
             jax.tree.map(lambda x: x[:, 0], state.params.heads), jnp.array([sign])
         )
         np.testing.assert_allclose(policy.mean, 0.5 * sign, atol=0.1)
@@ -175,7 +175,7 @@ def first(observed):
     log_weights = jnp.log(jnp.ones(3) / 3)
 
     def observer(heads, observation):
-        return observed.networks.policies(heads, observation).pool(log_weights).temper(0.5)
+        return observed.networks.distributions(heads, observation).pool(log_weights).temper(0.5)
 
     @jax.jit
     def collected(key):
@@ -280,7 +280,7 @@ def test_environments_that_heads_do_not_fit(env, head, changes, message):
 def test_an_expert_far_behind_the_best_is_dead():
     """Not where the best is hardly better than chance."""
     returns = np.array([[500.0, 9.0], [500.0, 300.0], [8.0, 9.0], [28.0, 20.0]])
-    dead = evaluation.dead_experts(returns, evaluation.Spread(20.0, 10.0))
+    dead = evaluation.collapsed_experts(returns, evaluation.Spread(20.0, 10.0))
     np.testing.assert_array_equal(dead, [[False, True], *[[False, False]] * 3])
 
 
@@ -359,7 +359,7 @@ def test_a_gaussian_head_can_always_come_back():
 
     def log_std(raw):
         params = {"params": {**head["params"], "log_std": jnp.array([raw])}}
-        return task.networks.policy(params, jnp.zeros(1)).log_std[0] - jnp.log(2.0)
+        return task.networks.distribution(params, jnp.zeros(1)).log_std[0] - jnp.log(2.0)
 
     assert float(log_std(0.0)) == pytest.approx(-0.5, abs=1e-6)
     assert float(jax.grad(log_std)(0.0)) == pytest.approx(1.0, abs=1e-5)

@@ -138,7 +138,7 @@ def test_every_discrete_gymnax_environment_can_be_rolled_out(env_id):
     acts = Categorical(jnp.zeros(world.num_actions))
     keys = jax.random.split(jax.random.key(0), 1)
     shapes = jax.eval_shape(lambda keys: rollout.episodes(keys, ConstantPolicy(acts), world), keys)
-    assert shapes.reward.shape == shapes.live.shape == (5, 1)
+    assert shapes.reward.shape == shapes.mask.shape == (5, 1)
     assert shapes.observation.shape == (5, 1, *world.observation_space.shape)
     streamed, expert = jax.eval_shape(
         lambda keys: rollout.stream(keys, lambda *_: acts, 1, world, 5), keys

@@ -55,7 +55,7 @@ def loss(
         weights, beta = objective.dual_weights(multipliers)
         expert_losses = expert_losses._replace(policy=weights * expert_losses.policy)
     acts = observer_policy(networks, params.heads, log_weights, hypers.temperature)
-    policy = networks.tabulate(lambda o: acts((), o, -1)[1])
+    policy = networks.tabulate(lambda o: acts((), o, None)[1])
     values = networks.tabulate(lambda o: networks.observer_values(params, o))
     one_block = jax.tree.map(lambda x: x[:, None], observer)
     samples = jax.tree.map(lambda x: x[:, 0], samples_of(networks, one_block, hypers.gamma))
