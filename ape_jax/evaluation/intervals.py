@@ -1,10 +1,15 @@
 """Summaries of one number over seeds: the mean, and how much it varies."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import bootstrap
+
+Values = ArrayLike | Sequence[Any]
+"""Numbers that NumPy makes an array of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Interval:
     """One value for each seed, or for each resample."""
 
     @classmethod
-    def bootstrap(cls, values: ArrayLike) -> "Interval":
+    def bootstrap(cls, values: Values) -> "Interval":
         """Mean over seeds [K], with the percentile bootstrap interval of that mean.
 
         >>> Interval.bootstrap([-12.0, -13.0, -14.0])
@@ -34,7 +39,7 @@ class Interval:
         return cls._of(values, drawn.confidence_interval)
 
     @classmethod
-    def percentiles(cls, values: ArrayLike) -> "Interval":
+    def percentiles(cls, values: Values) -> "Interval":
         """Mean and middle 95 % of values [K] that are bootstrap replicates already.
 
         >>> Interval.percentiles([0.0, 1.0]).low
@@ -78,7 +83,7 @@ class MeanStd:
         return np.asarray(self.values)
 
     @classmethod
-    def over_seeds(cls, values: ArrayLike) -> "MeanStd":
+    def over_seeds(cls, values: Values) -> "MeanStd":
         """Mean and deviation over the first axis of values [K, …].
 
         >>> MeanStd.over_seeds([1.0, 3.0])
@@ -89,7 +94,7 @@ class MeanStd:
         return cls(_plain(values.mean(axis=0)), _plain(std), _plain(values))
 
 
-def _plain(values: ArrayLike) -> Numbers:
+def _plain(values: Values) -> Numbers:
     numbers = np.asarray(values).tolist()
     if not isinstance(numbers, list):
         return numbers
