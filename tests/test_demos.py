@@ -7,12 +7,13 @@ from command_line import run
 
 from ape_jax import cli
 from ape_jax.algorithms.task import make_task
-from ape_jax.cli import audit
 from ape_jax.config import PGConfig
 from ape_jax.core import tabular
 from ape_jax.demonstrations import collect, files
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs import GRIDWORLD, adapters
+from ape_jax.evaluation import subjects
+from ape_jax.evaluation.audit_records import AuditSettings
 from ape_jax.runs import checkpoint, demonstrate
 from ape_jax.types import SettingError
 
@@ -192,8 +193,8 @@ def test_a_file_is_audited_in_the_environment_that_it_comes_from(env, head, env_
     out = tmp_path / "shown.npz"
     files.save(out, env, shown, env_param=env_param)
     assert files.load(out).env_param == env_param
-    judged = audit._file(out, 1).task
-    assert judged.env_params == task.world.params
+    judged = subjects.find(out, AuditSettings(seeds=1), print).task
+    assert judged.world.params == task.world.params
     assert judged.config.head == head
 
 

@@ -37,7 +37,7 @@ def check_steps(
         env, env_params = envs.make(env_id, envs.parse_overrides(env_param))
     except SettingError as error:
         raise SettingError(f"{where}: {error}") from None
-    shown = jax.eval_shape(env.reset_env, jax.random.key(0), env_params)[0]
+    shown = jax.eval_shape(lambda key: env.reset_env(key, env_params)[0], jax.random.key(0))
     if not isinstance(shown, jax.ShapeDtypeStruct):
         raise SettingError(
             f"{where}: env must have one array as its observation; {env_id!r} has a structure. "
