@@ -153,12 +153,12 @@ def settings_table(kind: type) -> str:
     lines = ["| setting | flag | values | default | meaning |", "| --- | --- | --- | --- | --- |"]
     for field in dataclasses.fields(kind):
         if field.default_factory is dataclasses.MISSING:
-            name, kind = field.name, ALL_SETTINGS[field.name]
+            name = field.name
             flag = f"--{name.replace('_', '-')}"
             cells = [
                 f"`{name}`",
                 f"`{flag}`",
-                _values(kind),
+                _values(ALL_SETTINGS[name]),
                 f"`{_shown(field.default)}`",
             ]
             lines.append(f"| {' | '.join(cells)} | {_cell(HELP[name])} |")

@@ -1,6 +1,7 @@
 """The state of PPO-APE: parameters, environments, and running statistics of returns and inputs."""
 
 import dataclasses
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +24,17 @@ LENGTH_RATE = 0.1
 """Rate of the running mean of episode ends per step: it looks back over about ten rollouts."""
 
 
+@no_type_check  # JAX also fills it with shapes, axes, and arrays with more axes.
 @struct.dataclass
 class PPOState:
     """Everything that an update of PPO-APE changes."""
 
     params: EnsembleParams
     opt_state: optax.OptState
-    key: jax.Array
-    """Typed key of the rollouts and minibatches to come."""
-    multipliers: jax.Array | None
-    """λ_c [E] of the constrained form; None in the penalised form, and with gates."""
+    key: PRNGKey
+    """Key of the rollouts and minibatches to come."""
+    multipliers: Float[Array, " E"] | None
+    """λ_c of the constrained form; None in the penalised form, and with gates."""
     environments: Streams
     """The experts' environments in blocks of B, then the observer's, [E * B + M, …]."""
     expert_returns: Float[Array, " E"]

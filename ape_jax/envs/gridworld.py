@@ -30,17 +30,18 @@ def _move(action: jax.Array) -> tuple[jax.Array, jax.Array]:
 class EnvState(environment.EnvState):
     """Cell of the agent and steps since the episode began."""
 
+    time: jax.Array  # gymnax says int, and holds arrays.
     row: jax.Array
-    """Of the cell, from the top."""
+    """Row of the cell, from the top."""
     column: jax.Array
-    """Of the cell, from the left."""
+    """Column of the cell, from the left."""
 
 
 @struct.dataclass
 class EnvParams(environment.EnvParams):
     """The time limit in steps."""
 
-    max_steps_in_episode: int = 100
+    max_steps_in_episode: int | jax.Array = 100  # Traced by gymnax.
     """Steps after which an episode is truncated."""
 
 
