@@ -363,14 +363,7 @@ def test_posterior_observer_needs_a_finite_mdp():
 
 
 def test_package_offers_the_stable_names():
-    for name in (
-        "make_train",
-        "TrainConfig",
-        "Hypers",
-        "update_from_samples",
-        "make_task",
-        "update",
-    ):
+    for name in ("PGConfig", "PPOConfig", "make_task", "make_train", "update_from_samples"):
         assert callable(getattr(ape_jax, name))
     assert callable(ape_jax.envs.GridWorld)
 

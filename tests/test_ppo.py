@@ -7,7 +7,7 @@ import pytest
 from probes import Probe
 
 from ape_jax import algorithms
-from ape_jax.algorithms import pg, ppo
+from ape_jax.algorithms import ppo
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PPOConfig, PPOHypers
 from ape_jax.core import tabular
@@ -285,7 +285,7 @@ def test_an_expert_far_behind_the_best_is_dead():
 
 
 def test_seeds_alone_are_spread_over_devices():
-    devices = np.arange(2)
+    devices = jax.devices()[:1] * 2
     assert trainer.mesh_of(CONFIG, 4, devices).shape == {"seeds": 2, "environments": 1}
     with pytest.raises(SettingError, match="seeds must be divisible by the 2 devices"):
         trainer.mesh_of(CONFIG, 3, devices)
@@ -324,11 +324,11 @@ def test_no_key_of_a_fresh_state_is_used_again(observed):
     """Resets come from keys that are neither the state's nor any that its updates split off it."""
     key = jax.random.key(5)
     state = algorithms.init(key, observed, COLD)
-    start = pg.create_state(key, observed.networks, COLD)
+    _, start = jax.random.split(key)
     data = jax.random.key_data
-    assert not np.array_equal(data(state.key), data(start.key))
+    assert not np.array_equal(data(state.key), data(start))
     children = {tuple(np.asarray(data(k))) for k in jax.random.split(state.key, 3)}
-    resets = jax.random.split(jax.random.split(start.key)[1], ppo.num_environments(observed))
+    resets = jax.random.split(jax.random.split(start)[1], ppo.num_environments(observed))
     assert children.isdisjoint(tuple(np.asarray(data(k))) for k in resets)
     expected, _ = jax.vmap(observed.world.env.reset_env, (0, None))(resets, observed.world.params)
     np.testing.assert_array_equal(state.environments.observation, expected)

@@ -1,7 +1,7 @@
 """PG-APE: the policy gradient of both terms over whole episodes (paper, Eq. 5)."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -28,16 +28,17 @@ SPREADS_ENVIRONMENTS = True
 """Every update starts fresh episodes, so the environments of a seed can be spread over devices."""
 
 
+@no_type_check  # JAX also fills it with shapes, axes, and arrays with more axes.
 @struct.dataclass
 class PGState:
     """Everything that an update of PG-APE changes."""
 
     params: EnsembleParams
     opt_state: optax.OptState
-    key: jax.Array
-    """Typed key of the rollouts to come."""
-    multipliers: jax.Array | None
-    """λ_c [E] of the constrained form; None in the penalised form."""
+    key: PRNGKey
+    """Key of the rollouts to come."""
+    multipliers: Float[Array, " E"] | None
+    """λ_c of the constrained form; None in the penalised form."""
     networks: Networks = struct.field(pytree_node=False)
     """The modules that the parameters belong to."""
 

@@ -34,21 +34,21 @@ class PPOState:
     """λ_c [E] of the constrained form; None in the penalised form, and with gates."""
     environments: EnvLoopState
     """The experts' environments in blocks of B, then the observer's, [E * B + M, …]."""
-    expert_returns: Float[Array, " E"]
+    expert_returns: Float[Array, "*K E"]
     """Mean return of about the last B episodes of each expert; 0 before the first has ended."""
-    observer_return: Float[Array, ""]
+    observer_return: Float[Array, "*K"]
     """Mean return of about the last B episodes of the observer; 0 before the first has ended."""
-    num_episodes: Int[Array, " E"]
+    num_episodes: Int[Array, "*K E"]
     """Number of episodes of each expert that have ended."""
-    observer_episodes: Int[Array, ""]
+    observer_episodes: Int[Array, "*K"]
     """Number of episodes of the observer that have ended."""
-    ends_per_step: Float[Array, " E"]
+    ends_per_step: Float[Array, "*K E"]
     """Running mean of episode ends per step of each expert: one over the length of an episode."""
     observations: RunningStatistics | None
     """Statistics of the experts' observations; None where observations are not normalised."""
     rewards: RunningStatistics | None
     """Statistics of discounted returns; None where rewards are not normalised."""
-    num_updates: Int[Array, ""]
+    num_updates: Int[Array, "*K"]
     """Number of updates done."""
 
 
