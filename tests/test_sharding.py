@@ -71,7 +71,7 @@ def test_places_train_what_one_place_trains(observer, small_grid):
 
 
 def test_seeds_are_spread_before_environments():
-    devices = np.arange(8)
+    devices = jax.devices()[:1] * 8
     for num_seeds, shape in ((1, (1, 8)), (10, (2, 4)), (12, (4, 2)), (16, (8, 1))):
         mesh = sharding.make_mesh(num_seeds, 64, devices)
         assert tuple(mesh.shape.values()) == shape
@@ -80,7 +80,7 @@ def test_seeds_are_spread_before_environments():
 def test_environments_that_do_not_divide_are_refused_with_the_next_that_do():
     message = r"envs_per_expert must be divisible by 3.*got 64\. Choose 66"
     with pytest.raises(SettingError, match=message):
-        sharding.make_mesh(1, 64, np.arange(3))
+        sharding.make_mesh(1, 64, jax.devices()[:1] * 3)
 
 
 def test_devices_that_are_not_there_are_refused(monkeypatch):

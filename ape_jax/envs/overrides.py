@@ -10,8 +10,8 @@ from gymnax.environments.environment import EnvParams
 
 from ape_jax.types import SettingError
 
-Overrides = tuple[tuple[str, bool | int | float], ...]
-"""(parameter, value) pairs; hashable. Of one named twice, the last counts."""
+Overrides = tuple[tuple[str, Any], ...]
+"""Pairs of a parameter's name and its value, a flag or a number. The last of equal names counts."""
 
 TIME_LIMIT = "max_steps_in_episode"
 """The parameter that limits the steps of an episode."""
