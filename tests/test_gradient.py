@@ -19,6 +19,8 @@ from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import objective, tabular
 from ape_jax.envs import GridWorld
+from ape_jax.evaluation import returns
+from ape_jax.networks import observer_policy
 
 NUM_BATCHES = 1500
 GRID = GridWorld(size=3, goal=(0, 1), horizon=8)
@@ -240,9 +242,9 @@ def test_temperature_one_is_the_plain_mixture():
     task = task_for()
     params = random_params(task)
     log_weights = pg.expert_log_weights(task, params)
-    tempered = pg_loss.observer_policy(task.networks, params, log_weights, 1.0)
+    observer = observer_policy(task.networks, params.heads, log_weights, 1.0)
     plain = jnp.mean(jnp.exp(task.networks.tabulate_experts(params.heads)), axis=0)
-    np.testing.assert_allclose(jnp.exp(jax.vmap(tempered)(jnp.arange(9))), plain, rtol=1e-5)
+    np.testing.assert_allclose(returns.policy_table(observer, 9), plain, rtol=1e-5)
 
 
 def test_posterior_weights_of_the_learner_are_those_of_the_occupancies():

@@ -12,7 +12,7 @@ from ape_jax.algorithms.task import make_task
 from ape_jax.config import PPOConfig, PPOHypers
 from ape_jax.core import tabular
 from ape_jax.evaluation import returns as evaluation
-from ape_jax.networks import with_statistics
+from ape_jax.networks import observer_policy, with_statistics
 from ape_jax.training import trainer
 from ape_jax.types import SettingError
 
@@ -174,12 +174,12 @@ def first(observed):
     """The state before the first update of a run, and its batch."""
     log_weights = jnp.log(jnp.ones(3) / 3)
 
-    def observer(heads, observation):
-        return observed.networks.distributions(heads, observation).pool(log_weights).temper(0.5)
-
     @jax.jit
     def collected(key):
         state = algorithms.init(key, observed, COLD)
+        observer = observer_policy(
+            observed.networks, state.params.heads, lambda _: log_weights, 0.5
+        )
         _, steps, seen = ppo.collect(
             key, observed, state.params, state.environments, observer, COLD
         )
