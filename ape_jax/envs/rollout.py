@@ -14,15 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ape_jax.core import random
 from ape_jax.core.distributions import Distribution, Sampler
-from ape_jax.envs.step import (
-    Standing,
-    broadcast,
-    hold,
-    reset,
-    restart,
-    step,
-    uniform_numbers,
-)
+from ape_jax.envs.step import Standing, broadcast, hold, reset, restart, step
 from ape_jax.envs.world import World
 from ape_jax.types import Policy, Transition
 
@@ -46,14 +38,14 @@ def draw_with_log_prob(
     return action, acts.log_prob(action)
 
 
-def acting(policy: Policy, draw: Callable = draw_action) -> Callable:
-    """A policy that draws: as ``Actors``, for one environment."""
+def everywhere(policy: Policy) -> Actors:
+    """The same policy in all environments."""
 
     def act(carry, observation, last_action, uniforms):
         carry, acts = policy(carry, observation, last_action)
-        return carry, draw(acts, uniforms)
+        return carry, acts.sample(uniforms)
 
-    return act
+    return jax.vmap(act)
 
 
 def in_blocks(
@@ -72,42 +64,44 @@ def in_blocks(
       observer: the policy of all other environments; None where there are none.
       draw: a distribution and uniform numbers to what is drawn.
     """
-    num_own = num_experts * block
+
+    def drawing(policy):
+        def act(observation, last_action, uniforms):
+            return draw(policy((), observation, last_action)[1], uniforms)
+
+        return jax.vmap(act)
 
     def actors(carries, *inputs):
-        own = jax.tree.map(lambda x: x[:num_own].reshape(num_experts, block, *x.shape[1:]), inputs)
-        by_block = jax.vmap(lambda policy, *own: jax.vmap(_without_carry(policy, draw))(*own))
-        drawn = jax.tree.map(lambda x: x.reshape(num_own, *x.shape[2:]), by_block(experts, *own))
+        own, others = _split(inputs, num_experts, block)
+        drawn = jax.vmap(lambda policy, *own: drawing(policy)(*own))(experts, *own)
+        drawn = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
         if observer is None:
             return carries, drawn
-        others = jax.tree.map(lambda x: x[num_own:], inputs)
-        by_observer = jax.vmap(_without_carry(observer, draw))(*others)
-        return carries, jax.tree.map(lambda *x: jnp.concatenate(x), drawn, by_observer)
+        return carries, jax.tree.map(
+            lambda *x: jnp.concatenate(x), drawn, drawing(observer)(*others)
+        )
 
     return actors
 
 
-def _without_carry(policy: Policy, draw: Callable) -> Callable:
-    act = acting(policy, draw)
-    return lambda *inputs: act((), *inputs)[1]
+def _split(tree: Any, num_experts: int, block: int) -> tuple[Any, Any]:
+    """The experts' own entries [E, B, …], and those of the observer, of entries [N, …]."""
+    num_own = num_experts * block
+    own = jax.tree.map(lambda x: x[:num_own].reshape(num_experts, block, *x.shape[1:]), tree)
+    return own, jax.tree.map(lambda x: x[num_own:], tree)
 
 
 def episodes(keys: Key[Array, " N"], policy: Policy, world: World) -> Transition:
     """One episode of a policy for each key, from a fresh start.
 
-    Episodes advance side by side, one step of all at a time.
-
-    Args:
-      keys: each drives start, actions and transitions of its episode, from streams of their own.
-      policy: how to act.
-      world: the environment. An episode that reaches ``world.horizon`` before its own limit is cut
-        there without being marked truncated.
+    An episode that reaches ``world.horizon`` before its own limit is cut there, without being
+    marked truncated.
 
     Returns:
       Transitions [T, N], T the horizon. After the end of an episode the last state is repeated
       with reward zero, and its steps are not valid.
     """
-    actors = jax.vmap(acting(world.for_sampling(policy)))
+    actors = everywhere(world.for_sampling(policy))
     return _episodes(keys, actors, policy.initial_carry(), world)
 
 
@@ -133,22 +127,18 @@ def ensemble_episodes(
       Transitions [T, E, B] and [T, N].
     """
     num_experts, block = expert_keys.shape
-    num_own = num_experts * block
     keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
     actors = in_blocks(
         jax.vmap(world.for_sampling)(experts), num_experts, block, world.for_sampling(observer)
     )
     steps = _episodes(keys, actors, (), world)
-    own = jax.tree.map(
-        lambda x: x[:, :num_own].reshape(x.shape[0], num_experts, block, *x.shape[2:]), steps
-    )
-    return own, jax.tree.map(lambda x: x[:, num_own:], steps)
+    return jax.vmap(lambda now: _split(now, num_experts, block))(steps)
 
 
 def episode_returns(keys: Key[Array, " N"], policy: Policy, world: World) -> Float[Array, " N"]:
     """Undiscounted returns of ``episodes``, in a loop that ends with the last of them."""
     running, uniforms, move_keys = _start(keys, policy.initial_carry(), world)
-    actors = jax.vmap(acting(world.for_sampling(policy)))
+    actors = everywhere(world.for_sampling(policy))
 
     def is_running(loop):
         time, running, _ = loop
@@ -184,8 +174,14 @@ def _start(keys: Key[Array, " N"], carry: Any, world: World):
         last_actions=broadcast(world.no_action, num_episodes),
         mask=jnp.ones(num_episodes, bool),
     )
-    uniforms = uniform_numbers(action_keys, world.horizon, world.num_uniforms)
+    uniforms = _uniform_numbers(action_keys, world.horizon, world.num_uniforms)
     return running, uniforms, random.split(move_keys, world.horizon)
+
+
+def _uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T N U"]:
+    """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each."""
+    uniforms = random.uniforms(keys, num_steps * size)
+    return uniforms.reshape(num_steps, size, -1).swapaxes(1, 2)
 
 
 def _held_step(
@@ -252,7 +248,7 @@ def collect_rollout(
     Args:
       keys: drive actions, transitions and starts of each stream.
       state: where the streams stand.
-      actors: policies without memory, which draw ``draw_with_log_prob``.
+      actors: policies without memory that draw by ``draw_with_log_prob``.
       world: the environment.
       num_steps: T.
       gamma: γ of the discounted returns.
@@ -262,7 +258,7 @@ def collect_rollout(
       drawn; and their returns and log-probabilities.
     """
     action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 2))
-    uniforms = uniform_numbers(action_keys, num_steps, world.num_uniforms)
+    uniforms = _uniform_numbers(action_keys, num_steps, world.num_uniforms)
     moves = random.split(move_keys, 2 * num_steps)
     no_actions = broadcast(world.no_action, keys.shape[0])
 
@@ -321,7 +317,7 @@ def stream(
         at, experts = state
         uniforms, keys = draws
         step_keys, reset_keys = random.split(keys, 2)
-        actions = jax.vmap(lambda *seen: act(*seen[:2]).sample(seen[2]))(
+        actions = jax.vmap(lambda observation, expert, x: act(observation, expert).sample(x))(
             at.observation, experts, uniforms[:, :-1]
         )
         actions = world.clip_action(actions)

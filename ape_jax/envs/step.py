@@ -4,9 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Bool, Key, Shaped
 
-from ape_jax.core import random
 from ape_jax.envs.world import World
 from ape_jax.types import Transition
 
@@ -77,12 +76,6 @@ def _select(mask: Bool[Array, " N"], chosen: Standing, other: Standing) -> Stand
     return jax.tree.map(
         lambda x, y: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y), chosen, other
     )
-
-
-def uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T N U"]:
-    """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each."""
-    uniforms = random.uniforms(keys, num_steps * size)
-    return uniforms.reshape(num_steps, size, -1).swapaxes(1, 2)
 
 
 def broadcast(tree: Any, size: int) -> Any:

@@ -100,13 +100,13 @@ def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
     networks = setting.task.networks
     if networks.num_states is not None:
         return TabularCloning(networks.num_states, networks.num_actions)
-    return BehaviourCloning(_network(setting), setting.effort.fit_updates)
+    return BehaviourCloning(_network(setting), num_updates=setting.effort.fit_updates)
 
 
 def limited(setting: Setting, num_steps: int, width: int) -> Limited:
     """Cloning of the first steps by a network of this width."""
-    cloning = BehaviourCloning(_network(setting, width), setting.effort.fit_updates)
-    return Limited(cloning, num_steps)
+    network, effort = _network(setting, width), setting.effort
+    return Limited(BehaviourCloning(network, num_updates=effort.fit_updates), num_steps)
 
 
 def latent(setting: Setting) -> Observer:

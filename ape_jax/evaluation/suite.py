@@ -163,7 +163,10 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
         own_kind = make_networks(
             task.config.with_state_std(), world.observation_space, world.action_space
         )
-        clone = BehaviourCloning(own_kind, effort.fit_updates, 2048, 3e-3).fit(keys[0], shown)
+        cloning = BehaviourCloning(
+            own_kind, num_updates=effort.fit_updates, batch_size=2048, learning_rate=3e-3
+        )
+        clone = cloning.fit(keys[0], shown)
     score("behaviour_cloning_sampled", keys[1], clone)
     score("behaviour_cloning_greedy", keys[1], returns.greedy(clone))
     posterior = Posterior(task, heads, num_updates=effort.fit_updates).fit(keys[2], None)

@@ -63,11 +63,11 @@ class Dagger:
         """Steps [N] that the clone visits, with the action of the expert who is asked."""
         key_visit, key_answer = jax.random.split(key)
         world, num_experts = self.task.world, self.task.networks.num_experts
-        acts = world.samplers(clone.distribution)
+        policy = world.for_sampling(clone)
         visited, expert = collect.pool(
             key_visit,
             world,
-            lambda observation, expert: acts(observation),
+            lambda observation, expert: policy((), observation, world.no_action)[1],
             num_experts,
             num_steps,
         )

@@ -69,7 +69,7 @@ class RecurrentPolicy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recurrent:
+class Recurrent(fitting.Training):
     """Behaviour cloning of whole episodes by a recurrent network, with held-out early stopping."""
 
     networks: Networks
@@ -83,11 +83,11 @@ class Recurrent:
     max_length: int = 32
     """Steps of a piece. In training the memory starts anew with each piece; the fitted clone
     remembers its whole episode."""
+    _: dataclasses.KW_ONLY
     num_updates: int = 1000
     batch_size: int = 64
     """Pieces of an update."""
     learning_rate: float = 1e-2
-    """Adam step at the start; it falls along a half cosine to zero."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> RecurrentPolicy:
         """Minimise −Σ_t log π(a_t|s_0, a_0 … s_t) over episodes."""
@@ -124,13 +124,11 @@ class Recurrent:
             return cross_entropy(params, rows, shown)
 
         tested = jnp.argsort(~kept[:, 0])[:512]
-        params = fitting.minimize(
+        params = self.minimize(
             key_updates,
             head.init(key_init, memory, *first),
             loss,
             lambda params: cross_entropy(params, tested, kept),
-            self.num_updates,
-            self.learning_rate,
         )
         return RecurrentPolicy(params, head)
 

@@ -113,7 +113,7 @@ def test_networks_separate_experts_as_tables_do(small_grid, small_task, small_md
     policies = two_experts(small_mdp)
     shown, _ = demonstrate(small_task, policies, key=5)
     networks = make_task(PGConfig(head="mlp", hidden_sizes=(16,)), small_grid).networks
-    observer = LatentCloning(networks, max_modes=2, num_updates=400, block_size=2048)
+    observer = LatentCloning(networks, max_modes=2, num_updates=400, batch_size=2048)
     modes = jax.jit(observer.fit)(jax.random.key(2), shown)
     assert np.all(np.asarray(modes.shares) > 0.3)
     found = jax.vmap(
