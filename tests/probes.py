@@ -39,16 +39,16 @@ class Probe(environment.Environment):
         return self.observe(key, state, None, params), state
 
     def step_env(self, key, state, action, params):
-        seen = self.observe(key, state, action, params)
+        acted_on = self.observe(key, state, action, params)
         last = self.length is None or state.time == self.length - 1
-        reward = jnp.where(last, self.reward(seen, action), 0.0)
+        reward = jnp.where(last, self.reward(acted_on, action), 0.0)
         state = EnvState(time=state.time + 1, sign=jax.random.bernoulli(key).astype(jnp.int32))
         observation = self.observe(key, state, action, params)
         return observation, state, reward, self.is_terminated(state, params), {}
 
     def observe(self, key, state, action, params):
-        seen = jnp.minimum(state.time, 1) if self.clock else state.sign
-        return jnp.stack([2.0 * seen - 1.0]) if self.continuous else seen
+        number = jnp.minimum(state.time, 1) if self.clock else state.sign
+        return jnp.stack([2.0 * number - 1.0]) if self.continuous else number
 
     def is_terminated(self, state, params):
         return jnp.bool_(False) if self.length is None else state.time >= self.length

@@ -75,7 +75,7 @@ def test_mdp_is_made_of_distributions(lake):
 
 
 def test_holes_and_goal_are_terminal():
-    """Of Gymnasium's 4 x 4 map, SFFF FHFH FFFH HFFG."""
+    """The map is Gymnasium's of 4 x 4: SFFF FHFH FFFH HFFG."""
     env, params = make("FrozenLake-misc")
     np.testing.assert_array_equal(
         np.flatnonzero(finite_mdp(env, params).terminal), [5, 7, 11, 12, 15]

@@ -67,11 +67,6 @@ class Tempered:
         return carry, distribution.temper(self.temperature)
 
 
-def tempered(policy: Policy, temperature: Float[Array, ""] | float) -> Tempered:
-    """The same policy, deployed at a temperature."""
-    return Tempered(policy, temperature)
-
-
 def greedy(policy: Policy) -> Tempered:
     """The same policy, deployed greedily; ties are shared evenly."""
     return Tempered(policy, 0.0)

@@ -170,20 +170,3 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
             terminal=jnp.asarray(start == 0.0),
             horizon=int(params.max_steps_in_episode),
         )
-
-    def render(self, state: EnvState, params: EnvParams | None = None):
-        """Draw the agent ``A`` and the goal ``G``; returns the figure and its axes."""
-        del params
-        import matplotlib.pyplot as plt  # Only here: training never draws.
-
-        figure, axes = plt.subplots(figsize=(4, 4))
-        axes.imshow(np.ones((self.size, self.size)), cmap="Greys", vmin=0, vmax=10)
-        axes.set_xticks(np.arange(-0.5, self.size), labels=[])
-        axes.set_yticks(np.arange(-0.5, self.size), labels=[])
-        axes.grid(color="white", linewidth=1.5)
-        axes.tick_params(length=0)
-        centre = {"ha": "center", "va": "center", "fontsize": 16}
-        axes.text(self.goal[1], self.goal[0], "G", color="tab:green", **centre)
-        axes.text(int(state.column), int(state.row), "A", color="tab:blue", **centre)
-        axes.set_title(f"step {int(state.time)}")
-        return figure, axes

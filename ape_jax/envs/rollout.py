@@ -43,7 +43,7 @@ def everywhere(policy: Policy) -> Actors:
 
     def act(carry, observation, last_action, uniforms):
         carry, acts = policy(carry, observation, last_action)
-        return carry, acts.sample(uniforms)
+        return carry, draw_action(acts, uniforms)
 
     return jax.vmap(act)
 
@@ -102,7 +102,7 @@ def episodes(keys: Key[Array, " N"], policy: Policy, world: World) -> Transition
       with reward zero, and its steps are not valid.
     """
     actors = everywhere(world.for_sampling(policy))
-    return _episodes(keys, actors, policy.initial_carry(), world)
+    return jax.lax.scan(*_prepare(keys, actors, policy.initial_carry(), world))[1]
 
 
 def ensemble_episodes(
@@ -131,26 +131,26 @@ def ensemble_episodes(
     actors = in_blocks(
         jax.vmap(world.for_sampling)(experts), num_experts, block, world.for_sampling(observer)
     )
-    steps = _episodes(keys, actors, (), world)
+    _, steps = jax.lax.scan(*_prepare(keys, actors, (), world))
     return jax.vmap(lambda now: _split(now, num_experts, block))(steps)
 
 
 def episode_returns(keys: Key[Array, " N"], policy: Policy, world: World) -> Float[Array, " N"]:
     """Undiscounted returns of ``episodes``, in a loop that ends with the last of them."""
-    running, uniforms, move_keys = _start(keys, policy.initial_carry(), world)
     actors = everywhere(world.for_sampling(policy))
+    advance, start, draws = _prepare(keys, actors, policy.initial_carry(), world)
 
     def is_running(loop):
         time, running, _ = loop
         return (time < world.horizon) & jnp.any(running.mask)
 
-    def advance(loop):
+    def advance_and_sum(loop):
         time, running, returns = loop
-        running, steps = _held_step(world, actors, running, uniforms[time], move_keys[time])
+        running, steps = advance(running, jax.tree.map(lambda x: x[time], draws))
         return time + 1, running, returns + steps.reward
 
-    loop = (0, running, jnp.zeros(keys.shape[0]))
-    return jax.lax.while_loop(is_running, advance, loop)[-1]
+    loop = (0, start, jnp.zeros(keys.shape[0]))
+    return jax.lax.while_loop(is_running, advance_and_sum, loop)[-1]
 
 
 class _Running(NamedTuple):
@@ -163,47 +163,38 @@ class _Running(NamedTuple):
     """The episodes that have not ended."""
 
 
-def _start(keys: Key[Array, " N"], carry: Any, world: World):
-    """Fresh episodes, uniform numbers [T, N, U] and keys [T, N] of their steps."""
+def _prepare(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World):
+    """What ``jax.lax.scan`` needs for one episode of each key: step, start and random draws [T, …].
+
+    The step holds the episodes that have ended.
+    """
     # Without the barrier the split is fused into, and repeated for, every number drawn from it.
     start_keys, action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 3))
     num_episodes = keys.shape[0]
-    running = _Running(
+    start = _Running(
         at=reset(world, start_keys),
         carries=broadcast(carry, num_episodes),
         last_actions=broadcast(world.no_action, num_episodes),
         mask=jnp.ones(num_episodes, bool),
     )
     uniforms = _uniform_numbers(action_keys, world.horizon, world.num_uniforms)
-    return running, uniforms, random.split(move_keys, world.horizon)
+
+    def advance(running: _Running, draws) -> tuple[_Running, Transition]:
+        uniforms, keys = draws
+        at = running.at
+        carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
+        transition, moved = step(world, keys, at, actions)
+        transition, at = hold(running.mask, transition, at, moved)
+        mask = running.mask & ~transition.terminated & ~transition.truncated
+        return _Running(at, carries, actions, mask), transition
+
+    return advance, start, (uniforms, random.split(move_keys, world.horizon))
 
 
 def _uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T N U"]:
     """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each."""
     uniforms = random.uniforms(keys, num_steps * size)
     return uniforms.reshape(num_steps, size, -1).swapaxes(1, 2)
-
-
-def _held_step(
-    world: World, actors: Actors, running: _Running, uniforms, keys
-) -> tuple[_Running, Transition]:
-    """Act, step, and hold what has ended."""
-    at = running.at
-    carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
-    transition, moved = step(world, keys, at, actions)
-    transition, at = hold(running.mask, transition, at, moved)
-    mask = running.mask & ~transition.terminated & ~transition.truncated
-    return _Running(at, carries, actions, mask), transition
-
-
-def _episodes(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World) -> Transition:
-    running, uniforms, move_keys = _start(keys, carry, world)
-    _, transitions = jax.lax.scan(
-        lambda running, draws: _held_step(world, actors, running, *draws),
-        running,
-        (uniforms, move_keys),
-    )
-    return transitions
 
 
 class EnvLoopState(NamedTuple):

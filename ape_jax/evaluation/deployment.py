@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ape_jax.core.policies import greedy, remembers, tempered
+from ape_jax.core.policies import Tempered, greedy, remembers
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
 from ape_jax.evaluation.returns import expected_return
@@ -54,7 +54,7 @@ def deploy(
     return {
         "sampled": _outcome(world, policy, held_out, key),
         "greedy": _outcome(world, greedy(policy), held_out, key)._replace(log_likelihood=None),
-        "tempered": _outcome(world, tempered(policy, TEMPERATURE), held_out, key)._replace(
+        "tempered": _outcome(world, Tempered(policy, TEMPERATURE), held_out, key)._replace(
             log_likelihood=None
         ),
     }
@@ -97,7 +97,7 @@ def deploy_modes(
     # The best of noisy returns is too high, so that policy is evaluated once more.
     policy = jax.tree.map(lambda x: x[best % len(shares)], mixture.policies)
     temperature = jnp.where(best < len(shares), 1.0, 0.0)
-    best_return = expected_return(world, tempered(policy, temperature), jax.random.fold_in(key, 1))
+    best_return = expected_return(world, Tempered(policy, temperature), jax.random.fold_in(key, 1))
 
     def average(outcome, log_likelihood=None):
         return Outcome(shares @ outcome.clone_return, shares @ outcome.agreement, log_likelihood)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from ape_jax.algorithms.task import Task
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical, Gaussian
-from ape_jax.core.policies import ConstantPolicy, greedy, remembers, tabulate, tempered
+from ape_jax.core.policies import ConstantPolicy, greedy, remembers, tabulate
 from ape_jax.envs import rollout
 from ape_jax.envs.world import World
 from ape_jax.networks import HeadPolicy, MixturePolicy, UniformWeights
@@ -167,5 +167,4 @@ __all__ = [
     "random_policy",
     "random_return",
     "sampled_returns",
-    "tempered",
 ]

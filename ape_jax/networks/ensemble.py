@@ -188,61 +188,50 @@ def make_networks(
     )
 
 
+OBSERVATIONS = {
+    "tabular": ("states",),
+    "mlp": ("states", "vectors"),
+    "conv": ("images",),
+    "gaussian": ("vectors",),
+}
+"""Kinds of observations that each head can take."""
+
+
 def _check_spaces(
     config: TrainConfig, observation_space: spaces.Space, action_space: spaces.Space
 ) -> None:
     """Check that heads can take the observations and give the actions."""
-    which, head = f"env={config.env!r}", config.head
-    shape = tuple(getattr(observation_space, "shape", ()))
-    action_shape = tuple(getattr(action_space, "shape", ()))
-    finite = isinstance(observation_space, spaces.Discrete)
+    which, head = f"env={config.env!r}", f"head={config.head!r}"
     discrete = isinstance(action_space, spaces.Discrete)
-    is_image, gaussian = len(shape) == 3, head == "gaussian"
-    fitting = "conv" if is_image else "mlp" if discrete else "gaussian"
-    rules = (
-        (
-            not discrete and not (isinstance(action_space, spaces.Box) and len(action_shape) == 1),
+    if not discrete and not (isinstance(action_space, spaces.Box) and len(action_space.shape) == 1):
+        raise SettingError(
             f"env must have discrete actions or vectors of continuous ones; {which} has "
-            f"{action_space}",
-        ),
-        (
-            discrete and gaussian,
-            f"head='gaussian' needs continuous actions; {which} has discrete ones",
-        ),
-        (
-            not discrete and not gaussian,
-            f"head={head!r} needs a discrete action space; {which} has continuous actions "
-            f"of shape {action_shape}. Use head='gaussian' with algorithm='ppo'",
-        ),
-        (
-            not finite and not isinstance(observation_space, spaces.Box),
-            f"head={head!r} needs a Discrete or Box observation space; {which} "
-            f"has {observation_space}",
-        ),
-        (
-            head == "tabular" and not finite,
-            f"head='tabular' needs a finite observation space; {which} has "
-            f"a continuous one of shape {shape}. Use head={fitting!r}",
-        ),
-        (
-            (head == "conv") != is_image,
-            f"head={head!r} does not fit observations of shape {shape}, which {which} has. "
-            f"Use head={fitting!r}",
-        ),
-        (
-            gaussian and finite,
-            f"head='gaussian' needs observations that are vectors; {which} has states",
-        ),
-        (
-            head == "conv" and min(shape[:2], default=3) < 3,
-            f"head='conv' needs images of at least 3 x 3; {which} has shape {shape}",
-        ),
-        (
-            config.normalize_observations and (finite or head == "conv"),
-            f"normalize_observations needs observations that are vectors; {which} has "
-            f"{'states' if finite else 'images'}",
-        ),
-    )
-    for broken, message in rules:
-        if broken:
-            raise SettingError(message)
+            f"{action_space}"
+        )
+    if not isinstance(observation_space, spaces.Discrete | spaces.Box):
+        raise SettingError(
+            f"env must have a Discrete or Box observation space; {which} has {observation_space}"
+        )
+    shape = tuple(observation_space.shape)
+    finite, is_image = isinstance(observation_space, spaces.Discrete), len(shape) == 3
+    kind = "states" if finite else "images" if is_image else "vectors"
+    fitting = ("conv" if is_image else "mlp") if discrete else "gaussian"
+    advice = "" if fitting == config.head else f". Use head={fitting!r}"
+    if discrete and config.head == "gaussian":
+        raise SettingError(f"{head} needs continuous actions; {which} has discrete ones{advice}")
+    if not discrete and config.head != "gaussian":
+        raise SettingError(
+            f"{head} needs a discrete action space; {which} has continuous actions "
+            f"of shape {action_space.shape}{advice} with algorithm='ppo'"
+        )
+    if kind not in OBSERVATIONS[config.head]:
+        raise SettingError(
+            f"{head} needs observations that are {' or '.join(OBSERVATIONS[config.head])}; "
+            f"{which} has {kind} of shape {shape}{advice}"
+        )
+    if is_image and min(shape[:2]) < 3:
+        raise SettingError(f"{head} needs images of at least 3 x 3; {which} has shape {shape}")
+    if config.normalize_observations and kind != "vectors":
+        raise SettingError(
+            f"normalize_observations needs observations that are vectors; {which} has {kind}"
+        )

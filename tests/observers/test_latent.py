@@ -1,4 +1,4 @@
-"""Experts told apart again: clearly different ones, a single one, and by networks."""
+"""Experts separated again: clearly different ones, a single one, and by networks."""
 
 import dataclasses
 
@@ -57,8 +57,8 @@ def test_latent_recovers_each_expert(fitted, small_mdp):
     tables = jax.vmap(lambda policy: returns.policy_table(policy, 9))(modes.policies)
     order = np.argsort(-np.asarray(modes.shares))[:2]
     distance = jnp.abs(tables[order][:, None] - policies[None]).sum(-1)
-    visits = jax.vmap(tabular.state_occupancy, (None, 0))(small_mdp, policies)
-    apart = np.asarray(jnp.sum(distance * visits[None], -1) / jnp.sum(visits, -1)[None])
+    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(small_mdp, policies)
+    apart = np.asarray(jnp.sum(distance * occupancies[None], -1) / jnp.sum(occupancies, -1)[None])
     matched = apart if apart[0, 0] + apart[1, 1] < apart[0, 1] + apart[1, 0] else apart[:, ::-1]
     # Total variation of half of it: the modes act as their experts with 95 % agreement or more.
     assert np.all(np.diag(matched) / 2 < 0.05)
