@@ -16,8 +16,8 @@ from ape_jax.types import SettingError
 class GymnaxEnv(gymnasium.Env):
     """A gymnax environment with the interface of Gymnasium, for policies of other libraries.
 
-    The wrapper of gymnax itself starts the next episode inside the step that ends one. The last
-    observation of an episode is lost there, and an agent that calls ``reset`` skips an episode.
+    Unlike gymnax's own wrapper it does not start the next episode inside the step that ends one, so
+    the last observation is not lost, and an agent that calls ``reset`` skips no episode.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  Gymnasium declares it so.

@@ -12,7 +12,6 @@ from ape_jax.core.tabular import FiniteMDP
 from ape_jax.types import SettingError
 
 ACTIONS = ("up", "down", "left", "right", "stay")
-"""Names of the actions, in order."""
 MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)], np.int32)
 """(row, column) step of each action."""
 
@@ -142,13 +141,8 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
 
     def state_space(self, params: EnvParams) -> spaces.Dict:
         """Cell and elapsed time."""
-        return spaces.Dict(
-            {
-                "row": spaces.Discrete(self.size),
-                "column": spaces.Discrete(self.size),
-                "time": spaces.Discrete(params.max_steps_in_episode + 1),
-            }
-        )
+        cells, times = spaces.Discrete(self.size), spaces.Discrete(params.max_steps_in_episode + 1)
+        return spaces.Dict({"row": cells, "column": cells, "time": times})
 
     def finite_mdp(self, params: EnvParams | None = None) -> FiniteMDP:
         """The same world as arrays, built cell by cell and apart from ``step_env``."""

@@ -26,11 +26,7 @@ def reset(world: World, keys: Key[Array, " N"]) -> Standing:
 def step(
     world: World, keys: Key[Array, " N"], at: Standing, actions: Shaped[Array, "N ..."]
 ) -> tuple[Transition, Standing]:
-    """One step of every environment, whatever it ends.
-
-    Returns:
-      Transitions [N], all of them valid steps, and where the environments then are.
-    """
+    """One step of every environment: transitions [N], all valid, and where they then are."""
     observations, states, rewards, terminated, _ = jax.vmap(
         world.env.step_env, in_axes=(0, 0, 0, None)
     )(keys, at.state, world.clip_action(actions), world.params)
@@ -50,10 +46,7 @@ def step(
 def hold(
     mask: Bool[Array, " N"], transition: Transition, at: Standing, moved: Standing
 ) -> tuple[Transition, Standing]:
-    """A step of the episodes in the mask alone; the others stay where they are, without reward.
-
-    So no environment is stepped from a state in which that has no meaning.
-    """
+    """A step of the episodes in the mask alone; the others stay where they are, without reward."""
     held = _select(mask, moved, at)
     transition = transition._replace(
         reward=jnp.where(mask, transition.reward, 0.0),

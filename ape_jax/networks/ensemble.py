@@ -21,7 +21,7 @@ class EnsembleParams(NamedTuple):
     """Parameters of an ensemble and its critics."""
 
     heads: Params
-    """The experts' policies, stacked [E, …]."""
+    """Stacked [E, …]."""
     expert_critics: Params
     """V_c, stacked [E, …]."""
     observer_critic: Params | None

@@ -17,11 +17,7 @@ NUM_CHECKS = 20
 
 
 def held_out(demonstrations: Demonstrations) -> Bool[Array, "..."]:
-    """The steps that are kept out of a fit: every tenth episode, whole.
-
-    With fewer than six episodes there are none; ``all_if_empty`` then takes all steps for both
-    parts.
-    """
+    """The steps that are kept out of a fit: every tenth episode, whole; none of five or fewer."""
     return demonstrations.episode % 10 == 5
 
 
@@ -84,8 +80,8 @@ class Training:
           held_out_loss: computed ``NUM_CHECKS`` times.
         """
         between = -(-self.num_updates // NUM_CHECKS)
-        schedule = optax.cosine_decay_schedule(self.learning_rate, between * NUM_CHECKS)
-        optimizer = optax.adam(schedule)
+        rate = optax.cosine_decay_schedule(self.learning_rate, between * NUM_CHECKS)
+        optimizer = optax.adam(rate)
 
         def update(carry, key):
             params, opt_state = carry

@@ -84,11 +84,8 @@ def simplest(log_likelihoods: Float[Array, "K samples"]) -> Int[Array, ""]:
 def choose(search: Callable[[PRNGKey, int], tuple], key: PRNGKey, max_modes: int) -> Any:
     """The fit of the number of modes that ``simplest`` takes, of 1 to K.
 
-    Args:
-      search: a key and a number of modes to a fit, padded to K modes, and the log-likelihoods of
-        held-out samples under it.
-      key: drives the search.
-      max_modes: K.
+    The search maps a key and a number of modes to a fit, padded to K modes, and to the
+    log-likelihoods of held-out samples under it.
     """
     numbers = range(1, max_modes + 1)
     fits, scores = zip(*(search(jax.random.fold_in(key, m), m) for m in numbers), strict=True)
