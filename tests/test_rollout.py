@@ -15,6 +15,8 @@ from ape_jax.envs.world import World
 
 UNIFORM = Categorical(jnp.full(5, -jnp.log(5.0)))
 EPISODES = jax.jit(rollout.episodes, static_argnums=2)
+RETURNS = jax.jit(rollout.episode_returns, static_argnums=2)
+TOGETHER = jax.jit(rollout.ensemble_episodes, static_argnums=4)
 
 
 def world_of(env, horizon, params=None):
@@ -89,9 +91,7 @@ def test_each_expert_acts_in_its_block_and_the_observer_in_its_own(env_id):
     size = world.num_actions
     keys = jax.random.split(jax.random.key(1), (2, 6))
     observer = ConstantPolicy(jax.tree.map(lambda x: x[0], always(2, size=size).constant))
-    experts, observed = rollout.ensemble_episodes(
-        keys, keys.reshape(-1), always(0, 1, size=size), observer, world
-    )
+    experts, observed = TOGETHER(keys, keys.reshape(-1), always(0, 1, size=size), observer, world)
     assert experts.action.shape == (8, 2, 6)
     np.testing.assert_array_equal(experts.action[:, 0], 0)
     np.testing.assert_array_equal(experts.action[:, 1], 1)
@@ -171,15 +171,19 @@ def test_stream_has_next_observations_from_before_the_reset(small_grid, small_md
 def test_stream_repeats_the_random_numbers_of_gymnax_itself(small_grid):
     """Each stream is what gymnax's own ``step`` with autoreset makes of the same keys."""
     params, key = small_grid.default_params, jax.random.key(11)
-    steps, _ = rollout.stream(key[None], lambda *_: UNIFORM, 1, world_of(small_grid, 8), 40)
+    world, step = world_of(small_grid, 8), jax.jit(small_grid.step)
+    steps, _ = jax.jit(lambda keys: rollout.stream(keys, lambda *_: UNIFORM, 1, world, 40))(
+        key[None]
+    )
     key_start, _, key_moves = jax.random.split(key, 3)
     observation, state = small_grid.reset(key_start, params)
     for time, key_move in enumerate(jax.random.split(key_moves, 40)):
         assert int(steps.observation[time, 0]) == int(observation)
         action = steps.action[time, 0]
-        observation, state, *_ = small_grid.step(key_move, state, action, params)
+        observation, state, *_ = step(key_move, state, action, params)
 
 
+@struct.dataclass
 class Counter:
     """Remembers how many steps it saw and what it did last, and acts on both."""
 
@@ -194,7 +198,7 @@ class Counter:
 
 def test_memory_sees_every_action_and_observation_of_its_episode(small_grid):
     keys = jax.random.split(jax.random.key(0), 3)
-    steps = rollout.episodes(keys, Counter(), world_of(small_grid, 8))
+    steps = EPISODES(keys, Counter(), world_of(small_grid, 8))
     expected = [0]
     for count in range(1, 8):
         expected.append((count + expected[-1] + 1) % 5)
@@ -219,7 +223,7 @@ def test_a_policy_is_sampled_alike_with_and_without_a_table(small_grid, random_p
         EPISODES(keys, policy, world) for policy in (TablePolicy(table), Pretender(table))
     )
     jax.tree.map(np.testing.assert_array_equal, looked_up, computed)
-    returns = rollout.episode_returns(keys, Pretender(table), world)
+    returns = RETURNS(keys, Pretender(table), world)
     np.testing.assert_array_equal(returns, jnp.sum(computed.reward, axis=0))
 
 
@@ -229,6 +233,6 @@ def test_continuous_actions_are_clipped_for_the_environment_alone():
     world = world_of(env, 5)
     policy = ConstantPolicy(Gaussian(jnp.array([9.0]), jnp.array([-20.0])))
     assert world.num_uniforms == 2
-    steps = rollout.episodes(jax.random.split(jax.random.key(0), 2), policy, world)
+    steps = EPISODES(jax.random.split(jax.random.key(0), 2), policy, world)
     np.testing.assert_allclose(steps.action, 9.0)
     np.testing.assert_allclose(steps.reward, 2.0)
