@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
@@ -28,7 +27,7 @@ def loss(
 
     Args:
       params: heads and critics.
-      networks: the modules that the parameters belong to.
+      networks: the modules of the parameters.
       log_weights: the observer's log w_c, a function of the observation.
       experts: episodes [T, E, B].
       observer: episodes [T, N].
@@ -39,7 +38,6 @@ def loss(
     Returns:
       The scalar loss, and the parts of each term.
     """
-    chex.assert_axis_dimension(experts.reward, 1, networks.num_experts)
 
     def expert_block(head, critic, samples):
         policy = networks.tabulate(lambda o: networks.distribution(head, o))
@@ -70,13 +68,8 @@ def total_loss(
     expert: objective.Loss, observer: objective.Loss, hypers: PGHypers
 ) -> Float[Array, ""]:
     """The sum of both terms, each already averaged over its trajectories."""
-    return (
-        expert.policy
-        + expert.value
-        + observer.policy
-        + observer.value
-        - hypers.ent_coef * expert.entropy
-    )
+    losses = expert.policy + expert.value + observer.policy + observer.value
+    return losses - hypers.ent_coef * expert.entropy
 
 
 def classifier_loss(
@@ -84,16 +77,9 @@ def classifier_loss(
 ) -> Float[Array, ""]:
     """Cross-entropy of q(c|s) on the states that experts visit; its minimum is the posterior.
 
-    It is summed over time and averaged over trajectories, as the other losses are.
-
-    Args:
-      classifier: parameters of q.
-      networks: the modules that the parameters belong to.
-      experts: episodes [T, E, B]; the expert of an episode is its label.
+    It is summed over time and averaged over the trajectories [T, E, B], as the other losses are.
     """
-    log_weights = networks.tabulate(
-        lambda observation: networks.expert_log_weights(classifier, observation)
-    )
+    log_weights = networks.tabulate(lambda o: networks.expert_log_weights(classifier, o))
 
     def block(label, samples):
         terms = jax.vmap(jax.vmap(log_weights))(samples.observation)[..., label]

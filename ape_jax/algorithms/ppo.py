@@ -12,8 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ape_jax.algorithms.common import Metrics, expert_log_weights, update_multipliers
-from ape_jax.algorithms.ppo_epochs import run_epochs
+from ape_jax.algorithms.common import (
+    Metrics,
+    expert_log_weights,
+    init_multipliers,
+    update_multipliers,
+)
+from ape_jax.algorithms.ppo_epochs import optimizer, run_epochs
 from ape_jax.algorithms.ppo_loss import (
     Batch,
     LossParts,
@@ -25,45 +30,63 @@ from ape_jax.algorithms.ppo_loss import (
 from ape_jax.algorithms.ppo_state import (
     PPOState,
     experts_and_observer,
-    init,
     known_returns,
     num_environments,
-    ppo_config,
     update_statistics,
 )
 from ape_jax.algorithms.task import Task
-from ape_jax.config import PPOHypers
+from ape_jax.config import PPOConfig, PPOHypers
 from ape_jax.core import objective
 from ape_jax.core.returns import generalized_advantages
+from ape_jax.core.statistics import init_statistics
 from ape_jax.envs.rollout import (
     EnvLoopState,
     Rollout,
     collect_rollout,
     draw_with_log_prob,
     in_blocks,
+    start_streams,
 )
 from ape_jax.networks import HeadPolicy, observer_policy, with_statistics
 from ape_jax.types import LogWeightsFn, Policy, PRNGKey, Transition
 
-__all__ = ["PPOState", "init", "steps_per_update", "update"]
 
-SPREADS_ENVIRONMENTS = False
-"""Environments go on from update to update, on the device of their seed."""
+def init(key: PRNGKey, task: Task[PPOConfig], hypers: PPOHypers) -> PPOState:
+    """The state before the first update, with environments at the start of an episode."""
+    config, networks = task.config, task.networks
+    key_params, key = jax.random.split(key)
+    key, key_environments = jax.random.split(key)
+    keys = jax.random.split(key_environments, num_environments(task))
+    environments = start_streams(keys, task.world)
+    size = environments.observation[0].size
+    params = networks.init(key_params)
+    gated = config.constraint == "gate"
+    return PPOState(
+        params=params,
+        opt_state=optimizer(config, hypers).init(params),
+        key=key,
+        multipliers=None if gated else init_multipliers(networks.num_experts, hypers),
+        environments=environments,
+        expert_returns=jnp.zeros(networks.num_experts),
+        observer_return=jnp.float32(0.0),
+        num_episodes=jnp.zeros(networks.num_experts, jnp.int32),
+        observer_episodes=jnp.int32(0),
+        ends_per_step=jnp.zeros(networks.num_experts),
+        observations=init_statistics((size,)) if config.normalize_observations else None,
+        rewards=init_statistics(()) if config.normalize_rewards else None,
+        num_updates=jnp.int32(0),
+    )
 
 
 def update(
-    task: Task, state: PPOState, hypers: PPOHypers, axis_name: None = None
+    task: Task[PPOConfig], state: PPOState, hypers: PPOHypers, axis_name: None = None
 ) -> tuple[PPOState, Metrics]:
     """One update: a rollout of every environment, then epochs of minibatches over it.
 
-    Args:
-      task: what is trained.
-      state: the state before the update.
-      hypers: numbers of the update.
-      axis_name: None, because environments of a seed stay on one device.
+    ``axis_name`` is None, because the environments of a seed stay on one device.
     """
     assert axis_name is None, "PPO-APE spreads seeds over devices, not environments"
-    config = ppo_config(task)
+    config = task.config
     key, key_collect, key_shuffle = jax.random.split(state.key, 3)
     log_weights = expert_log_weights(task, state.params)
     temperature = temperature_at(state.num_updates, config.num_updates, hypers)
@@ -113,10 +136,10 @@ def temperature_at(
 
 
 def collect(
-    key: PRNGKey, task: Task, state: PPOState, observer: Policy, hypers: PPOHypers
+    key: PRNGKey, task: Task[PPOConfig], state: PPOState, observer: Policy, hypers: PPOHypers
 ) -> tuple[EnvLoopState, Transition, Rollout]:
     """A rollout [T, E * B + M]: the experts in their own blocks, then the observer."""
-    config, num_all = ppo_config(task), num_environments(task)
+    config, num_all = task.config, num_environments(task)
     num_own = config.num_experts * config.envs_per_expert
     actors = in_blocks(
         HeadPolicy(state.params.heads, task.networks),
@@ -132,7 +155,7 @@ def collect(
 
 
 def make_batch(
-    task: Task,
+    task: Task[PPOConfig],
     state: PPOState,
     steps: Transition,
     rollout: Rollout,
@@ -177,7 +200,7 @@ def make_batch(
     return Batch(experts, observer._replace(log_weights=weights))
 
 
-def loss_weights(task: Task, state: PPOState, hypers: PPOHypers) -> LossWeights:
+def loss_weights(task: Task[PPOConfig], state: PPOState, hypers: PPOHypers) -> LossWeights:
     """How much the terms and the experts count in this update."""
     num_experts = task.config.num_experts
     experts, observer = jnp.ones(num_experts), jnp.float32(hypers.beta)
@@ -212,6 +235,6 @@ def summarize(
     )
 
 
-def steps_per_update(task: Task) -> int:
+def steps_per_update(task: Task[PPOConfig]) -> int:
     """Environment steps in one update, the experts' and the observer's."""
-    return num_environments(task) * ppo_config(task).rollout_length
+    return num_environments(task) * task.config.rollout_length

@@ -53,15 +53,6 @@ def run_epochs(
 ) -> tuple[EnsembleParams, optax.OptState, LossParts, Float[Array, ""]]:
     """Pass over the batch several times, in new random minibatches each time.
 
-    Args:
-      key: shuffles the steps of every epoch.
-      config: numbers of epochs and minibatches.
-      params: parameters before the update.
-      opt_state: state of the optimiser before the update.
-      batch: all steps of the rollout.
-      loss: the parameters and a minibatch to the loss and its parts.
-      hypers: numbers of the optimiser.
-
     Returns:
       Parameters, state of the optimiser, and the means over all minibatches of the parts of the
       loss and of the norm of the heads' gradient.
@@ -83,9 +74,7 @@ def run_epochs(
 
     def epoch(carry, key):
         key_experts, key_observer = jax.random.split(key)
-        observer = batch.observer
-        if observer is not None:
-            observer = split(key_observer, observer, 0)
+        observer = None if batch.observer is None else split(key_observer, batch.observer, 0)
         minibatches = Batch(split(key_experts, batch.experts, 1), observer)
         return jax.lax.scan(minibatch, carry, minibatches)
 

@@ -36,9 +36,9 @@ class Batch(NamedTuple):
     """Steps of a rollout, or of a minibatch of it."""
 
     experts: Steps
-    """Steps of every expert, [E, N]."""
+    """[E, N]."""
     observer: Steps | None
-    """Steps of the observer, [N']; None without an observer."""
+    """[N']; None without an observer."""
 
 
 class LossWeights(NamedTuple):
@@ -57,16 +57,12 @@ class LossWeights(NamedTuple):
 
 
 class LossParts(NamedTuple):
-    """The parts of the loss of a minibatch."""
+    """The parts of the loss of a minibatch, as ``Metrics`` has them."""
 
     policy: Float[Array, ""]
-    """Clipped surrogates of both terms."""
     value: Float[Array, ""]
-    """Losses of all critics."""
     entropy: Float[Array, ""]
-    """Mean entropy of the experts' policies, in nats."""
     classifier: Float[Array, ""] | None
-    """Cross-entropy of the classifier; None without one."""
 
 
 def minibatch_loss(
@@ -79,16 +75,7 @@ def minibatch_loss(
 ) -> tuple[Float[Array, ""], LossParts]:
     """The PPO-APE loss: the mean of the experts' clipped surrogates, and β times the observer's.
 
-    Args:
-      params: heads, critics and classifier.
-      networks: the modules that the parameters belong to.
-      batch: steps of every expert [E, N] and of the observer [N'].
-      hypers: clipping, entropy coefficient.
-      temperature: temperature of the observer.
-      weights: weights of the terms, and of the experts in them.
-
-    Returns:
-      The scalar loss, and its parts.
+    The losses of the critics and of the classifier are added to it, and the entropy is subtracted.
     """
 
     def critic_loss(critic, steps):
