@@ -223,5 +223,8 @@ def test_messages_name_the_file_and_every_setting_has_a_type_and_a_meaning(tmp_p
     with pytest.raises(SettingError, match=r"must hold every setting; .* lacks env"):
         RunConfig.load(path, complete=True)
     assert ALL_SETTINGS.keys() == HELP.keys()
-    assert ALL_SETTINGS.keys() == {*presets.config("paper").to_flat(), *presets.config("catch").to_flat()}
+    assert ALL_SETTINGS.keys() == {
+        *presets.config("paper").to_flat(),
+        *presets.config("catch").to_flat(),
+    }
     assert all(len(text) > 10 for text in HELP.values())
