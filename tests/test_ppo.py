@@ -9,13 +9,12 @@ import pytest
 from probes import Probe
 
 from ape_jax import algorithms
-from ape_jax.algorithms import ppo
+from ape_jax.algorithms import ppo, ppo_loss, ppo_state
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PPOConfig, PPOHypers
 from ape_jax.core import tabular
 from ape_jax.evaluation import returns
 from ape_jax.networks import observer_policy, with_statistics
-from ape_jax.training import trainer
 from ape_jax.types import SettingError
 
 GAMMA = 0.9
@@ -225,7 +224,7 @@ def first(observed):
             observed.networks, state.params.heads, lambda _: log_weights, 0.5
         )
         _, steps, rollout = ppo.collect(key, observed, state, observer, COLD)
-        updated = ppo.update_statistics(observed, state, steps, rollout)
+        updated = ppo_state.update_statistics(observed, state, steps, rollout)
         batch = ppo.make_batch(observed, updated, steps, rollout, lambda _: log_weights, COLD)
         return state, batch
 
@@ -236,7 +235,7 @@ def test_before_the_first_step_every_ratio_is_one(observed, first):
     """Then the loss is minus the mean advantage, which is zero for each term."""
     state, batch = first
     weights = ppo.loss_weights(observed, state, COLD)
-    _, parts = ppo.minibatch_loss(
+    _, parts = ppo_loss.minibatch_loss(
         state.params, observed.networks, batch, COLD, COLD.temperature, weights
     )
     assert float(parts.policy) == pytest.approx(0.0, abs=1e-4)
@@ -252,7 +251,7 @@ def test_a_gate_scales_the_observers_gradient_of_its_expert_alone(observed, firs
         def loss(params):
             weights = ppo.loss_weights(observed, state, COLD)
             weights = weights._replace(observer=beta, gates=gates)
-            return ppo.minibatch_loss(params, observed.networks, batch, COLD, 0.5, weights)[0]
+            return ppo_loss.minibatch_loss(params, observed.networks, batch, COLD, 0.5, weights)[0]
 
         return jax.grad(loss)(state.params).heads
 
@@ -306,13 +305,6 @@ def test_expert_far_behind_the_best_has_collapsed():
     np.testing.assert_array_equal(collapsed, [[False, True], *[[False, False]] * 3])
 
 
-def test_seeds_alone_are_spread_over_devices():
-    devices = jax.devices()[:1] * 2
-    assert trainer.mesh_of(CONFIG, 4, devices).shape == {"seeds": 2, "environments": 1}
-    with pytest.raises(SettingError, match="seeds must be divisible by the 2 devices"):
-        trainer.mesh_of(CONFIG, 3, devices)
-
-
 def test_learned_weights_are_the_posterior_also_where_episodes_differ_in_length(small_grid):
     """A rollout has as many steps of each expert; an episode's draw has more of the slow one."""
     config = dataclasses.replace(CONFIG, num_experts=2, observer="learned", num_updates=300)
@@ -350,7 +342,7 @@ def test_no_key_of_a_fresh_state_is_used_again(observed):
     data = jax.random.key_data
     assert not np.array_equal(data(state.key), data(start))
     children = {tuple(np.asarray(data(k))) for k in jax.random.split(state.key, 3)}
-    resets = jax.random.split(jax.random.split(start)[1], ppo.num_environments(observed))
+    resets = jax.random.split(jax.random.split(start)[1], ppo_state.num_environments(observed))
     assert children.isdisjoint(tuple(np.asarray(data(k))) for k in resets)
     expected, _ = jax.vmap(observed.world.env.reset_env, (0, None))(resets, observed.world.params)
     np.testing.assert_array_equal(state.environments.observation, expected)
@@ -363,8 +355,8 @@ def test_returns_are_known_only_after_enough_episodes_and_new_only_once(observed
         expert_returns=jnp.array([1.0, 2.0, 3.0]),
         num_episodes=jnp.array([CONFIG.envs_per_expert - 1, 100, 100]),
     )
-    np.testing.assert_array_equal(ppo.known_returns(observed, state), [np.nan, 2.0, 3.0])
-    new_returns = ppo.known_returns(observed, state, jnp.array([True, True, False]))
+    np.testing.assert_array_equal(ppo_state.known_returns(observed, state), [np.nan, 2.0, 3.0])
+    new_returns = ppo_state.known_returns(observed, state, jnp.array([True, True, False]))
     np.testing.assert_array_equal(new_returns, [np.nan, 2.0, np.nan])
 
 

@@ -17,7 +17,7 @@ from jax.extend import backend
 from ape_jax import algorithms
 from ape_jax.algorithms import pg
 from ape_jax.algorithms.task import make_task
-from ape_jax.config import PGConfig, PGHypers
+from ape_jax.config import PGConfig, PGHypers, PPOConfig
 from ape_jax.runs import checkpoint
 from ape_jax.training import devices
 from ape_jax.types import SettingError
@@ -73,14 +73,22 @@ def test_places_train_what_one_place_trains(small_grid):
 def test_seeds_are_spread_before_environments():
     eight = jax.devices()[:1] * 8
     for num_seeds, shape in ((1, (1, 8)), (10, (2, 4)), (12, (4, 2)), (16, (8, 1))):
-        mesh = devices.make_mesh(num_seeds, 64, eight)
+        mesh = devices.make_mesh(PGConfig(), num_seeds, eight)
         assert tuple(mesh.shape.values()) == shape
 
 
 def test_environments_that_do_not_divide_are_refused_with_the_next_that_do():
     message = r"envs_per_expert must be divisible by 3.*got 64\. Choose 66"
     with pytest.raises(SettingError, match=message):
-        devices.make_mesh(1, 64, jax.devices()[:1] * 3)
+        devices.make_mesh(PGConfig(), 1, jax.devices()[:1] * 3)
+
+
+def test_ppo_spreads_seeds_alone():
+    two = jax.devices()[:1] * 2
+    mesh = devices.make_mesh(PPOConfig(), 4, two)
+    assert mesh.shape == {"seeds": 2, "environments": 1}
+    with pytest.raises(SettingError, match="seeds must be divisible by the 2 devices"):
+        devices.make_mesh(PPOConfig(), 3, two)
 
 
 def test_devices_that_are_not_there_are_refused(monkeypatch):

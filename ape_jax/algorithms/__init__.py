@@ -9,7 +9,7 @@ from gymnax.environments.environment import Environment, EnvParams
 from ape_jax.algorithms import pg, ppo
 from ape_jax.algorithms.common import Metrics
 from ape_jax.algorithms.pg import PGState
-from ape_jax.algorithms.ppo import PPOState
+from ape_jax.algorithms.ppo_state import PPOState
 from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.types import PRNGKey, RewardFn

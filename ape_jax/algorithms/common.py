@@ -1,6 +1,5 @@
 """What both algorithms share: metrics, labels for the optimiser, and the dual step."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -68,20 +67,11 @@ def update_multipliers(
     return objective.dual_step(multipliers, expert_returns, *numbers)
 
 
-def part_labels(
-    expert_critics: str, observer_critic: str
-) -> Callable[[EnsembleParams], EnsembleParams]:
-    """Labels for ``optax.partition``: "heads", "classifier", and the given ones for the critics."""
-
-    def labels(params: EnsembleParams) -> EnsembleParams:
-        return EnsembleParams(
-            heads="heads",
-            expert_critics=expert_critics,
-            observer_critic=jax.tree.map(lambda _: observer_critic, params.observer_critic),
-            classifier=jax.tree.map(lambda _: "classifier", params.classifier),
-        )
-
-    return labels
+def part_labels(params: EnsembleParams) -> EnsembleParams:
+    """The name of the part that each array belongs to, for ``optax.partition``."""
+    return EnsembleParams(
+        *(jax.tree.map(lambda _, name=name: name, part) for name, part in params._asdict().items())
+    )
 
 
 def expert_log_weights(task: Task, params: EnsembleParams) -> LogWeightsFn:

@@ -165,10 +165,11 @@ def optimizer(hypers: PGHypers, num_updates: int | None = None) -> optax.Gradien
     return optax.partition(
         {
             "heads": optax.chain(clip, adam(hypers.learning_rate)),
-            "critics": adam(hypers.critic_learning_rate),
+            "expert_critics": adam(hypers.critic_learning_rate),
+            "observer_critic": adam(hypers.critic_learning_rate),
             "classifier": adam(hypers.classifier_learning_rate),
         },
-        part_labels("critics", "critics"),
+        part_labels,
     )
 
 

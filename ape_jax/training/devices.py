@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import backend
 from jax.sharding import Mesh
 
+from ape_jax.config import TrainConfig
 from ape_jax.types import SettingError
 
 SEEDS, ENVIRONMENTS = "seeds", "environments"
@@ -25,27 +26,34 @@ HEARTBEAT_SECONDS = 10
 
 
 def make_mesh(
-    num_seeds: int, envs_per_expert: int, devices: Sequence[jax.Device] | None = None
+    config: TrainConfig, num_seeds: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """Spread seeds over as many devices as divide them evenly, and environments over the rest.
 
-    All given devices are used; if None, as many of all devices as divide evenly.
+    Where an algorithm keeps environments in its state, they stay on the device of their seed. All
+    given devices are used; if None, as many of all devices as divide evenly.
 
     Raises:
-      SettingError: environments do not divide evenly over the devices that are asked for.
+      SettingError: seeds or environments do not divide evenly over the devices.
     """
+    num_envs = config.envs_per_expert if config.spreads_environments else 1
     if devices is None:
         devices = jax.devices()
-        while envs_per_expert % (len(devices) // math.gcd(num_seeds, len(devices))):
+        while num_envs % (len(devices) // math.gcd(num_seeds, len(devices))):
             devices = devices[:-1]
     for_seeds = math.gcd(num_seeds, len(devices))
     for_envs = len(devices) // for_seeds
-    if envs_per_expert % for_envs:
-        more = -(-envs_per_expert // for_envs) * for_envs
+    if num_envs % for_envs and not config.spreads_environments:
+        raise SettingError(
+            f"seeds must be divisible by the {len(devices)} devices with algorithm="
+            f"{config.algorithm}, which spreads seeds alone; got {num_seeds}. Choose another "
+            "number of either"
+        )
+    if num_envs % for_envs:
         raise SettingError(
             f"envs_per_expert must be divisible by {for_envs}, the devices that share a seed's "
-            f"environments ({len(devices)} devices, {num_seeds} seed(s)); got {envs_per_expert}. "
-            f"Choose {more}, or another number of devices"
+            f"environments ({len(devices)} devices, {num_seeds} seed(s)); got {num_envs}. "
+            f"Choose {-(-num_envs // for_envs) * for_envs}, or another number of devices"
         )
     return Mesh(np.array(devices).reshape(for_seeds, for_envs), (SEEDS, ENVIRONMENTS))
 

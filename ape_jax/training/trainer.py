@@ -14,9 +14,8 @@ from jaxtyping import Array, Key
 from ape_jax.algorithms import TrainState, init, updates
 from ape_jax.algorithms.common import Metrics
 from ape_jax.algorithms.task import Task
-from ape_jax.config import CHUNK, Hypers, TrainConfig
+from ape_jax.config import CHUNK, Hypers
 from ape_jax.training.devices import ENVIRONMENTS, SEEDS, make_mesh
-from ape_jax.types import SettingError
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,8 @@ class Trainer:
 
     def create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
         """Make the states [K, …] before the first update, on one device."""
-        return _here(_create(self.task, keys, hypers, self._mesh(keys), self.sweep))
+        mesh = make_mesh(self.task.config, len(keys), self.devices)
+        return _here(_create(self.task, keys, hypers, mesh, self.sweep))
 
     def chunks(
         self,
@@ -85,16 +85,10 @@ class Trainer:
           SettingError: seeds or environments do not divide over the devices.
         """
         config = self.task.config
-        mesh = self._mesh(keys)
-        log.info(
-            "%s: %d seed(s) x %d expert(s) x %d environments on %d x %s",
-            config.env,
-            len(keys),
-            config.num_experts,
-            config.envs_per_expert,
-            mesh.size,
-            mesh.devices.flat[0].device_kind,
-        )
+        mesh = make_mesh(self.task.config, len(keys), self.devices)
+        size = f"{len(keys)} seed(s) x {config.num_experts} x {config.envs_per_expert} environments"
+        kind = mesh.devices.flat[0].device_kind
+        log.info("%s: %s on %d x %s", config.env, size, mesh.size, kind)
         if state is None:
             state = _create(self.task, keys, hypers, mesh, self.sweep)
         else:  # On the devices where a new run starts, so that the compiled program is the same.
@@ -107,29 +101,6 @@ class Trainer:
             )
             num_done += count
             yield Chunk(num_done, num_updates, *_here((state, metrics)))
-
-    def _mesh(self, keys: Key[Array, " K"]) -> Mesh:
-        return mesh_of(self.task.config, len(keys), self.devices)
-
-
-def mesh_of(
-    config: TrainConfig, num_seeds: int, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-    """Spread a run over devices: its seeds, and with pg also the environments of each seed.
-
-    Raises:
-      SettingError: they do not divide over the devices that are asked for.
-    """
-    if config.spreads_environments:
-        return make_mesh(num_seeds, config.envs_per_expert, devices)
-    # Environments are part of the state then, and stay on the device of their seed.
-    if devices is not None and num_seeds % len(devices):
-        raise SettingError(
-            f"seeds must be divisible by the {len(devices)} devices with algorithm="
-            f"{config.algorithm}, which spreads seeds alone; "
-            f"got {num_seeds}. Choose another number of either"
-        )
-    return make_mesh(num_seeds, 1, devices)
 
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh", "sweep"))
