@@ -38,11 +38,8 @@ def update_from_samples(
     Shapes and types are checked. Values are not, because that would wait for the device: an action
     or an expert that does not exist, or a return that is not finite, goes unnoticed.
 
-    Args:
-      state: from ``ape_jax.create_state``, or from an earlier call.
-      expert_samples: samples [N] of the experts; ``expert`` says which one acted.
-      observer_samples: samples [N'] of the observer; ``expert`` stays None.
-      hypers: learning rates, β, temperature, entropy coefficient, clipping norm.
+    The first state comes from ``ape_jax.create_state``. The experts' samples [N] say which expert
+    acted; in the observer's samples [N'] ``expert`` stays None.
 
     Returns:
       The next state, and the losses at the given one.
@@ -98,7 +95,6 @@ def _loss(params: EnsembleParams, networks: Networks, expert_samples, observer_s
 
 
 def _one_step(log_probs, values, sample: Samples) -> objective.LossInputs:
-    """One sample as a trajectory of one step."""
     one = jnp.ones(1)
     return objective.LossInputs(
         log_probs=log_probs[sample.action][None],

@@ -60,13 +60,9 @@ def update(
 ) -> tuple[PGState, Metrics]:
     """One update of PG-APE: episodes, loss, gradient, optimiser step, and the dual step.
 
-    Args:
-      task: what is trained.
-      state: the state before the update.
-      hypers: numbers of the update.
-      axis_name: a mapped axis, of ``jax.shard_map`` or ``vmap``, over which the environments are
-        spread. Each place runs an equal share of every expert's environments, and the gradients are
-        averaged over all places. The size of the axis must divide ``envs_per_expert``.
+    The environments may be spread over a mapped axis of ``jax.shard_map`` or ``vmap``, whose size
+    must divide ``envs_per_expert``. Each place then runs an equal share of every expert's
+    environments, and the gradients are averaged over all places.
     """
     key, key_experts, key_observer = jax.random.split(state.key, 3)
     networks, params = task.networks, state.params

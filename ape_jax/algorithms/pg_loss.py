@@ -25,15 +25,8 @@ def loss(
 ) -> tuple[Float[Array, ""], tuple[objective.Loss, objective.Loss]]:
     """The PG-APE loss of episodes: both terms, each a mean over trajectories.
 
-    Args:
-      params: heads and critics.
-      networks: the modules of the parameters.
-      log_weights: the observer's log w_c, a function of the observation.
-      experts: episodes [T, E, B].
-      observer: episodes [T, N].
-      hypers: β, γ, temperature, entropy coefficient.
-      multipliers: λ_c of the constrained form, which weight the two terms in place of β; None in
-        the penalised form.
+    Episodes of the experts are [T, E, B], and those of the observer [T, N]. In the constrained form
+    the multipliers λ_c weight the two terms in place of β.
 
     Returns:
       The scalar loss, and the parts of each term.

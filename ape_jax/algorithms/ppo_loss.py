@@ -35,12 +35,10 @@ class Steps(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Steps of a rollout, or of a minibatch of it."""
+    """Steps [E, N] of the experts and [N'] of the observer, if there is one."""
 
     experts: Steps
-    """[E, N]."""
     observer: Steps | None
-    """[N']; None without an observer."""
 
 
 class LossWeights(NamedTuple):

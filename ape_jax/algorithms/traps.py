@@ -27,24 +27,23 @@ class TrapConfig:
     """How trap ensembles are trained, and what counts as one; the defaults fit the 10 × 10 grid."""
 
     num_restarts: int = 16
-    """Number of runs from different first logits (R); the best one by exact evaluation is kept."""
+    """Runs from different first logits (R); the best one by exact evaluation is kept."""
     num_updates: int = 400
     learning_rate: float = 0.1
     """Learning rate at the start. With half of it, an expert is lost more often."""
     lr_end_fraction: float = 0.1
     weight_decay: float = 0.2
-    """Weight decay that keeps policies away from the corners of the simplex, where gradients are
-    zero. Much more of it makes experts too soft to do well when they are sampled."""
+    """It keeps policies away from the corners of the simplex, where gradients are zero."""
     beta: float = 1.6
     """Weight of the clone's return at the start, against the *sum* of the experts' utilities."""
     beta_end_fraction: float = 0.35
     """Fraction of beta left at the end: first the trap is made, then experts are repaired."""
     expert_temperatures: tuple[float, ...] = (1.0, 0.3, 0.1)
     """Temperatures at which each expert is deployed in training. The middle one has a gradient
-    where the coldest has none; without it, an expert that fails greedily would stay so."""
+    where the coldest has none."""
     clone_temperature: float = 0.1
-    """Temperature of the clone trained against. Because it is not zero, the clone's favoured action
-    leads the others by a factor, which the noise of counting demonstrations does not reverse."""
+    """Temperature of the clone trained against. Above zero, the clone's favoured action leads by a
+    factor, which the noise of counting demonstrations does not reverse."""
     utility_scale: float = 20.0
     """Size of a return at which a loss counts twice (u)."""
     train_horizon: int = 40
@@ -52,7 +51,6 @@ class TrapConfig:
     min_return: float = -14.0
     """Smallest return of every expert that samples its actions."""
     min_greedy_return: float = -13.0
-    """Smallest return of every expert that is deployed greedily."""
     max_clone_return: float = -70.0
     """Largest return of the greedy clone."""
     min_start_return: float = -40.0
@@ -182,7 +180,7 @@ def _pooled(mdp: FiniteMDP, log_probs: Float[Array, "E S A"]) -> Float[Array, "S
 def _deployed(
     mdp: FiniteMDP, log_probs: Float[Array, "S A"], temperature: Float[Array, ""] | float
 ) -> Float[Array, ""]:
-    """Return of temper(π, T), J(temper(π, T))."""
+    """J(temper(π, T))."""
     return _values(mdp, log_probs[None], temperature)[0] @ mdp.start
 
 

@@ -26,7 +26,10 @@ from ape_jax.types import (
 @no_type_check
 @dataclasses.dataclass(frozen=True)
 class _Config:
-    """Settings that shape the program and that both algorithms have."""
+    """Settings that shape the program and that both algorithms have.
+
+    A config is hashable; another value is another compiled program.
+    """
 
     algorithm: ClassVar[AlgorithmName]
     spreads_environments: ClassVar[bool]
@@ -86,10 +89,7 @@ class _Config:
 
 @dataclasses.dataclass(frozen=True)
 class PGConfig(_Config):
-    """What shapes the program of PG-APE, the paper's policy gradient over whole episodes.
-
-    It is hashable; another value is another compiled program.
-    """
+    """What shapes the program of PG-APE, the paper's policy gradient over whole episodes."""
 
     algorithm: ClassVar[AlgorithmName] = "pg"
     spreads_environments: ClassVar[bool] = True
@@ -107,10 +107,7 @@ class PGConfig(_Config):
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(_Config):
-    """What shapes the program of PPO-APE, clipped surrogates over rollouts of fixed length.
-
-    It is hashable; another value is another compiled program.
-    """
+    """What shapes the program of PPO-APE, clipped surrogates over rollouts of fixed length."""
 
     algorithm: ClassVar[AlgorithmName] = "ppo"
     spreads_environments: ClassVar[bool] = False
@@ -162,7 +159,10 @@ TrainConfig = PGConfig | PPOConfig
 @no_type_check
 @struct.dataclass
 class _Hypers:
-    """Numbers in the program that both algorithms have."""
+    """Numbers in the program that both algorithms have.
+
+    They are a pytree of scalars, so that a sweep over them is one compile and one ``vmap``.
+    """
 
     learning_rate: float = 0.05
     """Learning rate of the expert heads (Adam)."""
@@ -206,18 +206,12 @@ class _Hypers:
 
 @struct.dataclass
 class PGHypers(_Hypers):
-    """Numbers in the program of PG-APE.
-
-    They are a pytree of scalars, so that a sweep over them is one compile and one ``vmap``.
-    """
+    """Numbers in the program of PG-APE."""
 
 
 @struct.dataclass
 class PPOHypers(_Hypers):
-    """Numbers in the program of PPO-APE.
-
-    They are a pytree of scalars, so that a sweep over them is one compile and one ``vmap``.
-    """
+    """Numbers in the program of PPO-APE."""
 
     init_temperature: float | None = None
     """Temperature of the observer at the first update, from where it falls linearly to the last

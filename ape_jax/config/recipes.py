@@ -2,14 +2,7 @@
 
 import dataclasses
 
-from ape_jax.config.algorithms import (
-    Hypers,
-    PGConfig,
-    PGHypers,
-    PPOConfig,
-    PPOHypers,
-    TrainConfig,
-)
+from ape_jax.config.algorithms import Hypers, PGConfig, PGHypers, PPOConfig, PPOHypers, TrainConfig
 from ape_jax.types import AlgorithmName, HeadName
 
 

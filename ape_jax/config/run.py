@@ -13,15 +13,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ape_jax.config.algorithms import (
-    ALGORITHMS,
-    Hypers,
-    PGConfig,
-    PGHypers,
-    PPOConfig,
-    PPOHypers,
-    TrainConfig,
-)
+from ape_jax.config.algorithms import ALGORITHMS, Hypers, PGConfig, PGHypers, TrainConfig
 from ape_jax.config.recipes import recipe
 from ape_jax.types import AlgorithmName, SettingError
 
@@ -170,7 +162,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _field_docstrings(owner: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass, its bases' included, in one line."""
+    """The docstring below each setting in a dataclass, its bases' included, in one line."""
     found = {}
     for base in reversed(owner.__mro__[:-1]):
         (tree,) = ast.parse(inspect.getsource(base)).body
@@ -180,13 +172,13 @@ def _field_docstrings(owner: type) -> dict[str, str]:
                 case (
                     ast.AnnAssign(target=ast.Name(id=name)),
                     ast.Expr(value=ast.Constant(value=str(words))),
-                ):
+                ) if name in ALL_SETTINGS:
                     found[name] = " ".join(words.split())
     return found
 
 
 # PPO's fields come later and win where both algorithms have one, because they allow more values.
-_OWNERS = (PGConfig, PPOConfig, PGHypers, PPOHypers, RunConfig)
+_OWNERS = (*itertools.chain(*zip(*ALGORITHMS.values(), strict=True)), RunConfig)
 
 ALL_SETTINGS: dict[str, Any] = {"algorithm": AlgorithmName} | {
     field.name: field.type

@@ -13,12 +13,7 @@ TERMS = [name for name in Metrics._fields if "return" not in name]
 
 
 def check(metrics: Metrics, state: TrainState, first_update: int) -> None:
-    """Check the metrics of a chunk, and the parameters after it.
-
-    Args:
-      metrics: arrays [K, updates, …].
-      state: the state [K, …] after the chunk.
-      first_update: number of the chunk's first update, from 0.
+    """Check the metrics [K, updates, …] of a chunk, and the parameters [K, …] after it.
 
     Raises:
       NonFiniteError: a number is not finite. The message names the first update with one and the

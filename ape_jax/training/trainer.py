@@ -21,16 +21,14 @@ log = logging.getLogger(__name__)
 
 
 class Chunk(NamedTuple):
-    """A run after some more updates."""
+    """A run after some more updates: states [K, …] and metrics [K, updates of the chunk, …]."""
 
     num_done: int
     """Updates done so far."""
     num_updates: int
     """Updates of the whole run."""
     state: TrainState
-    """[K, …]."""
     metrics: Metrics
-    """Metrics [K, updates of this chunk, …]."""
 
     @property
     def first_update(self) -> int:
