@@ -21,7 +21,7 @@ from rich.console import Console
 
 from ape_jax import algorithms, presets
 from ape_jax.algorithms import common as training
-from ape_jax.algorithms import ppo
+from ape_jax.algorithms import ppo_state
 from ape_jax.config import Hypers, PPOConfig, PPOHypers
 from ape_jax.types import PRNGKey
 from benchmarks import common, plain_ppo
@@ -164,7 +164,7 @@ class Ensemble:
         """Compile."""
         task = training.make_task(config)
         state = jax.jit(algorithms.init, static_argnums=1)(jax.random.key(0), task, hypers)
-        self.num_envs = ppo.num_environments(task)
+        self.num_envs = ppo_state.num_environments(task)
         self.config = config
         self.cpu_seconds: list[float] = []
         """An update, of every call of :meth:`work`."""
