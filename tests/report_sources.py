@@ -11,7 +11,7 @@ from ape_jax.evaluation.audit_records import Audit, AuditRow, AuditSettings, Cur
 from ape_jax.evaluation.intervals import Interval, MeanStd
 from ape_jax.evaluation.reproduce import Panels
 from ape_jax.evaluation.summary import Summary
-from ape_jax.evaluation.sweep_records import Sweep, SweepPoint, compare
+from ape_jax.evaluation.sweep import Sweep, SweepPoint, compare
 from ape_jax.reporting import html
 
 RANDOM, PE = -90.0, -10.0

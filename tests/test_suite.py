@@ -14,7 +14,7 @@ from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers, PPOConfig, PPOHypers, RunConfig, resolve
 from ape_jax.evaluation import records, suite
 from ape_jax.evaluation.returns import Spread
-from ape_jax.evaluation.suite_records import Suite, SuiteEffort
+from ape_jax.evaluation.suite import Suite, SuiteEffort
 from ape_jax.reporting import tables
 from ape_jax.runs import metrics
 from ape_jax.training.trainer import seed_keys

@@ -19,7 +19,7 @@ from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
 from ape_jax.evaluation import records
 from ape_jax.evaluation.intervals import Interval
-from ape_jax.evaluation.sweep_records import Sweep, SweepPoint, compare
+from ape_jax.evaluation.sweep import Sweep, SweepPoint, compare
 from ape_jax.training.trainer import seed_keys
 from ape_jax.types import SettingError
 

@@ -19,7 +19,7 @@ from ape_jax.evaluation import records
 from ape_jax.evaluation.audit_records import Audit, AuditSettings
 from ape_jax.evaluation.reproduce import Panels, panels
 from ape_jax.evaluation.summary import Summary
-from ape_jax.evaluation.sweep_records import Sweep
+from ape_jax.evaluation.sweep import Sweep
 from ape_jax.networks import EnsembleParams
 from ape_jax.reporting import html
 from ape_jax.runs import checkpoint, manifest, metrics

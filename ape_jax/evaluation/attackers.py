@@ -35,13 +35,11 @@ class Effort:
     curve_widths: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
     """Points of the curve over width, with all demonstrations."""
     limited_steps: int = 1_000
-    """Demonstration steps of ``limited``."""
     limited_width: int = 8
     """Hidden units of ``limited``."""
     fit_updates: int = 2000
     """Updates of cloning by a network."""
     recurrent_updates: int = 1000
-    """Updates of ``recurrent``."""
     latent_restarts: int = 8
     """Random starts of expectation maximisation; the one with the highest likelihood counts."""
 

@@ -54,23 +54,23 @@ class Defence:
 
     name: str
     label: str
-    num_experts: int | None
+    num_experts: int | None = None
     trapped: tuple[bool, ...] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Whether each seed's trap ensemble is one."""
     from_every_start: tuple[bool, ...] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Whether its greedy experts arrive from every start."""
     pe_return: Interval
-    worst_expert: Interval | None
-    greedy_experts: Interval | None
+    worst_expert: Interval | None = None
+    greedy_experts: Interval | None = None
     """Mean over the experts, each deployed greedily itself."""
-    worst_greedy_expert: Interval | None
-    price: Interval | None
+    worst_greedy_expert: Interval | None = None
+    price: Interval | None = None
     """Optimal return minus that of the ensemble (PE)."""
-    floor: Interval | None
+    floor: Interval | None = None
     """Least return of the ideal sampling cloner."""
-    mixture_entropy: Interval | None
+    mixture_entropy: Interval | None = None
     """Nats for each step."""
-    posterior_entropy: tuple[Interval, ...] | None
+    posterior_entropy: tuple[Interval, ...] | None = None
     """Entropy of the expert at each step of an episode, in nats."""
 
 

@@ -47,16 +47,15 @@ def deploy(
       policy: the clone.
       held_out: demonstrations that it did not see.
       key: for sampled evaluation.
-
-    Returns:
-      The outcome of each deployment, by its name.
     """
+    sampled, by_greedy, by_tempered = (
+        _outcome(world, deployed, held_out, key)
+        for deployed in (policy, greedy(policy), tempered(policy, TEMPERATURE))
+    )
     return {
-        "sampled": _outcome(world, policy, held_out, key),
-        "greedy": _outcome(world, greedy(policy), held_out, key)._replace(log_likelihood=None),
-        "tempered": _outcome(world, tempered(policy, TEMPERATURE), held_out, key)._replace(
-            log_likelihood=None
-        ),
+        "sampled": sampled,
+        "greedy": by_greedy._replace(log_likelihood=None),
+        "tempered": by_tempered._replace(log_likelihood=None),
     }
 
 
@@ -65,16 +64,8 @@ def deploy_modes(
 ) -> dict[str, Outcome]:
     """Deploy a mixture of modes: one drawn for each episode, or the best one.
 
-    The attacker finds the best mode by trying them in the environment, sampled and greedy.
-
-    Args:
-      world: the environment.
-      mixture: the clone.
-      held_out: demonstrations that it did not see.
-      key: for sampled evaluation.
-
-    Returns:
-      The outcome of each deployment, by its name.
+    The attacker finds the best mode by trying them in the environment, sampled and greedy. The
+    arguments are those of ``deploy``.
     """
     shares = mixture.shares
 
@@ -125,8 +116,8 @@ def step_log_probs(policy: Policy, demonstrations: Demonstrations) -> Float[Arra
     of_actions = begins.reshape(-1, *[1] * (actions.ndim - 1))
     last_actions = jnp.where(of_actions, -1, jnp.roll(actions, 1, axis=0))
 
-    def step(carry, seen):
-        begin, observation, last_action, action = seen
+    def step(carry, transition):
+        begin, observation, last_action, action = transition
         start = policy.initial_carry()
         carry = jax.tree.map(lambda new, old: jnp.where(begin, new, old), start, carry)
         carry, acts = policy(carry, observation, last_action)
@@ -135,4 +126,4 @@ def step_log_probs(policy: Policy, demonstrations: Demonstrations) -> Float[Arra
     steps = (begins, demonstrations.observation, last_actions, actions)
     if remembers(policy):
         return jax.lax.scan(step, policy.initial_carry(), steps)[1]
-    return jax.vmap(lambda *seen: step((), seen)[1])(*steps)
+    return jax.vmap(lambda *transition: step((), transition)[1])(*steps)

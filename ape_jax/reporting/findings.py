@@ -45,15 +45,13 @@ class Verdicts(NamedTuple):
 def find(config: RunConfig, summary: Summary, audit: Audit | None) -> list[Finding]:
     """Everything worth a sentence, the answer to the main question first.
 
-    Args:
-      config: settings of the run.
-      summary: its ``summary.json``.
-      audit: the ``audit.json`` of this run; None where it cannot be audited.
+    The audit is that of the run; None where it cannot be audited.
     """
     base = summary.random_return if audit is None else audit.random_return
-    found = [_no_audit() if audit is None else _protection(audit), _ensemble(summary, base, audit)]
-    found += [] if audit is None else _clones(audit)
-    found += [
+    found = [
+        _protection(audit),
+        _ensemble(summary, base, audit),
+        *([] if audit is None else _clones(audit)),
         _mixture(summary, base),
         _floor(audit),
         _greedy_experts(summary, base, audit),
@@ -120,7 +118,7 @@ def number(value: float) -> str:
     return f"{value:z,.2f}"
 
 
-def interval_text(interval: Interval) -> str:
+def text_of(interval: Interval) -> str:
     """Text such as ``-12.85 [-13.20, -12.51]``."""
     return with_interval(interval, "z,.2f")
 
@@ -135,15 +133,13 @@ def name_of(row: AuditRow) -> str:
     return f"{row.observer.replace('_', ' ')} ({row.deployment})"
 
 
-def _no_audit() -> Finding:
-    return Finding(
-        "No observer's clone was measured.",
-        "The actions are continuous, and an audit cannot score them. What follows says nothing "
-        "about real cloners.",
-    )
-
-
-def _protection(audit: Audit) -> Finding:
+def _protection(audit: Audit | None) -> Finding:
+    if audit is None:
+        return Finding(
+            "No observer's clone was measured.",
+            "The actions are continuous, and an audit cannot score them. What follows says nothing "
+            "about real cloners.",
+        )
     nothing = "Nothing can be said about protection."
     rows = attacks_on(audit)
     if not rows:
@@ -171,7 +167,7 @@ def _protection(audit: Audit) -> Finding:
 
 def _ensemble(summary: Summary, base: float, audit: Audit | None) -> Finding:
     pe_return = Interval.bootstrap(summary.pe_return.array)
-    claim = f"The ensemble (PE) returns {interval_text(pe_return)} in an episode."
+    claim = f"The ensemble (PE) returns {text_of(pe_return)} in an episode."
     if not learned(summary):
         claim += " In at least one seed that is hardly more than a random policy returns."
     detail = f"A random policy returns {number(base)}"
@@ -186,7 +182,7 @@ def _clones(audit: Audit) -> list[Finding]:
         Finding(
             f"The clone of an observer who uses {name_of(row)} {_gets(row)}.",
             f"It was fitted to {audit.num_steps:,} demonstration steps, and returns "
-            f"{interval_text(row.clone_return)}.",
+            f"{text_of(row.clone_return)}.",
         )
         for deployment in ("sampled", "greedy")
         for row in audit.rows_of(RUN)
@@ -196,7 +192,7 @@ def _clones(audit: Audit) -> list[Finding]:
 
 def _gets(row: AuditRow) -> str:
     if row.fraction is None:
-        return f"returns {interval_text(row.clone_return)}; no share of the ensemble's can be given"
+        return f"returns {text_of(row.clone_return)}; no share of the ensemble's can be given"
     return _recovers(row.fraction)
 
 
@@ -210,7 +206,7 @@ def _recovers(share: Interval) -> str:
 def _mixture(summary: Summary, base: float) -> Finding:
     values = summary.mixture.array
     shares = _shares(values[:, None], summary, base)
-    returns = f"returns {interval_text(Interval.bootstrap(values))}"
+    returns = f"returns {text_of(Interval.bootstrap(values))}"
     gets = returns if shares is None else _recovers(Interval.bootstrap(shares[:, 0]))
     return Finding(
         f"The paper's observer, the uniform mixture π_o, {gets}.",
@@ -220,36 +216,32 @@ def _mixture(summary: Summary, base: float) -> Finding:
 
 
 def _floor(audit: Audit | None) -> Finding:
+    who = "An observer who fits enough demonstrations and samples gets"
     theory = (
         "A clone that is a function of the state visits states as often as the experts do on "
         "average, and so returns what they return on average. No training changes that."
     )
-    defences = [] if audit is None else [one for one in audit.defences if one.name == RUN]
-    floor = defences[0].floor if defences else None
-    if audit is None or floor is None:
+    defence = None if audit is None else next((x for x in audit.defences if x.name == RUN), None)
+    if audit is None or defence is None or defence.floor is None:
         return Finding(
-            "An observer who fits enough demonstrations and samples gets what the ensemble "
-            "returns, except in episodes that the time limit cuts.",
+            f"{who} what the ensemble returns, except in episodes that the time limit cuts.",
             f"{theory} The cost of the time limit is known only for a finite MDP.",
         )
-    claim = (
-        "An observer who fits enough demonstrations and samples gets at least "
-        f"{number(floor.mean)}."
-    )
-    if floor.mean < audit.random_return:
-        return Finding(
-            claim,
+    floor = defence.floor.mean
+    if floor < audit.random_return:
+        detail = (
             "A random policy returns more: the time limit cuts so many episodes that the floor "
-            "promises nothing.",
+            "promises nothing."
         )
-    distance = defences[0].pe_return.mean - floor.mean
-    return Finding(claim, f"That is {number(distance)} below the ensemble. {theory}")
+    else:
+        detail = f"That is {number(defence.pe_return.mean - floor)} below the ensemble. {theory}"
+    return Finding(f"{who} at least {number(floor)}.", detail)
 
 
 def _greedy_experts(summary: Summary, base: float, audit: Audit | None) -> Finding:
     """Whether the experts themselves fail when they are deployed greedily."""
     greedy = summary.greedy_experts.array
-    returns = f"return {interval_text(Interval.bootstrap(greedy.mean(axis=1)))}"
+    returns = f"return {text_of(Interval.bootstrap(greedy.mean(axis=1)))}"
     who = "The experts themselves, deployed greedily (or by their mean action),"
     shares = _shares(greedy, summary, base)
     if shares is None:
