@@ -89,10 +89,8 @@ def test_measures_are_the_exact_ones(attack, two_seeds, small_task, small_mdp):
 @pytest.mark.parametrize("name", attackers.ATTACKERS)
 def test_every_observer_runs_and_reports_its_deployments(attack, name):
     outcomes = attack(name)
-    expected = (
-        ["sampled", "greedy", "best"] if name == "latent" else ["sampled", "tempered", "greedy"]
-    )
-    assert list(outcomes) == expected
+    other = "best" if name == "latent" else "tempered"
+    assert outcomes.keys() == {"sampled", "greedy", other}
     for deployment, outcome in outcomes.items():
         assert outcome.clone_return.shape == (2,)
         assert np.all((outcome.clone_return >= -8) & (outcome.clone_return < 0))
@@ -124,7 +122,7 @@ def test_modes_are_averaged_by_share_and_the_best_is_found(small_task, small_mdp
     good = tabular.optimal_policy(small_mdp)
     bad = jnp.full_like(good, 0.2)
     tables = jnp.log(jnp.maximum(jnp.stack([bad, good, good]), 1e-30))
-    modes = LatentMixture(TablePolicy(Categorical(tables)), jnp.array([0.75, 0.245, 0.005]))
+    modes = LatentMixture(TablePolicy(Categorical(tables)), jnp.array([0.75, 0.245, 0.005]), 5)
     held_out = jax.tree.map(lambda x: x[0], two_seeds[3])
     outcomes = deploy_modes(small_task.world, modes, held_out, jax.random.key(0))
     exact = [float(tabular.policy_return(small_mdp, policy)) for policy in (bad, good)]
@@ -292,18 +290,6 @@ def test_audit_of_a_task_is_that_of_its_experts(small_task, two_seeds):
     expected = each(small_task.world.mdp, policies).mean(axis=1)
     np.testing.assert_allclose(found.defences[0].pe_return.values, expected, rtol=1e-5)
     assert (found.horizon, found.seeds) == (8, 2)
-
-
-def test_first_step_comes_before_anything_is_trained(small_task):
-    steps = []
-
-    def stop(result):
-        steps.append(result)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ape_jax.audit(small_task, "posterior", seeds=1, steps=200, on_step=stop)
-    assert [(step.rows, step.defences, step.complete) for step in steps] == [((), (), False)]
 
 
 BAD = [

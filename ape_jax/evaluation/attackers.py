@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ape_jax.algorithms.task import Task
+from ape_jax.config import TrainConfig
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
 from ape_jax.evaluation.deployment import Outcome, deploy, deploy_modes
@@ -85,11 +86,10 @@ class Attacker(NamedTuple):
     """How its fitted policy is deployed."""
 
 
-def _network(setting: Setting, width: int | None = None) -> Networks:
-    """One head of the experts' kind, or an MLP with one hidden layer of this width."""
-    world, config = setting.task.world, setting.task.config
-    if width is not None:
-        config = dataclasses.replace(config, head="mlp", hidden_sizes=(width,))
+def _network(setting: Setting, config: TrainConfig | None = None) -> Networks:
+    """One head of the experts' kind, or of another config's."""
+    world = setting.task.world
+    config = config or setting.task.config
     return make_networks(config, world.observation_space, world.action_space)
 
 
@@ -102,8 +102,9 @@ def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
 
 
 def limited(setting: Setting, num_steps: int, width: int) -> Limited:
-    """Cloning of the first steps by a network of this width."""
-    cloning = BehaviourCloning(_network(setting, width), setting.effort.fit_updates)
+    """Cloning of the first steps by an MLP with one hidden layer of this width."""
+    config = dataclasses.replace(setting.task.config, head="mlp", hidden_sizes=(width,))
+    cloning = BehaviourCloning(_network(setting, config), setting.effort.fit_updates)
     return Limited(cloning, num_steps)
 
 

@@ -92,7 +92,6 @@ class Audit:
 
     env: str
     horizon: int
-    """Time limit of an episode, in steps."""
     fingerprint: str | None
     """Fingerprint of the run's parameters; None where no run was audited."""
     options: AuditSettings
@@ -102,7 +101,6 @@ class Audit:
     num_steps: int
     """Demonstration steps of each seed."""
     random_return: float
-    """Return of a uniformly random policy."""
     optimal_return: float | None
     """None without a finite MDP."""
     rows: tuple[AuditRow, ...] = ()

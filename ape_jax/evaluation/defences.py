@@ -49,7 +49,7 @@ class Ensemble(NamedTuple):
     heads: Params
     """Parameters [K, E, …]; None where there are demonstrations only."""
     facts: dict[str, tuple[bool, ...]] = {}  # noqa: RUF012  Never changed.
-    """What else is known of each seed."""
+    """What else is known of each seed: fields of ``Defence``."""
 
 
 class Setting(NamedTuple):
@@ -88,12 +88,7 @@ def prepare(
 ) -> Setting:
     """What defences are made for, with nothing made yet.
 
-    Args:
-      config: environment, number of experts, heads and updates of the experts to compare with.
-      hypers: their learning rates and the like.
-      keys: training keys, one for each seed.
-      progress: called after every chunk of training.
-      world: the environment itself, where it is not the one that ``config`` names.
+    The world is the environment itself, where it is not the one that ``config`` names.
     """
     config = dataclasses.replace(config, observer="uniform")
     world = make_task(config).world if world is None else world
@@ -195,10 +190,11 @@ def _build(setting: Setting, name: str, policies: Float[Array, "K E S A"]) -> En
 
 
 def _single_optimal(setting: Setting, name: str) -> Ensemble:
-    if setting.task.world.mdp is None:
+    mdp = setting.task.world.mdp
+    if mdp is None:
         return _train(setting, name, num_experts=1)
-    policy = tabular.optimal_policy(setting.task.world.mdp)[None]
-    return _build(setting, name, jnp.tile(policy, (len(setting.keys), 1, 1, 1)))
+    policies = jnp.tile(tabular.optimal_policy(mdp), (len(setting.keys), 1, 1, 1))
+    return _build(setting, name, policies)
 
 
 def _independent_optimal(setting: Setting, name: str) -> Ensemble:
@@ -279,13 +275,7 @@ def bounded_random(
     ``bound``, Q*(s, a) ≥ V*(s) − bound; p is the one that brings the return down to ``target``.
     The idea is that of constrained randomisation of policies (CRoP, arXiv 2109.14678).
 
-    Args:
-      mdp: the process.
-      target: the return to come down to. A target above the optimal return gives p = 0.
-      bound: the most that one such action may cost, in return.
-
-    Returns:
-      Probabilities.
+    A target above the optimal return gives p = 0.
     """
     action_values = tabular.optimal_action_values(mdp)
     values = jnp.max(action_values, axis=-1, keepdims=True)

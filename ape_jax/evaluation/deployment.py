@@ -30,7 +30,6 @@ class Outcome(NamedTuple):
     """What one deployment of a clone achieves."""
 
     clone_return: Float[Array, "..."]
-    """Expected return of the clone."""
     agreement: Float[Array, "..."]
     """Probability of the action that a demonstrator took, mean over held-out steps."""
     log_likelihood: Float[Array, "..."] | None
@@ -40,14 +39,7 @@ class Outcome(NamedTuple):
 def deploy(
     world: World, policy: Policy, held_out: Demonstrations, key: PRNGKey
 ) -> dict[str, Outcome]:
-    """Deploy a fitted policy sampled, greedily and tempered.
-
-    Args:
-      world: the environment.
-      policy: the clone.
-      held_out: demonstrations that it did not see.
-      key: for sampled evaluation.
-    """
+    """Deploy a clone sampled, greedily and tempered; score it on demonstrations it did not see."""
     sampled, by_greedy, by_tempered = (
         _outcome(world, deployed, held_out, key)
         for deployed in (policy, greedy(policy), tempered(policy, TEMPERATURE))
@@ -64,8 +56,7 @@ def deploy_modes(
 ) -> dict[str, Outcome]:
     """Deploy a mixture of modes: one drawn for each episode, or the best one.
 
-    The attacker finds the best mode by trying them in the environment, sampled and greedy. The
-    arguments are those of ``deploy``.
+    The attacker finds the best mode by trying them in the environment, sampled and greedy.
     """
     shares = mixture.shares
 

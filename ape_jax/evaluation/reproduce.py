@@ -69,15 +69,14 @@ class Table1Row:
     pe_return: MeanStd
     """Return of the ensemble: the experts' mean."""
     expert_returns: tuple[tuple[float, ...], ...]
-    """Returns of the experts, which sample their actions [K, E]."""
+    """[K, E]."""
     greedy_experts: MeanStd
     """Mean over the experts, each deployed greedily itself."""
     mixture: MeanStd
     """Return of the uniform mixture π_o, which samples."""
     bc_sampled: MeanStd
-    """Return of behaviour cloning, which samples."""
+    """Return of behaviour cloning, deployed as a policy that samples."""
     bc_greedy: MeanStd
-    """Return of behaviour cloning, deployed greedily."""
     floor: MeanStd
     """Least return of the ideal sampling cloner."""
 
@@ -88,7 +87,6 @@ class Table1:
 
     seeds: int
     horizon: int
-    """Time limit of an episode, in steps."""
     wall_seconds: float
     rows: tuple[Table1Row, ...]
     paper: dict[str, dict[str, float]]
@@ -103,7 +101,7 @@ class Trained(NamedTuple):
     task: Task
     """The gridworld with as many experts."""
     heads: Params
-    """Final expert heads [K, E, …]."""
+    """[K, E, …]."""
     metrics: Metrics | None
     """[K, updates, …]; None for the rows that are halted."""
 
@@ -258,14 +256,10 @@ class Panels(NamedTuple):
 def panels(
     task: Task, heads: Params, key: PRNGKey, num_demonstrations: int, with_network: bool
 ) -> Panels:
-    """Experts, observers and clones of one seed on a finite MDP; the clones are fitted here.
+    """Experts [E, …], observers and clones of one seed on a finite MDP.
 
-    Args:
-      task: environment and networks.
-      heads: parameters of the experts [E, …].
-      key: drives demonstrations and fits.
-      num_demonstrations: demonstration steps behind the clones.
-      with_network: whether a network is fitted too, beside the clone that counts.
+    The clones are fitted here, to so many demonstration steps: one that counts and, if asked for, a
+    network.
     """
     mdp, world = _finite(task), task.world
     cloners: dict[str, Observer] = {"BC": TabularCloning(mdp.num_states, mdp.num_actions)}

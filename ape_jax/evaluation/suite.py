@@ -82,11 +82,9 @@ class SuiteRow:
     beta0_return: Interval
     """Return of the ensemble without an observer."""
     random_return: float
-    """Return of a uniformly random policy."""
     beta0_control: Control
     """Trained without an observer."""
     single_expert_control: Control
-    """Trained with one expert."""
     steps_per_second: float | None
     """Environment steps of training; None where the run was too short to leave compiling out."""
 

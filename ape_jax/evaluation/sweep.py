@@ -73,7 +73,6 @@ class Sweep:
     head: str
     num_experts: int
     horizon: int
-    """Time limit of an episode, in steps."""
     seeds: int
     num_updates: int
     points: tuple[SweepPoint, ...] = ()
