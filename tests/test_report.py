@@ -42,7 +42,7 @@ def test_findings_name_every_clone_with_its_share():
 
 def test_protection_is_told_by_the_whole_interval():
     found = findings.verdicts(report_sources.audit())
-    assert [[findings.name_of(row) for row in rows] for rows in found] == [
+    assert [[findings.name_of(row) for row in rows] for rows in found.values()] == [
         ["behaviour cloning (greedy)", "dagger (greedy)"],
         ["latent (best)", "behaviour cloning (sampled)"],
         ["recurrent (sampled)"],  # Its interval is [48, 56] %.
@@ -53,7 +53,7 @@ def test_nothing_is_said_about_protection_without_a_scale_or_without_a_cloner():
     unknown = tuple(dataclasses.replace(row, fraction=None) for row in report_sources.audit().rows)
     yardstick = report_sources.audit(shares={("mixture", "sampled"): 0.0})
     for audit in (report_sources.audit(rows=unknown), yardstick):
-        assert findings.verdicts(audit) is None
+        assert not findings.verdicts(audit)
         assert "Nothing can be said" in find(audit=audit)
 
 

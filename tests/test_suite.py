@@ -217,10 +217,10 @@ def test_seeds_one_after_another_and_side_by_side_are_the_same_runs():
     for head, env in heads:
         config = dataclasses.replace(CONFIG, env=env, env_param=(), head=head, num_updates=1)
         task, hypers = make_task(config), PPOHypers(min_return=0.0)
-        params, speed = suite.train_seeds(task, seed_keys(7, 2), hypers, told.append)
+        params, speed = suite.train_seeds("one", task, seed_keys(7, 2), hypers, told.append)
         assert speed is None
         assert all(len(x) == 2 for x in jax.tree.leaves(params))
-    assert told[1::2] == ["1/1, seed 1/2", "1/1, seed 2/2", "1/1, 2 seeds"]
+    assert told[1::2] == ["one 1/1, seed 1/2", "one 1/1, seed 2/2", "one 1/1, 2 seeds"]
 
 
 BAD = [

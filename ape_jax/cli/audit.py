@@ -25,7 +25,6 @@ class AuditOptions:
     settings: tyro.conf.OmitArgPrefixes[AuditSettings] = dataclasses.field(
         default_factory=AuditSettings
     )
-    """What is asked of the audit."""
     run: tyro.conf.Positional[Path | None] = None
     """A run of ape-jax train, or a file of demonstrations."""
     out: Path = Path("runs/audit")
@@ -33,7 +32,6 @@ class AuditOptions:
 
 
 FIGURES = ("observers.png", "demonstrations.png", "posterior_entropy.png")
-"""Files of the figures."""
 
 
 def run(options: AuditOptions, console: Console) -> int:

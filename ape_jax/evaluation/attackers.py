@@ -30,7 +30,6 @@ class Effort:
     """How much observers see and compute. Hashable."""
 
     num_steps: int = 1_000_000
-    """Demonstration steps."""
     curve_steps: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
     """Points of the curve over demonstration steps, with the widest network."""
     curve_widths: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
@@ -39,7 +38,6 @@ class Effort:
     limited_width: int = 8
     """Hidden units of ``limited``."""
     fit_updates: int = 2000
-    """Updates of cloning by a network."""
     recurrent_updates: int = 1000
     latent_restarts: int = 8
     """Random starts of expectation maximisation; the one with the highest likelihood counts."""
@@ -62,7 +60,6 @@ QUICK = Effort(
     recurrent_updates=200,
     latent_restarts=3,
 )
-"""The effort of ``--quick``."""
 
 
 class Setting(NamedTuple):
@@ -83,7 +80,6 @@ class Attacker(NamedTuple):
     needs_experts: bool = False
     """Whether it looks inside the ensemble, or asks it."""
     deploy: Callable[[World, Any, Demonstrations, PRNGKey], dict[str, Outcome]] = deploy
-    """How its fitted policy is deployed."""
 
 
 def _network(setting: Setting, config: TrainConfig | None = None) -> Networks:
@@ -151,7 +147,6 @@ ATTACKERS = {
         needs_experts=True,
     ),
 }
-"""Observers by name."""
 
 CONTINUOUS = ("mean_action", "gaussian_mixture")
 """Observers of continuous actions, which the audit does not run."""

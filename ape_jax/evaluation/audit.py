@@ -129,7 +129,6 @@ def _text(names: str | Sequence[str]) -> str:
 def _empty(
     found: Subject, effort: Effort, skipped: dict[str, str], settings: AuditSettings
 ) -> Audit:
-    """The audit before the first row."""
     task, key = found.task, jax.random.fold_in(found.keys[0], RANDOM)
     random_return = returns.expected_return(task.world, returns.random_policy(task.world), key)
     optimal_return = None
@@ -213,7 +212,6 @@ def _scores(
     random_return: float,
     summarise: Callable[[Any], Interval],
 ) -> dict[str, Any]:
-    """The numbers of a row by their names."""
     clone, scale = np.asarray(outcome.clone_return, np.float64), pe_return - random_return
     log_likelihood = outcome.log_likelihood
     return {

@@ -6,7 +6,6 @@ from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.records import OPTIONAL
 
 ALL = "all"
-"""Stands for every name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,6 @@ class AuditRow:
     observer: str
     deployment: str
     sees: str
-    """What the observer may see, in a few words."""
     clone_return: Interval
     gap: Interval
     """Return of the ensemble (PE) minus that of the clone."""
@@ -99,7 +97,6 @@ class Audit:
     """False while it is computed, and where it was interrupted."""
     seeds: int
     num_steps: int
-    """Demonstration steps of each seed."""
     random_return: float
     optimal_return: float | None
     """None without a finite MDP."""

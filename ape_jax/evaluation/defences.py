@@ -30,7 +30,6 @@ GREEDY_BETA, GREEDY_TEMPERATURE = 0.3, 0.1
 """Hyperparameters of greedy-APE: the observer trained against is nearly greedy."""
 
 GREEDY_UPDATES = 2000
-"""The most updates of greedy-APE."""
 
 ENTROPY_BONUS = 1.0
 """Return for each nat of entropy. On the gridworld it costs about as much as PG-APE."""
@@ -56,25 +55,19 @@ class Setting(NamedTuple):
     """What defences are made for."""
 
     task: Task
-    """Where all ensembles demonstrate."""
     config: TrainConfig
-    """Settings of those that are trained."""
     hypers: Hypers
     """Their learning rates and the like. What each is trained for is the defence's own."""
     keys: Key[Array, " K"]
-    """Training keys, one for each seed."""
     progress: ProgressFn
     made: dict[str, Ensemble]
-    """Defences that are made already."""
 
 
 class Kind(NamedTuple):
     """One way to make an ensemble."""
 
     label: str
-    """What people call it."""
     make: Callable[[Setting, str], Ensemble]
-    """The ensemble of this name for a setting."""
     needs_mdp: bool = False
     least_experts: int = 1
 
@@ -245,7 +238,6 @@ DEFENCES = {
     "greedy_ape_single": Kind("greedy-APE, 1 expert", partial(_train, num_experts=1, greedy=True)),
     "trap": Kind("trap ensemble", _trap, needs_mdp=True, least_experts=2),
 }
-"""Defences by name."""
 
 
 def greedy_weights(mdp: FiniteMDP | None) -> PGObserverName:

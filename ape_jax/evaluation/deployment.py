@@ -17,7 +17,6 @@ DEPLOYMENTS = ("sampled", "tempered", "greedy", "best")
 """The ways in which a clone acts, in the order of tables."""
 
 TEMPERATURE = 0.5
-"""Temperature of the tempered deployment."""
 
 LEAST_PROB = 1e-6
 """Lower probabilities count as this much in a log-likelihood: a clone by counting has zeros."""

@@ -24,13 +24,11 @@ class Progress(NamedTuple):
     total: int | None
     """None where it is not known yet."""
     status: str = ""
-    """What happens now, in a few words."""
     metrics: Metrics | None = None
     """The newest metrics of training [K, updates, …]."""
 
 
 ProgressFn = Callable[[Progress], None]
-"""Called whenever a computation has come a step further."""
 
 
 def ignore_progress(progress: Progress) -> None:

@@ -69,7 +69,8 @@ def from_json(kind: Any, content: Any, name: str = "") -> Any:
         kind is bool or not isinstance(content, bool)
     ):
         return content
-    raise SettingError(f"{name or 'the content'} must be of type {_describe(kind)}")
+    type_name = getattr(kind, "__name__", str(kind))
+    raise SettingError(f"{name or 'the content'} must be of type {type_name}")
 
 
 def _record(kind: Any, content: Any, name: str) -> Any:
@@ -101,10 +102,6 @@ def _first_that_fits(kinds: tuple[Any, ...], content: Any, name: str) -> Any:
 
 def _join(name: str, field: str) -> str:
     return f"{name}.{field}" if name else field
-
-
-def _describe(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind))
 
 
 def read(kind: type[Record], path: Path) -> Record:

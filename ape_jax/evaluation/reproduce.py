@@ -55,7 +55,6 @@ class Scale:
 
 
 QUICK = Scale(seeds=3, max_updates=400, num_demonstrations=100_000)
-"""A first look."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,6 @@ class Table1Row:
     """Undiscounted returns of one kind of ensemble and of its clones, all of them exact."""
 
     name: str
-    """One of ``LABELS``."""
     num_updates: tuple[int, ...]
     """Updates of each seed; fewer than configured for the rows that are halted."""
     pe_return: MeanStd

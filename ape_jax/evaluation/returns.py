@@ -17,21 +17,16 @@ from ape_jax.networks import HeadPolicy, MixturePolicy, UniformWeights
 from ape_jax.types import Params, Policy, PRNGKey
 
 NUM_EPISODES = 1024
-"""Fresh episodes behind each sampled return."""
 
 BATCH_SIZE = 256
-"""Episodes that are sampled side by side."""
 
 
 class EnsembleReturns(NamedTuple):
     """Undiscounted returns of one ensemble."""
 
     experts: Float[Array, " E"]
-    """Return of each expert, sampling its actions."""
     greedy_experts: Float[Array, " E"]
-    """Return of each expert, taking its most probable action."""
     mixture: Float[Array, ""]
-    """Return of the uniform mixture of the paper, sampling."""
 
     @property
     def pe(self) -> Float[Array, "..."]:

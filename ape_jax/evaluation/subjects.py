@@ -26,10 +26,8 @@ from ape_jax.training.trainer import EVALUATE, seed_keys
 from ape_jax.types import Params, PGHeadName, SettingError
 
 RUN = "run"
-"""Name of the given ensemble among the defences."""
 
 QUICK_UPDATES = 400
-"""The most updates of training, in a first look."""
 
 
 class Given(NamedTuple):
@@ -48,7 +46,6 @@ class Subject(NamedTuple):
 
     env: str
     task: Task
-    """Environment, time limit and networks of the ensembles."""
     keys: Key[Array, " K"]
     """Evaluation keys, one for each seed."""
     ensembles: Iterator[Ensemble]
@@ -57,7 +54,6 @@ class Subject(NamedTuple):
     given: Given | None = None
     """None where demonstrations are sampled from the ensembles."""
     fingerprint: str | None = None
-    """Fingerprint of the run's parameters."""
 
 
 def names_of(text: str) -> list[str]:

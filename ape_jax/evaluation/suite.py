@@ -37,7 +37,6 @@ class SuiteEffort:
     """How much is measured. Hashable."""
 
     num_steps: int = 256_000
-    """Demonstration steps of each seed."""
     fit_updates: int = 1000
     """Updates of every clone that is a network, and of the posterior's classifier."""
     num_episodes: int = 256
@@ -45,7 +44,6 @@ class SuiteEffort:
 
 
 QUICK = SuiteEffort(num_steps=25_600, fit_updates=100, num_episodes=64)
-"""A first look."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +56,6 @@ class Control:
     """Mean over the experts, each taking its most probable, or mean, actions."""
     worst_greedy_expert: Interval
     clones: dict[str, Interval]
-    """Returns of clones, by observer and deployment."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,6 @@ class SuiteRow:
     preset: str
     env: str
     config: dict[str, Any]
-    """Every setting, as in ``config.yaml``."""
     effort: SuiteEffort
     seeds: int
     num_experts: int
@@ -83,7 +79,6 @@ class SuiteRow:
     """Return of the ensemble without an observer."""
     random_return: float
     beta0_control: Control
-    """Trained without an observer."""
     single_expert_control: Control
     steps_per_second: float | None
     """Environment steps of training; None where the run was too short to leave compiling out."""
@@ -187,7 +182,6 @@ class Measured(NamedTuple):
     experts: Float[Array | np.ndarray, "... E"]
     greedy_experts: Float[Array | np.ndarray, "... E"]
     clones: dict[str, Float[Array | np.ndarray, "..."]]
-    """Returns of clones, by observer and deployment."""
 
 
 def variant(name: str, config: TrainConfig, hypers: Hypers) -> tuple[TrainConfig, Hypers]:
@@ -230,9 +224,9 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
 
 
 def train_seeds(
-    task: Task, keys: Key[Array, " K"], hypers: Hypers, report: Callable[[str], None]
+    name: str, task: Task, keys: Key[Array, " K"], hypers: Hypers, report: Callable[[str], None]
 ) -> tuple[Params, float | None]:
-    """Train one ensemble for each key, and report in words how far training is.
+    """Train one ensemble for each key, and report in words how far the training of this name is.
 
     Seeds are trained side by side. Only where observations are images they are trained one after
     the other: the images of all seeds at once take gigabytes, and more time.
@@ -252,7 +246,7 @@ def train_seeds(
 
         def trained(progress: Progress, which=which, times=times) -> None:
             times.append((progress.done, time.monotonic()))
-            report(f"{progress.done}/{task.config.num_updates}, {which}")
+            report(f"{name} {progress.done}/{task.config.num_updates}, {which}")
 
         state, _ = train(which, task, keys[first : first + together], hypers, trained)
         heads.append(state.params.heads)
@@ -274,11 +268,7 @@ def _row(
     for which in VARIANTS:
         settings, hypers = variant(which, config.train, config.hypers)
         task = with_observer if which == "ensemble" else make_task(settings)
-
-        def training(text: str, which=which) -> None:
-            report(f"{which} {text}")
-
-        heads, speed = train_seeds(task, seed_keys(first_seed, num_seeds), hypers, training)
+        heads, speed = train_seeds(which, task, seed_keys(first_seed, num_seeds), hypers, report)
         speeds.append(speed)
         # The heads are the same with an observer and without, so one program measures both.
         measured_in = task if which == "single" else with_observer

@@ -25,12 +25,10 @@ class Summary:
     greedy_experts: MeanStd
     """Return of each expert, deployed greedily itself [K, E]."""
     mixture: MeanStd
-    """Return of the uniform mixture π_o."""
     random_return: float
     random_std: float
     """Standard deviation of a random policy's return over episodes."""
     dead_experts: tuple[tuple[bool, ...], ...]
-    """Whether each expert has collapsed [K, E]."""
     evaluation: str
     """How returns were evaluated: ``exact``, or on how many episodes."""
     num_updates: int

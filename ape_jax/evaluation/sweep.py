@@ -28,7 +28,6 @@ from ape_jax.training.trainer import EVALUATE, seed_keys
 from ape_jax.types import HeadName, Params, Policy, SettingError
 
 BETAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
-"""Weights of the observer's return that are swept over by default."""
 
 TEMPERATURES = {"uniform": 1.0, "greedy": GREEDY_TEMPERATURE}
 """Observers that are trained against and then measured, with their temperature in training: the
@@ -55,12 +54,10 @@ class Comparison:
 
     observer: str
     beta: float
-    """Weight that sampled training had."""
     pe_return: float
     sampled_gap: float
     """PE return minus clone return."""
     exact_gap: float
-    """The same on the exact frontier."""
     ratio: float | None
     """The sampled gap over the exact one; None where the exact one is not positive."""
 

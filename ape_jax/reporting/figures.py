@@ -25,10 +25,8 @@ DEPLOYMENT_COLOURS = {
     "tempered": "#e2a13c",
     "best": "#6a4c93",
 }
-"""Colours of the ways to deploy a clone."""
 
 LINES = ("-", "--", "-.", ":")
-"""Line styles of ensembles, in turn."""
 
 
 def _panels(rows: int, columns: int, width: float, height: float, **shared: Any):

@@ -24,22 +24,8 @@ class Finding(NamedTuple):
     """One thing that the numbers say."""
 
     claim: str
-    """What they say, in a sentence."""
     detail: str
     """What the claim rests on."""
-
-
-class Verdicts(NamedTuple):
-    """Clones of a run, by the share of the ensemble's return that they get.
-
-    Shares count from a random policy; the strongest clone is first.
-    """
-
-    kept_out: list[AuditRow]
-    """The whole interval is below ``PROTECTED_SHARE``."""
-    not_kept_out: list[AuditRow]
-    """The whole interval is at or above it."""
-    undecided: list[AuditRow]
 
 
 def find(config: RunConfig, summary: Summary, audit: Audit | None) -> list[Finding]:
@@ -90,22 +76,19 @@ def learned(summary: Summary) -> bool:
     return bool(np.all(best > summary.random_return + summary.random_std))
 
 
-def verdicts(audit: Audit) -> Verdicts | None:
-    """Which observers are kept out, among those that do not look inside; None without shares."""
-    rows = attacks_on(audit)
-    if not rows or any(row.fraction is None for row in rows):
-        return None
-    found = Verdicts([], [], [])
-    for row in rows:
-        assert row.fraction is not None
+def verdicts(audit: Audit) -> dict[str, list[AuditRow]]:
+    """Clones of the run by observers that do not look inside, by how certainly they are kept out.
+
+    The strongest clone is first. There are no verdicts where a row has no share.
+    """
+    found: dict[str, list[AuditRow]] = {"kept_out": [], "not_kept_out": [], "undecided": []}
+    for row in attacks_on(audit):
+        if row.fraction is None:
+            return {}
         low, high = row.fraction.ends
-        if high < PROTECTED_SHARE:
-            found.kept_out.append(row)
-        elif low >= PROTECTED_SHARE:
-            found.not_kept_out.append(row)
-        else:
-            found.undecided.append(row)
-    return found
+        certain = "kept_out" if high < PROTECTED_SHARE else "not_kept_out"
+        found["undecided" if low < PROTECTED_SHARE <= high else certain].append(row)
+    return found if any(found.values()) else {}
 
 
 def attacks_on(audit: Audit) -> list[AuditRow]:
@@ -145,7 +128,7 @@ def _protection(audit: Audit | None) -> Finding:
     if not rows:
         return Finding(nothing, "The audit holds no real cloner.")
     best = rows[0]
-    if verdicts(audit) is None:
+    if not verdicts(audit):
         return Finding(
             nothing,
             "In at least one seed no expert is clearly better than a random policy: there is "
@@ -252,13 +235,13 @@ def _greedy_experts(summary: Summary, base: float, audit: Audit | None) -> Findi
         f"{who} get {gets} of the ensemble's return; {failing} of {shares.size} experts, over all "
         f"seeds, get less than {PROTECTED_SHARE:.0%}."
     )
-    found = None if audit is None else verdicts(audit)
-    kept_out = [] if found is None else [(row.observer, row.deployment) for row in found.kept_out]
+    kept_out = [] if audit is None else verdicts(audit).get("kept_out", [])
     detail = f"They {returns}."
-    if ("behaviour_cloning", "greedy") in kept_out and failing:
-        detail += " Their greedy clone may fail because they do, without a trap between them."
-    elif ("behaviour_cloning", "greedy") in kept_out and greedy.shape[1] > 1:
-        detail += " Their greedy clone fails although they do not: the ensemble is its trap."
+    if ("behaviour_cloning", "greedy") in ((row.observer, row.deployment) for row in kept_out):
+        if failing:
+            detail += " Their greedy clone may fail because they do, without a trap between them."
+        elif greedy.shape[1] > 1:
+            detail += " Their greedy clone fails although they do not: the ensemble is its trap."
     return Finding(claim, detail)
 
 

@@ -13,7 +13,6 @@ from ape_jax.core.tabular import FiniteMDP, state_values
 from ape_jax.envs.gridworld import MOVES, GridWorld
 
 PANELS_IN_A_ROW = 4
-"""Policies side by side in a figure of one ensemble."""
 
 LEAST_ARROW = 0.02
 """Actions that are less probable are not drawn."""

@@ -38,7 +38,6 @@ class Sources(NamedTuple):
     """What a report is made of."""
 
     name: str
-    """Name of the run."""
     task: Task
     config: RunConfig
     summary: Summary
@@ -50,7 +49,6 @@ class Sources(NamedTuple):
     panels: Panels | None
     """Policies of the first seed; None where the environment is no gridworld."""
     facts: dict[str, str]
-    """What else is known of the run and of the report."""
     commands: dict[str, str]
     """Commands, by what they make."""
 
@@ -89,8 +87,7 @@ def render(sources: Sources) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found = None if audit is None else findings.verdicts(audit)
-    verdicts = {} if found is None else found._asdict()
+    verdicts = {} if audit is None else findings.verdicts(audit)
     return environment.get_template("report.html.jinja").render(
         sources._asdict(),
         statement=findings.statement(sources.config),

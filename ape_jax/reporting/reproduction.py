@@ -12,7 +12,6 @@ from ape_jax.reporting import figures, grid_figures
 from ape_jax.training.trainer import EVALUATE, seed_keys
 
 FIGURES = ("figure3.png", "figure4.png", "learning_curves.png")
-"""Files of the figures."""
 
 
 def draw(trained: Sequence[Trained], scale: Scale, out: Path) -> None:

@@ -21,7 +21,6 @@ EXPLANATION = (
     "samples recovers the experts' average state-action occupancy, and with it their average "
     "return, except where the limit cut them off."
 )
-"""Which observer each column is, and what bounds it."""
 
 PAPER_NOTE = (
     "The paper prints −16.33 for PG-APE and −44.14 for its clone. With a limit of 100 steps, at "
@@ -110,7 +109,6 @@ SUITE_HEADER = [
     "one expert: itself, greedy, BC greedy",
     "steps/s",
 ]
-"""Columns of the suite's table."""
 
 SUITE_CLONES = (
     "behaviour_cloning_sampled",
@@ -118,7 +116,6 @@ SUITE_CLONES = (
     "posterior_sampled",
     "mean_action",
 )
-"""Clones in the suite's table."""
 
 
 def suite_lines(suite: Suite) -> list[list[str]]:
@@ -145,12 +142,10 @@ def suite_lines(suite: Suite) -> list[list[str]]:
 SWEEP_HEADER = ["observer", "training", "beta", "PE", "worst expert", "clone"]
 """Columns of the sweep's table; the first two hold text."""
 COMPARISON_HEADER = ["observer", "beta", "PE", "gap, sampled", "gap, exact", "ratio"]
-"""Columns of the table that sets sampled training beside exact training."""
 SWEEP_NOTE = (
     "uniform: the paper's mixture, which samples; greedy: the posterior mixture, which takes its "
     "most probable action. In brackets: 95 % bootstrap interval over seeds."
 )
-"""What the observers of a sweep are."""
 
 
 def sweep_lines(sweep: Sweep) -> list[list[str]]:
