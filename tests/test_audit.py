@@ -185,41 +185,21 @@ def test_limited_sees_no_further_than_it_may(two_seeds, small_task):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "trained"
-    settings = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2", "--first-seed", "3"]
-    assert run("train", *settings, "--out", out) == 0
-    return out
+def audited(small_audit):
+    return records.read(Audit, small_audit / "audit.json")
 
 
-OBSERVERS = "mixture,behaviour_cloning,limited,mean_action"
-
-
-@pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory):
-    out = tmp_path_factory.mktemp("audit")
-    arguments = ["--observers", OBSERVERS, "--quick"]
-    arguments += ["--defences", "single_optimal", "--steps", "2000", "--out", out]
-    assert run("audit", trained, *arguments) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def audited(folder):
-    return records.read(Audit, folder / "audit.json")
-
-
-def test_audit_writes_its_files(folder):
-    names = {path.name for path in folder.iterdir()}
+def test_audit_writes_its_files(small_audit):
+    names = {path.name for path in small_audit.iterdir()}
     figures = {"observers.png", "demonstrations.png", "posterior_entropy.png"}
     assert names == {"audit.json", "audit.md"} | figures
 
 
-def test_python_gives_what_the_command_gives(trained, audited):
+def test_python_gives_what_the_command_gives(small_run, audited):
     """Fewer observers change nothing for the others."""
     told = []
     again = ape_jax.audit(
-        trained,
+        small_run,
         observers=["mixture"],
         defences=["single_optimal"],
         steps=2000,
@@ -232,10 +212,10 @@ def test_python_gives_what_the_command_gives(trained, audited):
     assert (told[-1].done, told[-1].total) == (4, 4)
 
 
-def test_rows_are_consistent(audited, trained):
-    summary = json.loads((trained / "summary.json").read_text())
+def test_rows_are_consistent(audited, small_run):
+    summary = json.loads((small_run / "summary.json").read_text())
     assert audited.fingerprint == summary["fingerprint"]
-    assert audited.options.observers == OBSERVERS
+    assert audited.options.observers == "mixture,behaviour_cloning,limited,mean_action"
     assert audited.skipped.keys() == {"mean_action"}
     defences = {defence.name: defence for defence in audited.defences}
     assert list(defences) == ["run", "single_optimal"]
@@ -259,8 +239,8 @@ def test_rows_are_consistent(audited, trained):
     assert audited.random_return == pytest.approx(float(uniform), rel=1e-5)
 
 
-def test_audit_table_has_the_strongest_observer_first(folder):
-    text = (folder / "audit.md").read_text()
+def test_audit_table_has_the_strongest_observer_first(small_audit):
+    text = (small_audit / "audit.md").read_text()
     section = text.split("## single optimal policy")[1].split("##")[0]
     rows = [line.split("|") for line in section.splitlines() if line.startswith("| ")][2:]
     returns = [float(row[4].split()[0]) for row in rows]
@@ -269,9 +249,9 @@ def test_audit_table_has_the_strongest_observer_first(folder):
     assert "mean_action" in text
 
 
-def test_audit_of_a_file_alone(trained, tmp_path):
+def test_audit_of_a_file_alone(small_run, tmp_path):
     shown = tmp_path / "shown.npz"
-    assert run("demos", trained, "--steps", "3000", "--without-expert", "--out", shown) == 0
+    assert run("demos", small_run, "--steps", "3000", "--without-expert", "--out", shown) == 0
     found = ape_jax.audit(shown, ["posterior", "behaviour_cloning", "latent"], seeds=2)
     returns = collect.complete_returns(demonstration_files.load(shown).demonstrations)
     (defence,) = found.defences
@@ -306,9 +286,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value)[:40])
-def test_bad_settings_of_an_audit_get_one_message(arguments, message, trained, tmp_path, capfd):
+def test_bad_settings_of_an_audit_get_one_message(arguments, message, small_run, tmp_path, capfd):
     out = tmp_path / "audit"
-    arguments = [str(trained) if argument == "RUN" else argument for argument in arguments]
+    arguments = [str(small_run) if argument == "RUN" else argument for argument in arguments]
     assert run("audit", *arguments, "--out", out) == 2
     printed = " ".join(capfd.readouterr().err.split())
     assert message in printed
@@ -324,7 +304,7 @@ def test_audit_refuses_a_file_that_holds_something_else(tmp_path, capfd):
     assert not (tmp_path / "audit").exists()
 
 
-def test_interrupted_audit_keeps_what_is_finished(trained, tmp_path, monkeypatch):
+def test_interrupted_audit_keeps_what_is_finished(small_run, tmp_path, monkeypatch):
     def interrupted(setting):
         raise KeyboardInterrupt
 
@@ -332,7 +312,7 @@ def test_interrupted_audit_keeps_what_is_finished(trained, tmp_path, monkeypatch
     monkeypatch.setitem(attackers.ATTACKERS, "behaviour_cloning", cloning)
     out = tmp_path / "audit"
     arguments = ["--observers", "mixture,behaviour_cloning", "--steps", "2020", "--out", out]
-    assert run("audit", trained, *arguments) == 130
+    assert run("audit", small_run, *arguments) == 130
     found = records.read(Audit, out / "audit.json")
     assert {row.observer for row in found.rows} == {"mixture"}
     assert not found.complete

@@ -246,15 +246,16 @@ def _greedy_experts(summary: Summary, base: float, audit: Audit | None) -> Findi
 
 
 def _collapsed_experts(config: RunConfig, summary: Summary) -> Finding:
-    collapsed = np.argwhere(summary.dead_experts)
     rule = (
         "An expert has collapsed if it returns less than half of what the best expert of its seed "
         "does, counted from a random policy. Where nobody learned anything, none has."
     )
-    if not len(collapsed):
-        return Finding("No expert has collapsed.", rule)
-    places = [f"expert {e + 1} of seed {config.first_seed + seed}" for seed, e in collapsed]
-    return Finding(f"Collapsed in training: {', '.join(places)}.", rule)
+    places = [
+        f"expert {expert + 1} of seed {config.first_seed + seed}"
+        for seed, expert in np.argwhere(summary.dead_experts)
+    ]
+    claim = f"Collapsed in training: {', '.join(places)}." if places else "No expert has collapsed."
+    return Finding(claim, rule)
 
 
 def _constraint(summary: Summary, min_return: float) -> Finding:
@@ -273,11 +274,11 @@ def _seeds(audited: int, trained: int) -> list[Finding]:
         claim = f"The audit is of the first {audited} of {trained} seeds."
         found.append(Finding(claim, "Returns of the run itself are of all seeds."))
     if audited == 1:
-        text = "There is no interval, and another seed may differ by any amount."
-        found.append(Finding("This is one seed.", text))
+        detail = "There is no interval, and another seed may differ by any amount."
+        found.append(Finding("This is one seed.", detail))
     elif audited < FEW_SEEDS:
-        text = "Bootstrap intervals over so few values are too narrow."
-        found.append(Finding(f"There are only {audited} seeds.", text))
+        detail = "Bootstrap intervals over so few values are too narrow."
+        found.append(Finding(f"There are only {audited} seeds.", detail))
     return found
 
 
