@@ -42,7 +42,7 @@ def walks(small_grid):
 def test_episode_follows_the_transitions_of_the_world(walks, small_mdp):
     successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
     observation, action, live = (
-        np.asarray(x) for x in (walks.observation, walks.action, walks.live)
+        np.asarray(x) for x in (walks.observation, walks.action, walks.mask)
     )
     moved = successors[observation[:, :-1], action[:, :-1]]
     both_live = live[:, :-1] & live[:, 1:]
@@ -51,7 +51,7 @@ def test_episode_follows_the_transitions_of_the_world(walks, small_mdp):
 
 def test_episode_marks_what_ends_it_and_holds_still_after(walks, small_mdp):
     live, terminated, truncated = (
-        np.asarray(x) for x in (walks.live, walks.terminated, walks.truncated)
+        np.asarray(x) for x in (walks.mask, walks.terminated, walks.truncated)
     )
     ends = terminated | truncated
     last = live.sum(axis=1) - 1
@@ -69,7 +69,7 @@ def test_episode_returns_and_visits_match_the_exact_ones(walks, small_mdp):
     returns = np.asarray(walks.reward).sum(axis=1)
     error = returns.std(ddof=1) / np.sqrt(len(returns))
     assert abs(returns.mean() - float(tabular.policy_return(small_mdp, policy))) < 4 * error
-    visits = np.bincount(np.asarray(walks.observation)[np.asarray(walks.live)], minlength=9) / len(
+    visits = np.bincount(np.asarray(walks.observation)[np.asarray(walks.mask)], minlength=9) / len(
         returns
     )
     np.testing.assert_allclose(visits, tabular.state_occupancy(small_mdp, policy), atol=0.06)
@@ -149,12 +149,12 @@ def test_every_discrete_gymnax_environment_can_be_rolled_out(env_id):
 
 def test_gridworld_of_any_size_runs_to_its_own_limit():
     walks = random_walk(GridWorld(12, (11, 11), horizon=5), 5)
-    assert np.asarray(walks.live).sum(axis=1).max() == 5
+    assert np.asarray(walks.mask).sum(axis=1).max() == 5
 
 
 def test_next_observation_is_the_true_successor_also_at_an_end(walks, small_mdp):
     successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
-    live = np.asarray(walks.live)
+    live = np.asarray(walks.mask)
     moved = successors[np.asarray(walks.observation), np.asarray(walks.action)]
     np.testing.assert_array_equal(np.asarray(walks.next_observation)[live], moved[live])
 
@@ -198,7 +198,7 @@ def test_memory_sees_every_action_and_observation_of_its_episode(small_grid):
     expected = [0]
     for count in range(1, 8):
         expected.append((count + expected[-1] + 1) % 5)
-    live = np.asarray(steps.live)
+    live = np.asarray(steps.mask)
     expected = np.tile(np.array(expected)[:, None], (1, 3))
     np.testing.assert_array_equal(np.asarray(steps.action)[live], expected[live])
 

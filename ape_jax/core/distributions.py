@@ -25,6 +25,10 @@ class Categorical(NamedTuple):
         """Log-probability of one action."""
         return self.log_probs[action]
 
+    def cross_entropy(self, action: Int[Array, ""]) -> Float[Array, ""]:
+        """−log π(action), as a sum over all actions: its gradient needs no scatter."""
+        return -jnp.sum(jax.nn.one_hot(action, self.log_probs.shape[-1]) * self.log_probs)
+
     def entropy(self) -> Float[Array, ""]:
         """The entropy −Σ_a π(a) log π(a), in nats."""
         terms = jnp.exp(self.log_probs) * jnp.maximum(self.log_probs, LOG_FLOOR)
@@ -83,6 +87,10 @@ class Gaussian(NamedTuple):
         errors = (action - self.mean) * jnp.exp(-self.log_std)
         terms = -0.5 * jnp.square(errors) - self.log_std - 0.5 * jnp.log(2.0 * jnp.pi)
         return jnp.sum(terms)
+
+    def cross_entropy(self, action: Float[Array, " D"]) -> Float[Array, ""]:
+        """Minus the log density of one action, in nats."""
+        return -self.log_prob(action)
 
     def entropy(self) -> Float[Array, ""]:
         """Differential entropy, in nats."""

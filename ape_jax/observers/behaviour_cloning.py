@@ -76,7 +76,7 @@ class BehaviourCloning:
 
     def _fit_batches(self, keys, demonstrations: Demonstrations) -> Params:
         def loss(params, observation, action):
-            return -self.networks.distribution(params, observation).log_prob(action)
+            return self.networks.distribution(params, observation).cross_entropy(action)
 
         return fitting.fit_samples(
             keys,
