@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ape_jax.algorithms import common as training
+from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig
 from ape_jax.core import random
 from ape_jax.core.distributions import Categorical
@@ -80,7 +80,7 @@ def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
 
 
 def test_tables_of_the_ceiling_end_with_the_mixture():
-    task = training.make_task(TINY)
+    task = make_task(TINY)
 
     @jax.jit
     def tables_of(key):
@@ -286,8 +286,8 @@ def test_ppo_counts_the_steps_of_whole_runs(tmp_path, monkeypatch):
         common, "rates", lambda x, _: {k: common.Rate(2.0 / (1 + int(k)), 0.5, 4.0) for k in x}
     )
     result = ppo.measure(20_000, 3, EFFORT, sizes=(1, 2))
-    table = common.table_of(result["rows"], ppo.AGAINST_PLAIN, "")
-    assert common.table_of(result["ensembles"], ppo.OF_ENSEMBLES, "").row_count == 3
+    table = common.table_of(result["rows"], ppo.PLAIN_COLUMNS, "")
+    assert common.table_of(result["ensembles"], ppo.ENSEMBLE_COLUMNS, "").row_count == 3
     result = published(result, ppo.draw(result), table, tmp_path)
     assert [(row["num_updates"], row["steps"]) for row in result["rows"]] == [
         (39, 39 * 4 * 128),
