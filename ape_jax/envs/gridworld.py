@@ -28,9 +28,10 @@ def _move(action: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @struct.dataclass
 class EnvState(environment.EnvState):
-    """Cell of the agent and steps since the episode began."""
+    """Where the agent is, and for how long the episode has lasted."""
 
     time: jax.Array  # gymnax says int, and holds arrays.
+    """Steps since the episode began."""
     row: jax.Array
     """Row of the cell, from the top."""
     column: jax.Array
