@@ -40,6 +40,7 @@ class Summary:
     min_return: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Return that experts had to keep."""
     train_seconds: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    """Seconds of training in this process; None where it was not timed."""
     multipliers: MeanStd | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Last multipliers of the constraint [K, E]."""
 
