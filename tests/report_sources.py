@@ -166,6 +166,6 @@ def sources(seeds=2, config=None, **changes):
         audit=audit(seeds),
         sweep=sweep(),
         panels=Panels({"expert 1": policies[0], "expert 2": policies[1]}, observers),
-        facts={"trained with": "ape_jax 0.1.0"},
+        facts={"trained with": "ape_jax 0.2.0"},
         commands={"the run": "ape-jax train", "this report": "ape-jax report"},
     )._replace(**changes)

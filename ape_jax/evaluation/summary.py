@@ -35,6 +35,7 @@ class Summary:
     fingerprint: str
     min_return: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
     train_seconds: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    """Seconds of training in this process; None where it was not timed."""
     multipliers: MeanStd | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Last multipliers of the constraint [K, E]."""
 
