@@ -30,6 +30,7 @@ class EnvState(environment.EnvState):
     """Cell of the agent, from the top left, and steps since the episode began."""
 
     time: jax.Array  # gymnax says int, and holds arrays.
+    """Steps since the episode began."""
     row: jax.Array
     column: jax.Array
 

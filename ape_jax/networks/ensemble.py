@@ -155,8 +155,7 @@ def make_networks(
     """
     _check_spaces(config, observation_space, action_space)
     num_states = finite_size(observation_space)
-    # PG needs heads that start apart; PPO's small clipped steps would first have to undo that.
-    scale = 0.01 if config.algorithm == "ppo" and config.head != "tabular" else 1.0
+    scale = 1.0 if config.head == "tabular" else config.init_scale
 
     def body(num_outputs: int, scale: float) -> nn.Module:
         if config.head == "tabular" and num_states is not None:
