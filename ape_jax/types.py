@@ -16,21 +16,17 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 PRNGKey = Key[Array, ""]
 """A typed key, made by ``jax.random.key``."""
-
 Params = Any
 """Variables of a Flax module: a pytree of arrays."""
-
 LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
 """Maps one observation to log w_c, the observer's belief about which expert acts."""
 
 ObserverWeights = Literal["uniform", "posterior"]
 """How the observer models the expert given the state: w_c = 1/E, or w_c = p(c|s)."""
-
 PGObserverName = Literal["uniform", "posterior", "learned"]
 ObserverName = Literal["uniform", "posterior", "learned", "none"]
 """Weights of the observer trained against: the same two, a classifier q(c|s) that is trained
 along, or no observer at all."""
-
 AlgorithmName = Literal["pg", "ppo"]
 """PG-APE over whole episodes, or PPO-APE over rollouts of fixed length."""
 ConstraintName = Literal["multipliers", "gate"]
@@ -48,7 +44,7 @@ ActivationName = Literal["tanh", "relu"]
 class SettingError(ValueError):
     """A setting breaks a rule; the message names the setting, the rule, the value and the fix.
 
-    It is raised before anything is traced or written. On the command line it becomes exit code 2.
+    On the command line it becomes exit code 2.
     """
 
 

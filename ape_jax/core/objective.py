@@ -15,10 +15,9 @@ from jaxtyping import Array, Float
 
 
 class LossInputs(NamedTuple):
-    """What the losses need of one trajectory: one entry for each step.
+    """What the losses need of one trajectory: an entry for each step, or for several steps alike.
 
-    Where states are finite, an entry may also stand for all steps of many trajectories with the
-    same state and action (``samples.aggregate_by_state_action``).
+    ``samples.aggregate_by_state_action`` makes the latter, where states are finite.
     """
 
     log_probs: Float[Array, " T"]
@@ -26,7 +25,6 @@ class LossInputs(NamedTuple):
     values: Float[Array, "T V"]
     """V(s_t): one column, or one per expert head where the observer's term shares their critics."""
     entropies: Float[Array, " T"]
-    """Entropy of the policy that acted, in nats."""
     returns: Float[Array, " T"]
     """R(t), the return to go."""
     variances: Float[Array, " T"]
@@ -44,7 +42,7 @@ class Loss(NamedTuple):
     value: Float[Array, ""]
     """Squared error of the critic."""
     entropy: Float[Array, ""]
-    """Entropy of the policy that acted, in nats; it enters the total with a minus sign."""
+    """In nats; it enters the total with a minus sign."""
 
 
 def clipped_surrogate(

@@ -130,8 +130,7 @@ def exact_objective(
       beta: β ≥ 0.
       weights: how the observer models the expert given the state.
       temperature: T; the observer deploys π_o^(1/T), normalised.
-      differentiate_weights: whether gradients flow through w_c(s) too. The default holds w_c(s)
-        constant, as sampled training does.
+      differentiate_weights: whether gradients flow through w_c(s) too, unlike in sampled training.
       observer_reward: r̃(s, a), the reward in J(π_o) (paper, section 6); None means the experts'.
     """
     log_probs = jax.nn.log_softmax(logits)
@@ -154,11 +153,11 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
     The ideal clone plays π_o with posterior weights. Without a time limit its state-action
     occupancy is the average of the experts', so its return is J(PE). With a time limit, let a
     stopped clone stop on arrival in s with probability k(s), the share of the experts' arrivals
-    there that the limit cuts off. The stopped clone has the experts' average occupancy again, so
-    its return is J(PE). It stops with probability ε, the share of expert episodes that reach the
-    limit. The clone itself differs from it in two ways. Where the stopped clone stops, the clone
-    goes on, for at most H steps. At step H the clone is cut, and the stopped clone may go on. With
-    r⁻ = max(0, −min r) and r⁺ = max(0, max r) therefore
+    there that the limit cuts off. It has the experts' average occupancy again, so its return is
+    J(PE), and it stops with probability ε, the share of expert episodes that reach the limit. The
+    clone itself differs from it in two ways. Where the stopped clone stops, the clone goes on, for
+    at most H steps. At step H the clone is cut, and the stopped clone may go on. Therefore, with
+    r⁻ = max(0, −min r) and r⁺ = max(0, max r),
 
         J(clone) ≥ J(PE) − r⁻ H ε − r⁺ · E[steps of the stopped clone beyond H].
 

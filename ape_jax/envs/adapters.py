@@ -61,11 +61,7 @@ class GymnaxEnv(gymnasium.Env):
 
 
 def to_gymnasium(env_id: str, env_param: Sequence[str] = ()) -> GymnaxEnv:
-    """Make a registered environment with the interface of Gymnasium.
-
-    Args:
-      env_id: its name.
-      env_param: its parameters that differ from its defaults, as name=value.
+    """Make a registered environment with the interface of Gymnasium; parameters are name=value.
 
     Raises:
       SettingError: no environment or parameter has that name.
@@ -76,7 +72,7 @@ def to_gymnasium(env_id: str, env_param: Sequence[str] = ()) -> GymnaxEnv:
 def score(
     policy: Callable[[Any], Any], env: str | gymnasium.Env, episodes: int, seed: int
 ) -> np.ndarray:
-    """Run a policy of any library, and return the undiscounted return of each episode.
+    """Undiscounted return of each episode that a policy of any library plays.
 
     Args:
       policy: maps an observation to an action, on the host.

@@ -55,14 +55,10 @@ def in_blocks(
     observer: Policy | None,
     draw: Callable = draw_action,
 ) -> Actors:
-    """Policies without memory: the experts in blocks of environments, then the observer.
+    """Policies without memory: stacked experts [E] in their blocks, then the observer.
 
-    Args:
-      experts: policies [E], stacked.
-      num_experts: E.
-      block: environments of each expert (B): expert c acts in those from c B to (c + 1) B.
-      observer: the policy of all other environments; None where there are none.
-      draw: a distribution and uniform numbers to what is drawn.
+    Expert c acts in the environments from c B to (c + 1) B, with B the size of a block. The
+    observer acts in all others; it is None where there are none.
     """
 
     def drawing(policy):
@@ -112,19 +108,10 @@ def ensemble_episodes(
     observer: Policy,
     world: World,
 ) -> tuple[Transition, Transition]:
-    """Episodes of every expert and of the observer, all in one loop over time.
+    """Episodes of stacked experts and of the observer: transitions [T, E, B] and [T, N].
 
-    Each expert acts in its own block of environments: the draw of the expert is stratified.
-
-    Args:
-      expert_keys: keys of the experts' episodes.
-      observer_keys: keys of the observer's.
-      experts: policies [E] without memory, stacked.
-      observer: a policy without memory.
-      world: the environment.
-
-    Returns:
-      Transitions [T, E, B] and [T, N].
+    No policy may have memory. All episodes advance in one loop over time. Each expert acts in its
+    own block of environments: the draw of the expert is stratified.
     """
     num_experts, block = expert_keys.shape
     keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
@@ -234,19 +221,10 @@ def collect_rollout(
     num_steps: int,
     gamma: Float[Array, ""] | float,
 ) -> tuple[EnvLoopState, Transition, Rollout]:
-    """Continue streams of episodes: where one ends, the next begins.
+    """Continue streams of episodes for T steps: where an episode ends, the next begins.
 
-    Args:
-      keys: drive actions, transitions and starts of each stream.
-      state: where the streams stand.
-      actors: policies without memory that draw by ``draw_with_log_prob``.
-      world: the environment.
-      num_steps: T.
-      gamma: γ of the discounted returns.
-
-    Returns:
-      Where the streams then stand; transitions [T, N], all of them valid, with actions as they were
-      drawn; and their returns and log-probabilities.
+    The policies have no memory, and draw by ``draw_with_log_prob``. γ is that of the discounted
+    returns. All transitions [T, N] are valid, and hold the actions as they were drawn.
     """
     action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 2))
     uniforms = _uniform_numbers(action_keys, num_steps, world.num_uniforms)
@@ -283,16 +261,9 @@ def stream(
 ) -> tuple[Transition, Int[Array, "T N"]]:
     """Streams of episodes of an ensemble; an expert is drawn for each episode.
 
-    Args:
-      keys: drive starts, draws of the expert, actions and transitions of each stream.
-      act: one observation and the number of an expert to that expert's distribution.
-      num_experts: E.
-      world: the environment.
-      num_steps: T.
-
-    Returns:
-      Transitions [T, N], all of them valid, with actions as the environment was given them; and the
-      expert that acted in each step.
+    ``act`` maps one observation and the number of an expert to that expert's distribution. All
+    transitions [T, N] are valid, and hold the actions as the environment was given them. With them
+    comes the number of the expert that acted in each step.
     """
     # Parameters are arrays, as in gymnax's own ``step``: numbers of Python are rounded less often.
     with jax.ensure_compile_time_eval():

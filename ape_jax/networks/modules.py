@@ -41,8 +41,8 @@ class MLP(nn.Module):
     """Hidden layers over a finite or a continuous observation space.
 
     For finite observations the first layer is an embedding, drawn from N(0, 1), and no layer has
-    biases. A bias would move the outputs of all states at once. All heads agree on that direction,
-    so a policy gradient would follow it before the heads have become different.
+    biases. A bias moves the outputs of all states at once, and all heads alike: a policy gradient
+    would follow that direction before the heads have become different.
     """
 
     num_outputs: int

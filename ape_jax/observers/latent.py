@@ -32,8 +32,8 @@ from ape_jax.types import PRNGKey
 class LatentMixture:
     """Several clones, of which one is drawn for each episode.
 
-    As a policy it is the law of that draw: at each step the mixture of the clones, weighed by their
-    probabilities given the episode so far.
+    As a policy it mixes the clones at each step by their probabilities given the episode so far.
+    That is the law of the draw.
     """
 
     policies: Any
@@ -104,7 +104,6 @@ class TabularLatent:
     num_restarts: int = 8
     """Random starts for each K; the one with the highest likelihood counts."""
     num_iterations: int = 100
-    """Iterations of expectation maximisation."""
     num_steps: int = 20_000
     """Steps that the search for modes uses; the chosen modes are then fitted to all steps."""
     shrinkage: float = 1.0
@@ -129,8 +128,8 @@ class TabularLatent:
                 carry, _ = jax.lax.scan(iterate, carry, length=self.num_iterations)
                 return carry, jnp.sum(self._log_likelihoods(part, shown, *carry))
 
-            found, log_likelihoods = jax.lax.map(start, jax.random.split(key, self.num_restarts))
-            tables, log_shares = jax.tree.map(lambda x: x[jnp.argmax(log_likelihoods)], found)
+            found, likelihoods = jax.lax.map(start, jax.random.split(key, self.num_restarts))
+            tables, log_shares = jax.tree.map(lambda x: x[jnp.argmax(likelihoods)], found)
             missing = (0, self.max_modes - num_modes)
             padded = (
                 jnp.pad(tables, ((0, 0), missing), mode="edge"),
@@ -171,10 +170,9 @@ class TabularLatent:
 
     def _normalise(self, table: Float[Array, "SA M"]) -> Float[Array, "SA M"]:
         """Divide by the sum over the actions of each state."""
-        shape = (self.num_states, self.num_actions, table.shape[-1])
-        table = table.reshape(shape)
-        totals = jnp.sum(table, axis=1, keepdims=True)
-        return (table / jnp.maximum(totals, 1e-30)).reshape(-1, shape[-1])
+        by_state = table.reshape(self.num_states, self.num_actions, -1)
+        totals = jnp.sum(by_state, axis=1, keepdims=True)
+        return (by_state / jnp.maximum(totals, 1e-30)).reshape(table.shape)
 
 
 @dataclasses.dataclass(frozen=True)
