@@ -12,8 +12,7 @@ import ape_jax
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical
 from ape_jax.core.policies import TablePolicy
-from ape_jax.demonstrations import collect
-from ape_jax.demonstrations import files as demonstration_files
+from ape_jax.demonstrations import collect, files
 from ape_jax.envs import GridWorld
 from ape_jax.evaluation import attackers, measure, records, returns
 from ape_jax.evaluation.attackers import Effort
@@ -253,7 +252,7 @@ def test_audit_of_a_file_alone(small_run, tmp_path):
     shown = tmp_path / "shown.npz"
     assert run("demos", small_run, "--steps", "3000", "--without-expert", "--out", shown) == 0
     found = ape_jax.audit(shown, ["posterior", "behaviour_cloning", "latent"], seeds=2)
-    returns = collect.complete_returns(demonstration_files.load(shown).demonstrations)
+    returns = collect.complete_returns(files.load(shown).demonstrations)
     (defence,) = found.defences
     assert defence.pe_return.mean == pytest.approx(returns.mean(), abs=3.0)
     assert defence.worst_expert is None
@@ -262,7 +261,7 @@ def test_audit_of_a_file_alone(small_run, tmp_path):
 
 
 def test_audit_of_a_task_is_that_of_its_experts(small_task, two_seeds):
-    """Of heads that are given; the environment is none that has a name."""
+    """The heads are given, and the environment has no registered name."""
     heads = two_seeds[1]
     found = ape_jax.audit(small_task, ["posterior"], steps=200, heads=heads)
     policies = jnp.exp(jax.vmap(small_task.networks.tabulate_experts)(heads))

@@ -10,10 +10,10 @@ import report_sources
 from command_line import run
 
 import ape_jax
+from ape_jax import cli
 from ape_jax.algorithms import updates
 from ape_jax.algorithms.pg import create_state
 from ape_jax.algorithms.task import make_task
-from ape_jax.cli import sweep as command
 from ape_jax.cli.output import INTERRUPTED
 from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
@@ -107,7 +107,7 @@ def test_command_writes_what_is_finished(code, tmp_path, monkeypatch):
         if code:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "sweep_steps", made_up)
+    monkeypatch.setattr(cli.sweep, "sweep_steps", made_up)
     assert run("sweep", "--betas", "0.5,1", "--out", tmp_path) == code
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.json", "sweep.md", "frontier.png"}
     assert records.read(Sweep, tmp_path / "sweep.json") == whole

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ape_jax import presets as known_presets
+from ape_jax import presets
 from ape_jax.algorithms import steps_per_update
 from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, RunConfig, TrainConfig
@@ -134,7 +134,7 @@ def suite_configs(
       SettingError: a setting breaks a rule.
     """
     if not isinstance(presets, Mapping):
-        presets = {name: known_presets.config(name) for name in _chosen(presets)}
+        presets = _chosen(presets)
     configs = {}
     for name, config in presets.items():
         settings = config.train
@@ -144,23 +144,23 @@ def suite_configs(
     return configs
 
 
-def _chosen(names: str | Sequence[str] | None) -> list[str]:
-    """Names of presets, of names of presets or environments."""
+def _chosen(names: str | Sequence[str] | None) -> dict[str, RunConfig]:
+    """Presets by name, of names of presets or environments; all presets if None."""
+    known = {name: presets.config(name) for name in presets.PRESETS}
     if names is None:
-        return list(known_presets.PRESETS)
+        return known
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
-    by_env = {known_presets.config(name).train.env: name for name in known_presets.PRESETS}
+    by_env = {config.train.env: name for name, config in known.items()}
     chosen = [by_env.get(name, name) for name in names]
     for name in chosen:
-        if name not in known_presets.PRESETS:
+        if name not in known:
             raise SettingError(
-                f"only must name presets or environments of {', '.join(known_presets.PRESETS)}; "
-                f"got {name!r}"
+                f"only must name presets or environments of {', '.join(known)}; got {name!r}"
             )
     if not chosen:
         raise SettingError("only must name a preset or an environment; got none")
-    return list(dict.fromkeys(chosen))
+    return {name: known[name] for name in chosen}
 
 
 def suite_rows(

@@ -96,26 +96,14 @@ def narrow(cells: Sequence[str]) -> list[str]:
     return [cells[0], *(cell.replace(" ", "\n") for cell in cells[1:])]
 
 
-SUITE_HEADER = [
-    "environment",
-    "β = 0",
-    "PE",
-    "worst expert",
-    "greedy experts",
-    "BC sampled",
-    "BC greedy",
-    "posterior sampled",
-    "mean action",
-    "one expert: itself, greedy, BC greedy",
-    "steps/s",
-]
-
-SUITE_CLONES = (
-    "behaviour_cloning_sampled",
-    "behaviour_cloning_greedy",
-    "posterior_sampled",
-    "mean_action",
-)
+SUITE_CLONES = {
+    "behaviour_cloning_sampled": "BC sampled",
+    "behaviour_cloning_greedy": "BC greedy",
+    "posterior_sampled": "posterior sampled",
+    "mean_action": "mean action",
+}
+SUITE_HEADER = ["environment", "β = 0", "PE", "worst expert", "greedy experts"]
+SUITE_HEADER += [*SUITE_CLONES.values(), "one expert: itself, greedy, BC greedy", "steps/s"]
 
 
 def suite_lines(suite: Suite) -> list[list[str]]:
