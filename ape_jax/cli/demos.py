@@ -34,7 +34,7 @@ class DemosOptions:
 def run(options: DemosOptions, console: Console) -> int:
     """Sample, write, and print what was written."""
     del console
-    sampled = demonstrate.write(
+    sampled, seed = demonstrate.write(
         options.run,
         options.out,
         options.steps,
@@ -46,7 +46,7 @@ def run(options: DemosOptions, console: Console) -> int:
     shown = sampled.demonstrations
     say(
         Console(),
-        f"seed {sampled.seed}: {options.steps:,} steps in {int(shown.episode[-1]) + 1:,} episodes, "
+        f"seed {seed}: {options.steps:,} steps in {int(shown.episode[-1]) + 1:,} episodes, "
         f"mean return of complete episodes {complete_returns(shown).mean():.2f}; "
         f"{options.out.stat().st_size / 1e6:.2f} MB in {options.out}",
     )

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import shlex
 import time
+from collections.abc import Iterator
 
 import jax
 from rich.console import Console
@@ -16,10 +17,10 @@ from ape_jax.evaluation import records
 from ape_jax.evaluation.intervals import MeanStd
 from ape_jax.evaluation.summary import Summary, summarise
 from ape_jax.reporting import tables
-from ape_jax.runs.directory import Output, RunDirectory, find_start, is_finished
+from ape_jax.runs.directory import Output, RunDirectory, Start, find_start, is_finished
 from ape_jax.runs.loop import Interrupted, fit, stop_requested
 from ape_jax.training import devices
-from ape_jax.training.trainer import Trainer, mesh_of, seed_keys
+from ape_jax.training.trainer import Chunk, Trainer, mesh_of, seed_keys
 from ape_jax.types import RunError
 
 
@@ -59,10 +60,8 @@ def _train_and_evaluate(
 ) -> Summary:
     """Train to the end, and write and return the summary."""
     config, task, start = run.config, trainer.task, run.start
-    keys = seed_keys(config.first_seed, config.seeds)
     started = time.monotonic()
-    chunks = trainer.chunks(keys, config.hypers, start.state, start.num_done, config.chunk)
-    state = fit(chunks, run, watch.callbacks(run, trainer))
+    state = fit(_chunks(trainer, config, start), run, watch.callbacks(run, task))
     seconds = time.monotonic() - started
     with stop_requested():
         params, multipliers = jax.device_get((state.params, state.multipliers))
@@ -80,22 +79,23 @@ def _train_and_evaluate(
 
 def _take_part(trainer: Trainer, config: RunConfig, output: Output) -> None:
     """Compute the same training as process 0, which alone writes the run."""
-    num_done, state = 0, None
-    if output.resume:
-        (num_done, state), _ = find_start(output.path, config, trainer.task)
-    keys = seed_keys(config.first_seed, config.seeds)
-    for _ in trainer.chunks(keys, config.hypers, state, num_done, config.chunk):
+    start = find_start(output.path, config, trainer.task)[0] if output.resume else Start()
+    for _ in _chunks(trainer, config, start):
         pass
     devices.leave()
 
 
+def _chunks(trainer: Trainer, config: RunConfig, start: Start) -> Iterator[Chunk]:
+    keys = seed_keys(config.first_seed, config.seeds)
+    return trainer.chunks(keys, config.hypers, start.state, start.num_done, config.chunk)
+
+
 def _how_to_continue(run: RunDirectory, output: Output, watch: Watch) -> str:
+    done = "before anything was finished"
     if run.num_done:
         done = f"after {run.num_done} of {run.config.train.num_updates} updates"
     elif output.overwrite:  # The directory may still hold the old run.
-        return "interrupted before anything was finished"
-    else:
-        done = "before anything was finished"
+        return f"interrupted {done}"
     return f"interrupted {done}; continue with: {_resume_command(output, watch)}"
 
 
@@ -115,11 +115,10 @@ def _show(summary: Summary, config: RunConfig, output: Output) -> None:
     """Print what the evaluation found."""
     console = Console()
     by_expert = summary.expert_returns.array.T
-    lines = [["ensemble (PE)", tables.mean_and_std(summary.pe_return)]]
-    for index, values in enumerate(by_expert):
-        cell = tables.mean_and_std(MeanStd.over_seeds(values))
-        lines.append([f"expert {index + 1}", cell])
-    lines.append(["uniform mixture π_o", tables.mean_and_std(summary.mixture)])
+    returns = {"ensemble (PE)": summary.pe_return}
+    returns |= {f"expert {i + 1}": MeanStd.over_seeds(x) for i, x in enumerate(by_expert)}
+    returns["uniform mixture π_o"] = summary.mixture
+    lines = [[name, tables.mean_and_std(found)] for name, found in returns.items()]
     title = (
         f"{config.train.env} after {summary.num_updates} updates, "
         f"mean ± std over {config.seeds} seed(s)"

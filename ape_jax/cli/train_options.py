@@ -8,12 +8,12 @@ import tyro
 from rich.console import Console
 
 from ape_jax import presets
+from ape_jax.algorithms.task import Task
 from ape_jax.config import ALL_SETTINGS, HELP, RunConfig, read_settings, resolve
 from ape_jax.runs import trackers
 from ape_jax.runs.callbacks import Callback, FiniteGuard, LiveView
 from ape_jax.runs.directory import Output, RunDirectory, holds_run
 from ape_jax.training import devices
-from ape_jax.training.trainer import Trainer
 from ape_jax.types import SettingError
 
 OUT = Path("runs/train")
@@ -94,25 +94,23 @@ class Watch:
 
     console: Console
     """Where messages and the live view are drawn."""
-    quiet: bool = False
-    """Whether only warnings are shown."""
-    tensorboard: bool = False
-    wandb: str | None = None
+    quiet: bool
+    tensorboard: bool
+    wandb: str | None
     """Project of Weights & Biases."""
 
     def __post_init__(self):
         trackers.check(self.tensorboard, self.wandb)
 
-    def callbacks(self, run: RunDirectory, trainer: Trainer) -> list[Callback]:
+    def callbacks(self, run: RunDirectory, task: Task) -> list[Callback]:
         """List what is called with every chunk. The guard is the first to see it."""
         called: list[Callback] = [FiniteGuard(run)]
         if not self.quiet:
-            view = (trainer.task, run.config.seeds, run.start.num_done, self.console)
-            called.append(LiveView(*view))
+            called.append(LiveView(task, run.config.seeds, run.start.num_done, self.console))
         if self.tensorboard:
-            called.append(trackers.TensorBoard(run))
+            called.append(trackers.tensorboard(run))
         if self.wandb is not None:
-            called.append(trackers.WeightsAndBiases(run, self.wandb))
+            called.append(trackers.weights_and_biases(run, self.wandb))
         return called
 
 
@@ -151,13 +149,12 @@ def _config(options: TrainOptions) -> RunConfig:
     given: dict[str, Any] = dict(options.settings)
     if options.env_param:
         given["env_param"] = options.env_param
-    whole = {name: getattr(options, name) for name in ("preset", "config", "resume")}
-    whole = {name: value for name, value in whole.items() if value is not None}
+    layers = [("preset", options.preset), ("config", options.config), ("resume", options.resume)]
+    whole = [(name, value) for name, value in layers if value is not None]
     if len(whole) > 1:
-        (one, other), values = list(whole)[:2], list(whole.values())
+        (one, first), (other, second), *_ = whole
         raise SettingError(
-            f"{one} and {other} each give all settings; got {values[0]} and {values[1]}. Leave one "
-            "out"
+            f"{one} and {other} each give all settings; got {first} and {second}. Leave one out"
         )
     if options.preset is not None:
         return resolve(presets.find(options.preset), given)

@@ -41,7 +41,7 @@ def to_minari(
     dataset_id: str,
     env_id: str,
     demonstrations: Demonstrations,
-    hidden_expert: Int[Array, " N"] | None = None,
+    hidden_expert: Int[Array | np.ndarray, " N"] | None = None,
     env_param: Sequence[str] = (),
 ) -> Any:
     """Export demonstrations as a local Minari dataset, whole or not at all.
@@ -55,8 +55,7 @@ def to_minari(
       env_id: name of the environment that they come from. ``recover_environment()`` of the
         dataset makes it again.
       demonstrations: steps [N].
-      hidden_expert: the expert that acted in each step [N], exported in the ``infos`` of each
-        episode; None leaves it out.
+      hidden_expert: exported in the ``infos`` of each episode; None leaves it out.
       env_param: the environment's parameters that differ from its defaults, as name=value.
 
     Returns:
@@ -74,13 +73,11 @@ def to_minari(
     steps = jax.tree.map(np.asarray, demonstrations)
     changes = np.flatnonzero(np.diff(steps.episode)) + 1
     buffers = []
+    hidden = {} if hidden_expert is None else {"hidden_expert": np.asarray(hidden_expert)}
     for number, rows in enumerate(np.split(np.arange(len(steps.action)), changes)):
         observed = np.append(rows, rows[-1])
         terminated, truncated = steps.terminated[rows], steps.truncated[rows].copy()
         truncated[-1] |= ~terminated[-1]
-        infos = None
-        if hidden_expert is not None:
-            infos = {"hidden_expert": np.asarray(hidden_expert)[observed]}
         buffers.append(
             minari.data_collector.EpisodeBuffer(
                 id=number,
@@ -89,7 +86,7 @@ def to_minari(
                 rewards=steps.reward[rows],
                 terminations=terminated,
                 truncations=truncated,
-                infos=infos,
+                infos={name: experts[observed] for name, experts in hidden.items()} or None,
             )
         )
     spec = EnvSpec(

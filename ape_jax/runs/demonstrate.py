@@ -1,13 +1,11 @@
 """Demonstrations of a trained run: what observers get to see of one of its ensembles."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Int
 
 from ape_jax.demonstrations import collect, files
-from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.demonstrations.files import DemonstrationFile
 from ape_jax.demonstrations.minari import check_minari, to_minari
 from ape_jax.runs import checkpoint
 from ape_jax.training.trainer import DEMONSTRATE, seed_keys
@@ -17,22 +15,9 @@ MAX_STEPS = 100_000_000
 """Largest number of steps. All of them are in memory at once: about 2 GB on the gridworld."""
 
 
-class Sample(NamedTuple):
-    """Demonstrations of one seed of a run."""
-
-    env_id: str
-    """Name of the environment."""
-    env_param: tuple[str, ...]
-    """Parameters of the environment that differ from its defaults, as name=value."""
-    seed: int
-    """Number of the seed."""
-    demonstrations: Demonstrations
-    """What observers see."""
-    hidden_expert: Int[Array, " N"]
-    """The expert that acted in each step, which observers never see."""
-
-
-def sample(run: Path | str, num_steps: int, seed: int | None = None) -> Sample:
+def sample(
+    run: Path | str, num_steps: int, seed: int | None = None
+) -> tuple[DemonstrationFile, int]:
     """Sample demonstrations of a run that ``ape-jax train`` made.
 
     Args:
@@ -40,6 +25,9 @@ def sample(run: Path | str, num_steps: int, seed: int | None = None) -> Sample:
       num_steps: exact number of steps (N).
       seed: number of one of the run's seeds; None takes the first. The same seed and number of
         steps give the same demonstrations.
+
+    Returns:
+      What a file of them holds, and the number of the seed.
 
     Raises:
       SettingError: there is no such run, it has no such seed, or the steps are too many, or too few
@@ -62,7 +50,8 @@ def sample(run: Path | str, num_steps: int, seed: int | None = None) -> Sample:
             f"steps must be enough for one complete episode; {num_steps} were not. "
             f"An episode has up to {task.world.horizon}"
         )
-    return Sample(config.train.env, config.train.env_param, seed, shown, hidden_expert)
+    env = config.train
+    return DemonstrationFile(env.env, shown, hidden_expert, env.env_param), seed
 
 
 def write(
@@ -73,7 +62,7 @@ def write(
     overwrite: bool = False,
     with_expert: bool = True,
     minari: str | None = None,
-) -> Sample:
+) -> tuple[DemonstrationFile, int]:
     """Sample demonstrations of a run, and write them to a file.
 
     Args:
@@ -86,7 +75,7 @@ def write(
       minari: name of a Minari dataset that is written too; it never says which expert acted.
 
     Returns:
-      What was sampled.
+      The output of ``sample``.
 
     Raises:
       SettingError: as in ``sample``; or the file or the dataset is already there, or cannot be
@@ -100,7 +89,7 @@ def write(
         )
     if minari is not None:
         check_minari(minari)
-    sampled = sample(run, num_steps, seed)
+    sampled, seed = sample(run, num_steps, seed)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -108,9 +97,8 @@ def write(
             f"out must be a file that can be written; got {out} ({error.strerror}). "
             "Choose another --out"
         ) from None
-    world = (sampled.env_id, sampled.demonstrations)
-    hidden_expert = sampled.hidden_expert if with_expert else None
-    files.save(out, *world, hidden_expert, sampled.env_param)
+    env_id, shown, hidden_expert, env_param = sampled
+    files.save(out, env_id, shown, hidden_expert if with_expert else None, env_param)
     if minari is not None:
-        to_minari(minari, *world, env_param=sampled.env_param)
-    return sampled
+        to_minari(minari, env_id, shown, env_param=env_param)
+    return sampled, seed

@@ -24,16 +24,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_run(out: Path, config: RunConfig, task: Task, heads: Params) -> dict:
-    """Write the expert heads of a run, and the function from observations to policies.
+    """Write the expert heads [K, E, …] of a run, and the function from observations to policies.
 
-    Args:
-      out: a directory that exists; files in it are replaced.
-      config: the run's settings.
-      task: what the run was trained on.
-      heads: parameters [K, E, …] of the expert heads.
-
-    Returns:
-      The description, as it is written.
+    Files that ``out`` already holds are replaced. The output is the description, as it is written.
     """
     from safetensors.numpy import save
 
@@ -46,12 +39,7 @@ def export_run(out: Path, config: RunConfig, task: Task, heads: Params) -> dict:
 
     def forward(of_seed: dict[str, jax.Array], observations: jax.Array) -> dict[str, jax.Array]:
         heads = jax.tree.unflatten(structure, [of_seed[name] for name in arrays])
-
-        def at(observation):
-            policies = networks.distributions(heads, observation)
-            return policies._asdict()
-
-        return jax.vmap(at)(observations)
+        return jax.vmap(lambda x: networks.distributions(heads, x)._asdict())(observations)
 
     (batch,) = jax_export.symbolic_shape("N")
     shapes = (

@@ -15,10 +15,9 @@ class Interrupted(KeyboardInterrupt):
     """A signal stopped the program; what was computed before it is saved."""
 
     def __init__(self, number: int):
-        """Keep the number of the signal."""
+        """Exit with 128 + the number of the signal, by convention."""
         super().__init__(number)
         self.exit_code = 128 + number
-        """What the process exits with, by convention."""
 
 
 class StopRequest:
@@ -36,14 +35,10 @@ class StopRequest:
         """Answer a signal."""
         self.number = number
         if self.at_once:
-            raise Interrupted(number)
+            self.obey()
 
     def obey(self) -> None:
-        """Stop here if a signal was noted.
-
-        Raises:
-          Interrupted: it was.
-        """
+        """Raise ``Interrupted`` if a signal was noted."""
         if self.number is not None:
             raise Interrupted(self.number)
 
@@ -87,7 +82,6 @@ def fit(
 
     Raises:
       Interrupted: by Ctrl-C or SIGTERM.
-      RunError: a callback found numbers that are not finite.
       OSError: the metrics cannot be written.
     """
     state = run.start.state
