@@ -276,7 +276,7 @@ def test_zip_of_other_things_gets_one_message(tmp_path):
     path = write(tmp_path / "own.npz", **{**grid_steps(), "reward": None})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("reward", "not an array")
-    assert "reward must be an array" in message_of(path)
+    assert "reward must be a plain array" in message_of(path)
 
 
 def test_array_that_is_there_twice_gets_one_message(tmp_path):

@@ -16,7 +16,6 @@ from ape_jax.envs import GRIDWORLD, adapters
 from ape_jax.evaluation import subjects
 from ape_jax.evaluation.audit_records import AuditSettings
 from ape_jax.runs import checkpoint, demonstrate
-from ape_jax.types import SettingError
 
 
 def test_demos_writes_a_file_that_loads(pg_run, tmp_path, capfd):
@@ -164,8 +163,8 @@ def test_minari_dataset_comes_with_the_file(pg_run, tmp_path, monkeypatch):
     actions = np.concatenate([episode.actions for episode in dataset.iterate_episodes()])
     np.testing.assert_array_equal(actions, shown.action)
     assert all(not episode.infos for episode in dataset.iterate_episodes())
-    with pytest.raises(SettingError, match="does not exist yet"):
-        demonstrate.write(pg_run, tmp_path / "other.npz", 500, minari="gridworld/ape-v0")
+    arguments = ["--steps", "500", "--out", tmp_path / "other.npz", "--minari", "gridworld/ape-v0"]
+    assert run("demos", pg_run, *arguments) == 2
     assert not (tmp_path / "other.npz").exists()
 
 

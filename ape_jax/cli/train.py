@@ -17,6 +17,7 @@ from ape_jax.evaluation import records
 from ape_jax.evaluation.intervals import MeanStd
 from ape_jax.evaluation.summary import Summary, summarise
 from ape_jax.reporting import tables
+from ape_jax.runs.callbacks import Callback
 from ape_jax.runs.directory import Output, RunDirectory, Start, find_start, is_finished
 from ape_jax.runs.loop import Interrupted, fit, stop_requested
 from ape_jax.training import devices
@@ -26,7 +27,7 @@ from ape_jax.types import RunError
 
 def run(options: TrainOptions, console: Console) -> int:
     """Train, save and evaluate."""
-    config, place, output, watch = unpack(options, console)
+    config, place, output, watch = unpack(options)
     if output.resume and is_finished(output.path):
         say(Console(), f"{output.path} is finished, after {config.train.num_updates} updates")
         return 0
@@ -43,8 +44,9 @@ def run(options: TrainOptions, console: Console) -> int:
     prepare(output.path)
     try:
         with RunDirectory.open(output, config, task) as directory:
+            callbacks = watch.callbacks(directory, task, console)
             try:
-                summary = _train_and_evaluate(trainer, directory, place, watch)
+                summary = _train_and_evaluate(trainer, directory, place, callbacks)
             except Interrupted as stop:
                 say(console, _how_to_continue(directory, output, watch))
                 return stop.exit_code
@@ -56,12 +58,12 @@ def run(options: TrainOptions, console: Console) -> int:
 
 
 def _train_and_evaluate(
-    trainer: Trainer, run: RunDirectory, place: devices.Place, watch: Watch
+    trainer: Trainer, run: RunDirectory, place: devices.Place, callbacks: list[Callback]
 ) -> Summary:
     """Train to the end, and write and return the summary."""
     config, task, start = run.config, trainer.task, run.start
     started = time.monotonic()
-    state = fit(_chunks(trainer, config, start), run, watch.callbacks(run, task))
+    state = fit(_chunks(trainer, config, start), run, callbacks)
     seconds = time.monotonic() - started
     with stop_requested():
         params, multipliers = jax.device_get((state.params, state.multipliers))

@@ -39,6 +39,29 @@ Settings = TypedDict("Settings", _flags(), total=False)  # type: ignore[misc]
 
 
 @dataclasses.dataclass(frozen=True)
+class Watch:
+    """Who watches a training."""
+
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show no live view, and only warnings."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write curves for TensorBoard, in the run's directory."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the curves. WANDB_MODE=offline keeps them on disk."""
+
+    def callbacks(self, run: RunDirectory, task: Task, console: Console) -> list[Callback]:
+        """List what is called with every chunk. The guard is the first to see it."""
+        called: list[Callback] = [FiniteGuard(run)]
+        if not self.quiet:
+            called.append(LiveView(task, run.config.seeds, run.start.num_done, console))
+        if self.tensorboard:
+            called.append(trackers.tensorboard(run))
+        if self.wandb is not None:
+            called.append(trackers.weights_and_biases(run, self.wandb))
+        return called
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainOptions:
     """Train an adversarial policy ensemble, with several seeds side by side.
 
@@ -67,12 +90,7 @@ class TrainOptions:
     as if it had never been stopped."""
     keep: int = Output.keep
     """How many of the newest checkpoints are kept, besides the best."""
-    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Show no live view, and only warnings."""
-    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Write curves for TensorBoard, in the run's directory."""
-    wandb: str | None = None
-    """Project of Weights & Biases that gets the curves. WANDB_MODE=offline keeps them on disk."""
+    watch: tyro.conf.OmitArgPrefixes[Watch] = Watch()
     devices: int | None = None
     """How many devices of each process share seeds and environments; if not given, as many as
     divide them evenly. A CPU is one device, or as many as are asked for. Another number rounds sums
@@ -88,32 +106,6 @@ class TrainOptions:
     """Number of this process, from 0. Clusters such as SLURM are detected without it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Watch:
-    """Who watches a training."""
-
-    console: Console
-    """Where messages and the live view are drawn."""
-    quiet: bool
-    tensorboard: bool
-    wandb: str | None
-    """Project of Weights & Biases."""
-
-    def __post_init__(self):
-        trackers.check(self.tensorboard, self.wandb)
-
-    def callbacks(self, run: RunDirectory, task: Task) -> list[Callback]:
-        """List what is called with every chunk. The guard is the first to see it."""
-        called: list[Callback] = [FiniteGuard(run)]
-        if not self.quiet:
-            called.append(LiveView(task, run.config.seeds, run.start.num_done, self.console))
-        if self.tensorboard:
-            called.append(trackers.tensorboard(run))
-        if self.wandb is not None:
-            called.append(trackers.weights_and_biases(run, self.wandb))
-        return called
-
-
 class Parts(NamedTuple):
     """The options of the command, as the records that the parts of the package need."""
 
@@ -123,7 +115,7 @@ class Parts(NamedTuple):
     watch: Watch
 
 
-def unpack(options: TrainOptions, console: Console) -> Parts:
+def unpack(options: TrainOptions) -> Parts:
     """Sort the options into records, and check everything that needs no computing.
 
     Raises:
@@ -138,8 +130,9 @@ def unpack(options: TrainOptions, console: Console) -> Parts:
         _config(options),
         devices.Place(options.devices, cluster if options.distributed else None),
         _output(options),
-        Watch(console, options.quiet, options.tensorboard, options.wandb),
+        options.watch,
     )
+    trackers.check(options.watch.tensorboard, options.watch.wandb)
     if not options.process_id:  # Process 0 may already have started the run of the others.
         parts.output.check_free()
     return parts

@@ -36,16 +36,12 @@ def check_steps(
     except SettingError as error:
         raise SettingError(f"{where}: {error}") from None
     shown = jax.eval_shape(lambda key: env.reset_env(key, env_params)[0], jax.random.key(0))
-    if not isinstance(shown, jax.ShapeDtypeStruct):
-        raise SettingError(
-            f"{where}: env must have one array as its observation; {env_id!r} has a structure. "
-            "Flatten its observations and register it under another name"
-        )
     action_space = env.action_space(env_params)
-    if not isinstance(action_space, spaces.Discrete | spaces.Box):
+    one_array = isinstance(shown, jax.ShapeDtypeStruct)
+    if not one_array or not isinstance(action_space, spaces.Discrete | spaces.Box):
         raise SettingError(
-            f"{where}: env must have Discrete or Box actions; {env_id!r} has {action_space}. "
-            "Choose another environment"
+            f"{where}: env must have one array as its observation, and Discrete or Box actions; "
+            f"those of {env_id!r} are {shown} and {action_space}. Choose another environment"
         )
     discrete = isinstance(action_space, spaces.Discrete)
     kinds: dict[str, tuple[tuple[int, ...], Any]] = {

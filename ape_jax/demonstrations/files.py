@@ -55,7 +55,7 @@ def save(
       path: the file, under exactly this name; a file that is already there is replaced.
       env_id: name of the environment that they come from.
       demonstrations: steps [N].
-      hidden_expert: the expert that acted in each step [N]. Leave it out of a file for an attacker.
+      hidden_expert: leave it out of a file for an attacker.
       env_param: the environment's parameters that differ from its defaults, as name=value.
 
     Raises:
@@ -130,21 +130,19 @@ def _read(path: Path, where: str) -> dict[str, np.ndarray]:
 
 
 def _array(content: np.lib.npyio.NpzFile, name: str, where: str) -> np.ndarray:
+    found = "something else"
     try:
         array = content[name]
+        if isinstance(array, np.ndarray):
+            return array
     except ValueError as error:
         if "pickle" not in str(error).lower():
             raise
-        raise SettingError(
-            f"{where}: {name} must be a plain array; it holds Python objects, which are not read. "
-            "Save numbers, flags or text"
-        ) from None
-    if not isinstance(array, np.ndarray):
-        raise SettingError(
-            f"{where}: {name} must be an array; it holds something else. "
-            "Write the file with numpy.savez_compressed"
-        )
-    return array
+        found = "Python objects, which are not read"
+    raise SettingError(
+        f"{where}: {name} must be a plain array; it holds {found}. Save numbers, flags or text "
+        "with numpy.savez_compressed"
+    )
 
 
 def _check_names(names: list[str], where: str) -> None:

@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -15,15 +16,21 @@ from ape_jax.envs.adapters import to_gymnasium
 from ape_jax.types import SettingError
 
 
-def check_minari(dataset_id: str) -> None:
-    """Check that demonstrations can be exported under a name.
+def check_minari(dataset_id: str) -> ModuleType:
+    """Check that demonstrations can be exported under a name, and return Minari.
 
     Raises:
       SettingError: Minari is not installed, the name is malformed, or such a dataset exists.
     """
-    minari = _import_minari()
-    from minari.dataset.minari_dataset import DATASET_ID_RE
-
+    try:
+        import h5py  # noqa: F401  Minari's storage, in its own extra.
+        import minari
+        from minari.dataset.minari_dataset import DATASET_ID_RE
+    except ImportError as error:
+        raise SettingError(
+            f"export to Minari needs the interop extra; {error.name} is not installed. "
+            "Run: pip install 'ape-jax[interop]'"
+        ) from None
     match = DATASET_ID_RE.fullmatch(dataset_id)
     if match is None or match.group("version") is None:
         raise SettingError(
@@ -35,6 +42,7 @@ def check_minari(dataset_id: str) -> None:
             f"minari must name a dataset that does not exist yet; {dataset_id!r} does. "
             f"Choose a higher version, or run: minari delete {dataset_id}"
         )
+    return minari
 
 
 def to_minari(
@@ -44,7 +52,7 @@ def to_minari(
     hidden_expert: Int[Array | np.ndarray, " N"] | None = None,
     env_param: Sequence[str] = (),
 ) -> Any:
-    """Export demonstrations as a local Minari dataset, whole or not at all.
+    """Export demonstrations as a local ``minari.MinariDataset``, whole or not at all.
 
     Minari needs two things that demonstrations do not hold. It has one observation after the last
     action of an episode: the last observation is repeated there. And every episode ends with a
@@ -58,15 +66,11 @@ def to_minari(
       hidden_expert: exported in the ``infos`` of each episode; None leaves it out.
       env_param: the environment's parameters that differ from its defaults, as name=value.
 
-    Returns:
-      The ``minari.MinariDataset``.
-
     Raises:
       SettingError: as in ``check_minari``; or no environment has that name, or the dataset cannot
         be written.
     """
-    minari = _import_minari()
-    check_minari(dataset_id)
+    minari = check_minari(dataset_id)
     from minari.storage import get_dataset_path
 
     world = to_gymnasium(env_id, env_param)
@@ -117,15 +121,3 @@ def to_minari(
                 "Make room, or set MINARI_DATASETS_PATH to another directory"
             ) from None
         raise
-
-
-def _import_minari():
-    try:
-        import h5py  # noqa: F401  Minari's storage, in its own extra.
-        import minari
-    except ImportError as error:
-        raise SettingError(
-            f"export to Minari needs the interop extra; {error.name} is not installed. "
-            "Run: pip install 'ape-jax[interop]'"
-        ) from None
-    return minari

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import jax
 
-from ape_jax.demonstrations import collect, files
+from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.files import DemonstrationFile
-from ape_jax.demonstrations.minari import check_minari, to_minari
 from ape_jax.runs import checkpoint
 from ape_jax.training.trainer import DEMONSTRATE, seed_keys
 from ape_jax.types import SettingError
@@ -52,53 +51,3 @@ def sample(
         )
     env = config.train
     return DemonstrationFile(env.env, shown, hidden_expert, env.env_param), seed
-
-
-def write(
-    run: Path | str,
-    out: Path,
-    num_steps: int,
-    seed: int | None = None,
-    overwrite: bool = False,
-    with_expert: bool = True,
-    minari: str | None = None,
-) -> tuple[DemonstrationFile, int]:
-    """Sample demonstrations of a run, and write them to a file.
-
-    Args:
-      run: as in ``sample``.
-      out: the ``.npz`` file; its folder is made if it does not exist.
-      num_steps: as in ``sample``.
-      seed: as in ``sample``.
-      overwrite: whether a file that is already there is replaced.
-      with_expert: whether the file says which expert acted.
-      minari: name of a Minari dataset that is written too; it never says which expert acted.
-
-    Returns:
-      The output of ``sample``.
-
-    Raises:
-      SettingError: as in ``sample``; or the file or the dataset is already there, or cannot be
-        written.
-    """
-    if out.is_dir():
-        raise SettingError(f"out must be a file; {out} is a directory. Name a file in it")
-    if out.exists() and not overwrite:
-        raise SettingError(
-            f"out must not exist already; {out} does. Choose another, or add --overwrite"
-        )
-    if minari is not None:
-        check_minari(minari)
-    sampled, seed = sample(run, num_steps, seed)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(
-            f"out must be a file that can be written; got {out} ({error.strerror}). "
-            "Choose another --out"
-        ) from None
-    env_id, shown, hidden_expert, env_param = sampled
-    files.save(out, env_id, shown, hidden_expert if with_expert else None, env_param)
-    if minari is not None:
-        to_minari(minari, env_id, shown, env_param=env_param)
-    return sampled, seed
