@@ -89,7 +89,7 @@ def broken(where, calls):
 
     def start():
         at("start")
-        return trackers.Connection(lambda scalars, update: at("send"), lambda: at("close"))
+        return lambda scalars, update: at("send"), lambda: at("close")
 
     return trackers.Tracker("Broken", start)
 

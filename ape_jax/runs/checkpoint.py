@@ -155,27 +155,20 @@ def load_state(run: Path, config: RunConfig, task: Task, num_done: int) -> Train
 
 
 def load_run(run: Path | str) -> tuple[RunConfig, Task, EnsembleParams]:
-    """Read a finished run that ``ape-jax train`` made.
-
-    Args:
-      run: its directory.
-
-    Returns:
-      Its settings, its task, and its final parameters [K, …].
+    """Read the settings, the task and the final parameters [K, …] of a finished run.
 
     Raises:
       SettingError: the directory holds no finished run, or its parameters are damaged.
     """
     run = Path(run)
-    final = folder_of(run) / FINAL
-    if (run / "config.yaml").exists() and not final.exists():
+    final, settings = folder_of(run) / FINAL, run / "config.yaml"
+    if not settings.exists():
+        raise SettingError(f"run must be a directory that ape-jax train made; no {settings}")
+    if not final.exists():
         raise SettingError(
             f"run must be finished; {run} is not. Continue it with ape-jax train --resume {run}"
         )
-    for part in (run / "config.yaml", final):
-        if not part.exists():
-            raise SettingError(f"run must be a directory that ape-jax train made; no {part}")
-    config = RunConfig.load(run / "config.yaml")
+    config = RunConfig.load(settings)
     task = make_task(config.train)
     keys = seed_keys(config.first_seed, config.seeds)
     try:

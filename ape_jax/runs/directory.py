@@ -48,11 +48,7 @@ class Output:
             raise SettingError(f"keep must be at least 1; got {self.keep}")
 
     def check_free(self) -> None:
-        """Check that writing here destroys nothing.
-
-        Raises:
-          SettingError: there is a run already, and it is to be neither replaced nor continued.
-        """
+        """Raise SettingError if there is a run that is to be neither replaced nor continued."""
         if holds_run(self.path) and not (self.overwrite or self.resume):
             raise SettingError(
                 f"out must not hold a run already; {self.path} does. Choose another directory, "
@@ -72,11 +68,7 @@ class Start(NamedTuple):
 class RunDirectory:
     """The files of one run while it is trained; ``open`` makes one.
 
-    Attributes:
-      path: the directory.
-      config: the run's settings.
-      start: where training starts.
-      num_done: updates whose metrics are written.
+    Training starts from ``start``, and the metrics of ``num_done`` updates are written.
     """
 
     @classmethod
@@ -196,9 +188,10 @@ def is_finished(path: Path) -> bool:
 def find_start(path: Path, config: RunConfig, task: Task) -> tuple[Start, list[tuple[Path, str]]]:
     """Find the newest sound checkpoint of a run whose metrics are sound too; changes nothing.
 
+    A run without checkpoints starts again from its beginning.
+
     Returns:
-      Where to resume, and every newer checkpoint with what is wrong with it. A run without
-      checkpoints starts again from its beginning.
+      Where to resume, and every newer checkpoint with what is wrong with it.
 
     Raises:
       SettingError: no checkpoint is sound, or one was saved with other settings.

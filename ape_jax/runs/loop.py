@@ -21,12 +21,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Whether a signal has asked this process to stop."""
+    """Whether a signal has asked this process to stop.
+
+    A signal raises ``Interrupted`` until ``at_once`` is set to False. Then it is only noted.
+    """
 
     number: int | None = None
     """Number of the signal; None before there was one."""
     at_once: bool = True
-    """Whether a signal raises ``Interrupted`` where it arrives, or is only noted."""
 
     def __bool__(self) -> bool:
         return self.number is not None
@@ -47,20 +49,16 @@ class StopRequest:
 def stop_requested() -> Iterator[StopRequest]:
     """Answer Ctrl-C and SIGTERM inside this context, and restore the old answers after it.
 
-    A signal raises ``Interrupted`` until ``at_once`` is set to False; then it is only noted, and a
-    second one changes nothing. Only the main thread of a program gets signals; in any other thread
-    nothing is ever requested.
+    Only the main thread of a program gets signals; in any other thread nothing is ever requested.
     """
-    stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop.receive) for number in numbers]
+    stop, before = StopRequest(), {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop.receive)
     try:
         yield stop
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -73,7 +71,7 @@ def fit(
     is nothing to save. A later one ends it after the chunk that is being computed, which is saved.
 
     Args:
-      chunks: the output of ``Trainer.chunks``, from where ``run.start`` left off.
+      chunks: the output of ``Trainer.chunks``, from ``run.start`` on.
       run: the open directory.
       callbacks: called with every chunk, in this order.
 

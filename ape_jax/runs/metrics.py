@@ -86,7 +86,7 @@ class MetricsFile:
           first_update: number of the first of these updates, from 0.
         """
         columns = {
-            name: _known(np.asarray(values).swapaxes(0, 1))
+            name: np.swapaxes(np.where(np.isfinite(values), values, None), 0, 1)
             for name, values in metrics._asdict().items()
             if values is not None
         }
@@ -114,18 +114,8 @@ def read_updates(path: Path) -> list[dict]:
     Raises:
       SettingError: there is no such file, or one of its lines is not a line of a run.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        rows = [json.loads(line) for line in lines]
+    with contextlib.suppress(OSError, ValueError):  # Not readable, not text, or not JSON.
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
         if all(isinstance(row, dict) and row.keys() >= LINE for row in rows):
             return rows
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        pass
     raise SettingError(f"run must be a directory that ape-jax train made; {path} is not readable")
-
-
-def _known(values: np.ndarray) -> np.ndarray:
-    """Replace nan and infinities, which JSON does not have, by None."""
-    known = values.astype(object)
-    known[~np.isfinite(values)] = None
-    return known

@@ -4,7 +4,6 @@ import importlib.util
 import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,13 +16,10 @@ from ape_jax.types import RunError, SettingError
 log = logging.getLogger(__name__)
 
 
-class Connection(NamedTuple):
-    """An open connection to another program."""
-
-    send: Callable[[Mapping[str, float], int], object]
-    """Takes the scalars of one update, and its number."""
-    close: Callable[[], object]
-    """Writes or sends what is still waiting."""
+Send = Callable[[Mapping[str, float], int], object]
+"""Takes the scalars of one update, and its number."""
+Close = Callable[[], object]
+"""Writes or sends what is still waiting."""
 
 
 class Tracker(Callback):
@@ -32,10 +28,10 @@ class Tracker(Callback):
     It starts with the first chunk, because only then is an old run in the directory replaced.
     """
 
-    def __init__(self, name: str, start: Callable[[], Connection]):
+    def __init__(self, name: str, start: Callable[[], tuple[Send, Close]]):
         """Send nothing yet; messages call the tracker by its name."""
         self.name, self._start = name, start
-        self._connection: Connection | None = None
+        self._send: Send | None = None
         self._failed = False
 
     def __call__(self, chunk: Chunk) -> None:
@@ -44,9 +40,9 @@ class Tracker(Callback):
         Raises:
           RunError: the tracker does not start.
         """
-        if self._connection is None:
+        if self._send is None:
             try:
-                self._connection = self._start()
+                self._send, self._close = self._start()
             except Exception as error:  # Whatever the other program raises.
                 raise RunError(
                     f"{self.name} does not start ({type(error).__name__}: {error}). "
@@ -56,17 +52,17 @@ class Tracker(Callback):
             return
         try:
             for update, scalars in enumerate(scalars_of(chunk.metrics), chunk.first_update):
-                self._connection.send(scalars, update)
+                self._send(scalars, update)
         except Exception as error:
             log.warning("%s gets no more curves: %s", self.name, error)
             self._failed = True
 
     def __exit__(self, *error) -> None:
         """Close it."""
-        if self._connection is None or self._failed:
+        if self._send is None or self._failed:
             return
         try:
-            self._connection.close()
+            self._close()
         except Exception as error:
             log.warning("%s did not close: %s", self.name, error)
 
@@ -74,7 +70,7 @@ class Tracker(Callback):
 def tensorboard(run: RunDirectory) -> Tracker:
     """Write event files in ``RUN/tensorboard``, with tensorboardX."""
 
-    def start() -> Connection:
+    def start() -> tuple[Send, Close]:
         from tensorboardX import SummaryWriter
 
         # What the files hold of updates after the run's start is hidden.
@@ -84,7 +80,7 @@ def tensorboard(run: RunDirectory) -> Tracker:
             for name, value in scalars.items():
                 writer.add_scalar(name, value, update)
 
-        return Connection(send, writer.close)
+        return send, writer.close
 
     return Tracker("TensorBoard", start)
 
@@ -92,7 +88,7 @@ def tensorboard(run: RunDirectory) -> Tracker:
 def weights_and_biases(run: RunDirectory, project: str) -> Tracker:
     """Send a run to a project; ``WANDB_MODE=offline`` keeps it in ``RUN/wandb`` instead."""
 
-    def start() -> Connection:
+    def start() -> tuple[Send, Close]:
         import wandb
 
         remembered = run.path / WANDB_ID
@@ -106,7 +102,7 @@ def weights_and_biases(run: RunDirectory, project: str) -> Tracker:
             config=run.config.to_flat(),
             resume="allow",
         )
-        return Connection(started.log, started.finish)
+        return started.log, started.finish
 
     return Tracker("Weights & Biases", start)
 
