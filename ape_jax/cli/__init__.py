@@ -85,11 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _keep_compiled_programs() -> None:
-    """Keep compiled programs in the user's cache folder, where later runs find them.
-
-    JAX's own settings come first: JAX_COMPILATION_CACHE_DIR names another folder, and
-    JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
-    """
+    """Keep compiled programs in the user's cache folder; JAX's own settings come first."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         # One folder per machine: home folders are shared, instruction sets are not.
         folder = platformdirs.user_cache_path("ape_jax") / "compiled" / platform.node()

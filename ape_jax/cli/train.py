@@ -121,11 +121,9 @@ def _show(summary: Summary, config: RunConfig, output: Output) -> None:
     returns |= {f"expert {i + 1}": MeanStd.over_seeds(x) for i, x in enumerate(by_expert)}
     returns["uniform mixture π_o"] = summary.mixture
     lines = [[name, tables.mean_and_std(found)] for name, found in returns.items()]
-    title = (
-        f"{config.train.env} after {summary.num_updates} updates, "
-        f"mean ± std over {config.seeds} seed(s)"
-    )
-    console.print(tables.rich_table(title, ["who acts", "return of an episode"], lines))
+    title = f"{config.train.env} after {summary.num_updates} updates, mean ± std over "
+    header = ["who acts", "return of an episode"]
+    console.print(tables.rich_table(f"{title}{config.seeds} seed(s)", header, lines))
     min_return = config.hypers.min_return
     if min_return is not None:
         kept = [
@@ -136,9 +134,7 @@ def _show(summary: Summary, config: RunConfig, output: Output) -> None:
         say(console, f"return of at least {min_return:g} kept by " + "; ".join(kept))
     for index, count in enumerate(map(sum, zip(*summary.dead_experts, strict=True))):
         if count:
-            say(
-                console,
-                f"expert {index + 1} collapsed in {count} of {config.seeds} seed(s): above a "
-                "random policy, it returns less than half of what the best expert does",
-            )
+            found = f"expert {index + 1} collapsed in {count} of {config.seeds} seed(s)"
+            why = "above a random policy, it returns less than half of what the best expert does"
+            say(console, f"{found}: {why}")
     say(console, f"evaluation: {summary.evaluation}; run saved in {output.path}")

@@ -22,8 +22,7 @@ OUT = Path("runs/train")
 
 def _flags() -> dict[str, Any]:
     """Type and help text of the flag of every setting; each help text ends with the default."""
-    default = RunConfig().to_flat() | resolve({"algorithm": "ppo"}).to_flat()
-    default |= resolve({}).to_flat()
+    default = resolve({"algorithm": "ppo"}).to_flat() | resolve({}).to_flat()
     return {
         name: Annotated[
             kind,

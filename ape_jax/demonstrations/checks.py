@@ -19,17 +19,13 @@ _WIDER = {np.dtype(np.float32): np.dtype(np.float64), np.dtype(np.int32): np.dty
 def check_steps(
     env_id: str, env_param: Sequence[str], arrays: Mapping[str, np.ndarray], where: str
 ) -> dict[str, np.ndarray]:
-    """Check arrays of steps against the environment that they come from.
+    """Check arrays of steps against the environment that they come from, and convert their dtypes.
 
     Args:
       env_id: name of the environment.
       env_param: its parameters that differ from its defaults, as name=value.
       arrays: the fields of ``Demonstrations`` [N, …], and perhaps the hidden expert [N].
-      where: what messages call these demonstrations.
-
-    Returns:
-      The arrays, with the dtypes that the package uses; or SettingError about the first thing that
-      is wrong.
+      where: what the message of a SettingError calls these demonstrations.
     """
     try:
         env, env_params = envs.make(env_id, envs.parse_overrides(env_param))

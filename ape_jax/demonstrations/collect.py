@@ -56,14 +56,8 @@ def collect(
 def expert_policies(task: Task, heads: Params) -> ActFn:
     """The policies of the expert heads [E, …] by number, ready to be sampled."""
     # All heads' outputs and then one of them: parallel environments would copy a head for each.
-    distributions = task.world.samplers(
-        lambda observation: task.networks.distributions(heads, observation)
-    )
-
-    def act(observation, expert):
-        return jax.tree.map(lambda x: x[expert], distributions(observation))
-
-    return act
+    all_heads = task.world.samplers(lambda x: task.networks.distributions(heads, x))
+    return lambda x, expert: jax.tree.map(lambda leaf: leaf[expert], all_heads(x))
 
 
 def pool(

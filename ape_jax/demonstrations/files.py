@@ -160,20 +160,17 @@ def _check_names(names: list[str], where: str) -> None:
 def _check_header(arrays: dict[str, np.ndarray], where: str) -> tuple[str, tuple[str, ...]]:
     """Check the version, and return the environment's name and parameters."""
     version, env_id = arrays["format_version"], arrays["env_id"]
-    if version.shape != () or version.dtype.kind not in "iu" or version != VERSION:
-        raise SettingError(
-            f"{where}: format_version must be the whole number {VERSION}; got {describe(version)}. "
-            "A higher one is from a newer ape-jax: upgrade"
-        )
-    if env_id.shape != () or env_id.dtype.kind != "U":
-        raise SettingError(
-            f"{where}: env_id must be one text, such as {envs.GRIDWORLD!r}; "
-            f"got {describe(env_id)}. Save the name of the environment"
-        )
     env_param = arrays.get(ENV_PARAM, np.array([], np.str_))
-    if env_param.ndim != 1 or env_param.dtype.kind != "U":
-        raise SettingError(
-            f"{where}: {ENV_PARAM} must be a list of name=value texts; got {describe(env_param)}. "
-            "Leave it out where the environment has its defaults"
-        )
+    rule = None
+    if version.shape != () or version.dtype.kind not in "iu" or version != VERSION:
+        rule, wrong = f"format_version must be the whole number {VERSION}", version
+        fix = "A higher one is from a newer ape-jax: upgrade"
+    elif env_id.shape != () or env_id.dtype.kind != "U":
+        rule, wrong = f"env_id must be one text, such as {envs.GRIDWORLD!r}", env_id
+        fix = "Save the name of the environment"
+    elif env_param.ndim != 1 or env_param.dtype.kind != "U":
+        rule, wrong = f"{ENV_PARAM} must be a list of name=value texts", env_param
+        fix = "Leave it out where the environment has its defaults"
+    if rule is not None:
+        raise SettingError(f"{where}: {rule}; got {describe(wrong)}. {fix}")
     return str(env_id), tuple(map(str, env_param))

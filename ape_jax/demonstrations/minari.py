@@ -60,8 +60,7 @@ def to_minari(
 
     Args:
       dataset_id: name and version, such as ``gridworld/ape-v0``.
-      env_id: name of the environment that they come from. ``recover_environment()`` of the
-        dataset makes it again.
+      env_id: the environment, which ``recover_environment()`` of the dataset makes again.
       demonstrations: steps [N].
       hidden_expert: exported in the ``infos`` of each episode; None leaves it out.
       env_param: the environment's parameters that differ from its defaults, as name=value.

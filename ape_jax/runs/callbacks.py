@@ -5,16 +5,9 @@ import contextlib
 import time
 
 import numpy as np
+from rich import progress
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from ape_jax.algorithms import steps_per_update
@@ -43,7 +36,6 @@ class FiniteGuard(Callback):
     """Ends a training as soon as a loss or a parameter is not finite."""
 
     def __init__(self, run: RunDirectory):
-        """Guard a run, whose last checkpoint is named in the message."""
         self.run = run
 
     def __call__(self, chunk: Chunk) -> None:
@@ -60,14 +52,9 @@ class LiveView(Callback):
     def __init__(self, task: Task, seeds: int, first_update: int, console: Console):
         """Show nothing yet; ``first_update`` updates were done before the training starts."""
         self._steps = seeds * steps_per_update(task)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        bar = progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=24)
+        times = progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
+        self._bar = progress.Progress(*bar, progress.MofNCompleteColumn(), *times, console=console)
         self._training = self._bar.add_task(
             "compiling", total=task.config.num_updates, completed=first_update
         )

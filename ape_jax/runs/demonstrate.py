@@ -19,11 +19,12 @@ def sample(
 ) -> tuple[DemonstrationFile, int]:
     """Sample demonstrations of a run that ``ape-jax train`` made.
 
+    The same seed and number of steps give the same demonstrations.
+
     Args:
       run: its directory.
       num_steps: exact number of steps (N).
-      seed: number of one of the run's seeds; None takes the first. The same seed and number of
-        steps give the same demonstrations.
+      seed: number of one of the run's seeds; None takes the first.
 
     Returns:
       What a file of them holds, and the number of the seed.

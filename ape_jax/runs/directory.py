@@ -27,8 +27,7 @@ SAVE_SECONDS = 30.0
 """Time between two checkpoints, where ``save_every`` gives no number of updates."""
 
 TENSORBOARD, WANDB_ID = "tensorboard", ".wandb-id"
-"""The folder of TensorBoard's event files, and the file with the name of the run at Weights &
-Biases, both in the run's directory."""
+"""TensorBoard's folder in a run, and the file with the name that Weights & Biases has for it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,9 +33,7 @@ def export_run(out: Path, config: RunConfig, task: Task, heads: Params) -> dict:
     arrays = {name: np.ascontiguousarray(x) for name, x in named(heads).items()}
     structure = jax.tree.structure(heads)
     networks = task.networks
-    observation = jnp.zeros(
-        networks.observation_shape, jnp.float32 if networks.num_states is None else jnp.int32
-    )
+    dtype = jnp.float32 if networks.num_states is None else jnp.int32
 
     def forward(of_seed: dict[str, jax.Array], observations: jax.Array) -> dict[str, jax.Array]:
         heads = jax.tree.unflatten(structure, [of_seed[name] for name in arrays])
@@ -44,7 +42,7 @@ def export_run(out: Path, config: RunConfig, task: Task, heads: Params) -> dict:
     (batch,) = jax_export.symbolic_shape("N")
     shapes = (
         {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in arrays.items()},
-        jax.ShapeDtypeStruct((batch, *observation.shape), observation.dtype),
+        jax.ShapeDtypeStruct((batch, *networks.observation_shape), dtype),
     )
     exported = jax_export.export(jax.jit(forward), platforms=PLATFORMS)(*shapes)
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)

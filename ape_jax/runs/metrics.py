@@ -79,11 +79,8 @@ class MetricsFile:
         """Append a line for every update, with every metric that the run has as a list over seeds.
 
         What is not known yet, such as returns before the first episode has ended, is null. If the
-        lines cannot be written, the file is cut back to whole lines if that is possible.
-
-        Args:
-          metrics: arrays [K, updates, …].
-          first_update: number of the first of these updates, from 0.
+        lines cannot be written, the file is cut back to whole lines if that is possible. The
+        arrays are [K, updates, …], and ``first_update`` counts from 0.
         """
         columns = {
             name: np.swapaxes(np.where(np.isfinite(values), values, None), 0, 1)

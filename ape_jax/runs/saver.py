@@ -68,14 +68,14 @@ def score_of(metrics: Metrics, config: RunConfig) -> list[float]:
     any the score is the empty list, which is the lowest of all.
     """
     train, hypers = config.train, config.hypers
-    terms = {"pe": metrics.pe_return, "worst": np.min(metrics.expert_returns, axis=-1)}
+    terms = np.stack([metrics.pe_return, np.min(metrics.expert_returns, axis=-1)])
     if train.observer != "none":
-        terms["observer"] = metrics.observer_return
-    known = np.all([np.isfinite(term) for term in terms.values()], axis=0)
+        terms = np.stack([*terms, metrics.observer_return])
+    known = np.isfinite(terms).all(axis=0)
     if not known.any():
         return []
-    means = {name: float(np.mean(np.asarray(term)[known])) for name, term in terms.items()}
-    observer_return = means.get("observer", 0.0)
+    pe, worst, *others = (float(np.mean(term[known])) for term in terms)
+    observer = sum(others)
     if hypers.min_return is None:
-        return [0.0, means["pe"] - float(hypers.beta) * observer_return]
-    return [min(0.0, means["worst"] - float(hypers.min_return)), -observer_return]
+        return [0.0, pe - float(hypers.beta) * observer]
+    return [min(0.0, worst - float(hypers.min_return)), -observer]
