@@ -11,8 +11,6 @@ from pathlib import Path
 import jax
 import pytest
 import yaml
-from ape_jax.evaluation.suite_records import Suite
-from rich.console import Console
 
 from ape_jax import cli, presets
 from ape_jax.algorithms.task import make_task
@@ -241,7 +239,7 @@ def test_flags_in_the_table_of_presets_make_the_presets(hooks, tmp_path, monkeyp
     for row in rows:
         name = re.match(r"\| `([\w-]+)`", row)[1]
         flags = " ".join(re.findall(r"`(--[^`]*)`", row)).split()
-        config = train_options.unpack(cli.parse(["train", *flags]), Console()).config
+        config = train_options.unpack(cli.parse(["train", *flags])).config
         assert config == presets.config(name), name
 
 
