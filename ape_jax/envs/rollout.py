@@ -14,10 +14,12 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ape_jax.core import random
 from ape_jax.core.distributions import Distribution, Sampler
+from ape_jax.core.policies import TablePolicy
 from ape_jax.envs.step import (
     Standing,
     broadcast,
     hold,
+    of_step,
     reset,
     restart,
     step,
@@ -92,6 +94,23 @@ def _without_carry(policy: Policy, draw: Callable) -> Callable:
     return lambda *inputs: act((), *inputs)[1]
 
 
+def by_number(experts: TablePolicy, observer: TablePolicy, numbers: Int[Array, " N"]) -> Actors:
+    """The same as ``in_blocks`` for tables, as one table: a step is then a single look-up.
+
+    Args:
+      experts: tables [E, S, …].
+      observer: one table [S, …].
+      numbers: number of the policy that acts in each environment; E is the observer.
+    """
+    tables = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), experts.table, observer.table)
+
+    def actors(carries, observations, last_actions, uniforms):
+        acts = jax.tree.map(lambda x: x[numbers, observations], tables)
+        return carries, jax.vmap(draw_action)(acts, uniforms)
+
+    return actors
+
+
 def episodes(keys: Key[Array, " N"], policy: Policy, world: World) -> Transition:
     """One episode of a policy for each key, from a fresh start.
 
@@ -135,9 +154,13 @@ def ensemble_episodes(
     num_experts, block = expert_keys.shape
     num_own = num_experts * block
     keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
-    actors = in_blocks(
-        jax.vmap(world.for_sampling)(experts), num_experts, block, world.for_sampling(observer)
-    )
+    experts, observer = jax.vmap(world.for_sampling)(experts), world.for_sampling(observer)
+    if isinstance(experts, TablePolicy) and isinstance(observer, TablePolicy):
+        numbers = jnp.repeat(jnp.arange(num_experts), block)
+        numbers = jnp.append(numbers, jnp.full(observer_keys.shape[0], num_experts))
+        actors = by_number(experts, observer, numbers)
+    else:
+        actors = in_blocks(experts, num_experts, block, observer)
     steps = _episodes(keys, actors, (), world)
     own = jax.tree.map(
         lambda x: x[:, :num_own].reshape(x.shape[0], num_experts, block, *x.shape[2:]), steps
@@ -174,7 +197,7 @@ class _Running(NamedTuple):
 
 
 def _start(keys: Key[Array, " N"], carry: Any, world: World):
-    """Fresh episodes, uniform numbers [T, N, U] and keys [T, N] of their steps."""
+    """Fresh episodes, rows of uniform numbers [T, U N] and keys [T, N] of their steps."""
     # Without the barrier the split is fused into, and repeated for, every number drawn from it.
     start_keys, action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 3))
     num_episodes = keys.shape[0]
@@ -193,6 +216,7 @@ def _held_step(
 ) -> tuple[_Running, Transition]:
     """Act, step, and hold what has ended."""
     at = running.at
+    uniforms = of_step(uniforms, len(running.mask))
     carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
     transition, moved = step(world, keys, at, actions)
     transition, at = hold(running.mask, transition, at, moved)
@@ -268,7 +292,9 @@ def collect_rollout(
 
     def advance(state, draws):
         uniforms, step_keys, reset_keys = draws
-        _, (actions, log_probs) = actors((), state.observation, no_actions, uniforms)
+        _, (actions, log_probs) = actors(
+            (), state.observation, no_actions, of_step(uniforms, len(no_actions))
+        )
         at = Standing(state.observation, state.state)
         transition, moved = step(world, step_keys, at, actions)
         episode_return = state.episode_return + transition.reward

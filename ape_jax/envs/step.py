@@ -79,10 +79,17 @@ def _select(mask: Bool[Array, " N"], chosen: Standing, other: Standing) -> Stand
     )
 
 
-def uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T N U"]:
-    """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each."""
-    uniforms = random.uniforms(keys, num_steps * size)
-    return uniforms.reshape(num_steps, size, -1).swapaxes(1, 2)
+def uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T UN"]:
+    """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each.
+
+    They come in rows, which ``of_step`` arranges within the loop over time: there it costs nothing.
+    """
+    return random.uniforms(keys, num_steps * size).reshape(num_steps, -1)
+
+
+def of_step(row: Float[Array, " UN"], num_environments: int) -> Float[Array, "N U"]:
+    """The uniform numbers of one step."""
+    return row.reshape(-1, num_environments).T
 
 
 def broadcast(tree: Any, size: int) -> Any:
