@@ -37,16 +37,12 @@ ConstraintName = Literal["multipliers", "gate"]
 """What keeps the experts at ``min_return``."""
 StdName = Literal["constant", "state"]
 """What a Gaussian head's standard deviations depend on."""
-
 CriticForm = Literal["separate", "shared"]
 """V_c and V_o are learned apart, or V_c is regressed on both returns (paper, Eq. 4 as printed)."""
-
 HeadName = Literal["tabular", "mlp", "conv", "gaussian"]
-"""Kinds of expert heads."""
 PGHeadName = Literal["tabular", "mlp", "conv"]
 """Kinds of expert heads that PG-APE can train."""
 ActivationName = Literal["tanh", "relu"]
-"""Nonlinearity of a head."""
 
 
 class SettingError(ValueError):
@@ -101,7 +97,7 @@ class Transition(NamedTuple):
     action: Shaped[Array, "..."]
     """A number where actions are discrete, a vector [D] where they are continuous."""
     reward: Float[Array, "..."]
-    """The reward of this step; zero after the end of the episode."""
+    """Zero after the end of the episode."""
     terminated: Bool[Array, "..."]
     """True where the task ended in this step."""
     truncated: Bool[Array, "..."]

@@ -240,7 +240,7 @@ def test_highest_return_is_not_exceeded_by_any_recorded_ensemble():
     path = Path(__file__).parents[1] / "benchmarks" / "results" / "suite.json"
     checked = set()
     for row in json.loads(path.read_text())["rows"]:
-        config = presets.PRESETS[row["preset"]].train
+        config = presets.config(row["preset"]).train
         env, params = make(config.env, parse_overrides(config.env_param))
         highest = highest_return(env, params, finite_mdp(env, params))
         if highest is not None:

@@ -138,15 +138,3 @@ def test_make_names_the_nearest_environments():
 
 def test_finite_mdp_is_none_where_the_environment_offers_none():
     assert finite_mdp(*make("CartPole-v1")) is None
-
-
-def test_render_draws_agent_and_goal():
-    import matplotlib.pyplot as plt
-
-    env = GridWorld(3, (0, 2))
-    state = EnvState(time=jnp.int32(5), row=jnp.int32(2), column=jnp.int32(1))
-    figure, axes = env.render(state)
-    drawn = {text.get_text(): text.get_position() for text in axes.texts}
-    assert drawn == {"G": (2, 0), "A": (1, 2)}
-    assert axes.get_title() == "step 5"
-    plt.close(figure)

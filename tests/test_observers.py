@@ -102,12 +102,12 @@ def test_tabular_cloning_counts():
 def test_tabular_cloning_converges_to_the_exact_posterior_observer(shown, policies, small_mdp):
     clone = TabularCloning(9, 5).fit(jax.random.key(0), shown)
     ours = returns.policy_table(clone, 9)
-    live = np.asarray(~small_mdp.terminal)
-    visits = np.bincount(np.asarray(shown.observation), minlength=9)[live]
-    expected = np.asarray(posterior_clone(small_mdp, policies))[live]
+    alive = np.asarray(~small_mdp.terminal)
+    counts = np.bincount(np.asarray(shown.observation), minlength=9)[alive]
+    expected = np.asarray(posterior_clone(small_mdp, policies))[alive]
     # Five standard errors of a share; steps of one episode are correlated, hence twice that.
-    error = np.sqrt(expected * (1 - expected) / visits[:, None])
-    assert np.all(np.abs(np.asarray(ours)[live] - expected) < 10 * error + 1e-4)
+    error = np.sqrt(expected * (1 - expected) / counts[:, None])
+    assert np.all(np.abs(np.asarray(ours)[alive] - expected) < 10 * error + 1e-4)
 
 
 def test_network_cloning_agrees_with_counting(small_grid, shown, small_mdp):
@@ -116,16 +116,16 @@ def test_network_cloning_agrees_with_counting(small_grid, shown, small_mdp):
     clone = jax.jit(observer.fit)(jax.random.key(1), shown)
     counted = TabularCloning(9, 5).fit(jax.random.key(0), shown)
     ours, expected = (returns.policy_table(policy, 9) for policy in (clone, counted))
-    live = np.asarray(~small_mdp.terminal)
-    np.testing.assert_allclose(np.asarray(ours)[live], np.asarray(expected)[live], atol=0.03)
+    alive = np.asarray(~small_mdp.terminal)
+    np.testing.assert_allclose(np.asarray(ours)[alive], np.asarray(expected)[alive], atol=0.03)
 
 
 def test_fitting_vmaps_over_seeds(small_task, heads):
     keys = jax.random.split(jax.random.key(0), 2)
 
     def attack(key):
-        seen, _ = collect.collect(key, small_task, heads, 5_000)
-        clone = TabularCloning(9, 5).fit(key, seen)
+        shown, _ = collect.collect(key, small_task, heads, 5_000)
+        clone = TabularCloning(9, 5).fit(key, shown)
         return returns.expected_return(small_task.world, clone, key)
 
     together = jax.jit(jax.vmap(attack))(keys)

@@ -41,25 +41,25 @@ def walks(small_grid):
 
 def test_episode_follows_the_transitions_of_the_world(walks, small_mdp):
     successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
-    observation, action, live = (
+    observation, action, mask = (
         np.asarray(x) for x in (walks.observation, walks.action, walks.mask)
     )
     moved = successors[observation[:, :-1], action[:, :-1]]
-    both_live = live[:, :-1] & live[:, 1:]
-    np.testing.assert_array_equal(observation[:, 1:][both_live], moved[both_live])
+    both = mask[:, :-1] & mask[:, 1:]
+    np.testing.assert_array_equal(observation[:, 1:][both], moved[both])
 
 
 def test_episode_marks_what_ends_it_and_holds_still_after(walks, small_mdp):
-    live, terminated, truncated = (
+    mask, terminated, truncated = (
         np.asarray(x) for x in (walks.mask, walks.terminated, walks.truncated)
     )
     ends = terminated | truncated
-    last = live.sum(axis=1) - 1
+    last = mask.sum(axis=1) - 1
     assert np.all(ends.sum(axis=1) == 1)
     assert np.all(ends[np.arange(len(last)), last])
     assert not np.any(terminated & truncated)
     assert np.all(last[truncated.any(axis=1)] == small_mdp.horizon - 1)
-    np.testing.assert_array_equal(np.asarray(walks.reward), np.where(live, -1.0, 0.0))
+    np.testing.assert_array_equal(np.asarray(walks.reward), np.where(mask, -1.0, 0.0))
     assert 0 < truncated.any(axis=1).mean() < 1
 
 
@@ -69,10 +69,10 @@ def test_episode_returns_and_visits_match_the_exact_ones(walks, small_mdp):
     returns = np.asarray(walks.reward).sum(axis=1)
     error = returns.std(ddof=1) / np.sqrt(len(returns))
     assert abs(returns.mean() - float(tabular.policy_return(small_mdp, policy))) < 4 * error
-    visits = np.bincount(np.asarray(walks.observation)[np.asarray(walks.mask)], minlength=9) / len(
+    counts = np.bincount(np.asarray(walks.observation)[np.asarray(walks.mask)], minlength=9) / len(
         returns
     )
-    np.testing.assert_allclose(visits, tabular.state_occupancy(small_mdp, policy), atol=0.06)
+    np.testing.assert_allclose(counts, tabular.state_occupancy(small_mdp, policy), atol=0.06)
 
 
 def test_episode_cut_before_the_limit_is_not_marked_truncated(small_grid):
@@ -154,9 +154,9 @@ def test_gridworld_of_any_size_runs_to_its_own_limit():
 
 def test_next_observation_is_the_true_successor_also_at_an_end(walks, small_mdp):
     successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
-    live = np.asarray(walks.mask)
+    mask = np.asarray(walks.mask)
     moved = successors[np.asarray(walks.observation), np.asarray(walks.action)]
-    np.testing.assert_array_equal(np.asarray(walks.next_observation)[live], moved[live])
+    np.testing.assert_array_equal(np.asarray(walks.next_observation)[mask], moved[mask])
 
 
 def test_stream_has_next_observations_from_before_the_reset(small_grid, small_mdp):
@@ -198,9 +198,9 @@ def test_memory_sees_every_action_and_observation_of_its_episode(small_grid):
     expected = [0]
     for count in range(1, 8):
         expected.append((count + expected[-1] + 1) % 5)
-    live = np.asarray(steps.mask)
+    mask = np.asarray(steps.mask)
     expected = np.tile(np.array(expected)[:, None], (1, 3))
-    np.testing.assert_array_equal(np.asarray(steps.action)[live], expected[live])
+    np.testing.assert_array_equal(np.asarray(steps.action)[mask], expected[mask])
 
 
 def test_a_policy_is_sampled_alike_with_and_without_a_table(small_grid, random_policies):

@@ -14,7 +14,7 @@ from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers, PPOConfig, PPOHypers, RunConfig, resolve
 from ape_jax.evaluation import records, suite
 from ape_jax.evaluation.returns import Spread
-from ape_jax.evaluation.suite_records import Suite, SuiteEffort
+from ape_jax.evaluation.suite import Suite, SuiteEffort
 from ape_jax.reporting import tables
 from ape_jax.runs import metrics
 from ape_jax.training.trainer import seed_keys
@@ -217,10 +217,10 @@ def test_seeds_one_after_another_and_side_by_side_are_the_same_runs():
     for head, env in heads:
         config = dataclasses.replace(CONFIG, env=env, env_param=(), head=head, num_updates=1)
         task, hypers = make_task(config), PPOHypers(min_return=0.0)
-        params, speed = suite.train_seeds(task, seed_keys(7, 2), hypers, told.append)
+        params, speed = suite.train_seeds("one", task, seed_keys(7, 2), hypers, told.append)
         assert speed is None
         assert all(len(x) == 2 for x in jax.tree.leaves(params))
-    assert told == ["1/1, seed 1/2", "1/1, seed 2/2", "1/1, 2 seeds"]
+    assert told[1::2] == ["one 1/1, seed 1/2", "one 1/1, seed 2/2", "one 1/1, 2 seeds"]
 
 
 BAD = [

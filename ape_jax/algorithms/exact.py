@@ -1,7 +1,7 @@
 """Training without sampling: gradient ascent on an exact objective of a finite MDP.
 
-Everything is a pure function of a key and of numbers, so a whole run jits, vmaps over keys and over
-hyperparameters such as β, and has derivatives in them.
+A whole run is a pure function of a key and of numbers. It can be compiled, mapped over keys and
+over hyperparameters such as β, and differentiated in them.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from ape_jax.core.tabular import FiniteMDP
 from ape_jax.types import ObserverWeights, PRNGKey
 
 ExactObjective = Callable[[Float[Array, "E S A"], Float[Array, ""]], Float[Array, ""]]
-"""Every expert's logits, and the share of the run that is done in [0, 1), to what is maximised."""
+"""Maps every expert's logits, and the share of the run that is done in [0, 1), to the objective."""
 
 
 def ascend(
@@ -32,25 +32,20 @@ def ascend(
     """Maximise an objective of tabular experts by Adam from logits drawn N(0, 1).
 
     Args:
-      key: draws the first logits; heads that start alike stay alike.
-      mdp: the process; only its numbers of states and actions count here.
-      objective_fn: of the logits and of progress, so that its weights may follow a schedule.
+      key: draws the first logits; experts with equal logits would stay equal.
+      mdp: the process; only its numbers of states and actions are used here.
+      objective_fn: the objective.
       num_experts: E.
       num_updates: Adam steps; static.
-      learning_rate: Adam step at the start, in logits.
-      lr_end_fraction: share of it that is left at the end; it falls along a half cosine.
-      weight_decay: pull of each step towards zero logits, decoupled (AdamW), as a share of the
-        logits times the learning rate. Keeps policies soft where little is at stake, so that
-        gradients do not vanish there.
-
-    Returns:
-      The last logits.
+      learning_rate: learning rate at the start.
+      lr_end_fraction: fraction of it that is left at the end; it falls along a half cosine.
+      weight_decay: decoupled weight decay of the logits (AdamW), times the learning rate. It keeps
+        policies soft where the objective depends little on them, so that gradients do not vanish.
     """
-    # The schedule is applied by hand: optax's checks its arguments, which may be traced here. Where
-    # a gradient is zero, as at ends, the root of its square would have no derivative.
+    # The schedule is applied by hand, because optax's checks its arguments, which may be traced.
+    # eps_root gives the square root a derivative where a gradient is zero, as in terminal states.
     optimizer = optax.scale_by_adam(eps_root=1e-30)
-    shape = (num_experts, mdp.num_states, mdp.num_actions)
-    logits = jax.random.normal(key, shape)
+    logits = jax.random.normal(key, (num_experts, mdp.num_states, mdp.num_actions))
 
     def update(carry, index):
         logits, opt_state = carry
@@ -78,25 +73,13 @@ def train(
     learning_rate: Float[Array, ""] | float = 0.05,
     differentiate_weights: bool = False,
 ) -> Float[Array, "E S A"]:
-    """An ensemble that ascends J(PE) − β J(π_o), both exact (paper, Eq. 3).
+    """Train an ensemble by gradient ascent on the exact J(PE) − β J(π_o) (paper, Eq. 3).
 
-    Args:
-      key: draws the first logits.
-      mdp: the process.
-      beta: β ≥ 0.
-      num_experts: E.
-      weights: the observer's model of the expert given the state.
-      temperature: the observer deploys π_o^(1/T), normalised.
-      num_updates: Adam steps; static.
-      learning_rate: Adam step, constant, in logits.
-      differentiate_weights: let gradients flow through w_c(s) too.
-
-    Returns:
-      The last logits.
+    The learning rate is constant. The other arguments are those of ``tabular.exact_objective``
+    and ``ascend``.
     """
 
-    def objective_fn(logits, progress):
-        del progress
+    def objective_fn(logits, _):
         return tabular.exact_objective(
             logits,
             mdp,

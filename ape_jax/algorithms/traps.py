@@ -1,16 +1,12 @@
-"""Trap ensembles: every expert does well even when deployed greedily, their greedy clone does not.
+"""Trap ensembles: every expert does well even when deployed greedily, and their greedy clone fails.
 
-One expert alone can trap its own greedy clone, by being good on average and wrong in its most
-probable action. A trap ensemble forbids itself that.
+One expert alone can trap its own greedy clone, if it is good on average and its most probable
+action is wrong. A trap ensemble has to do without this: its experts must do well greedily, too.
+On the 10 × 10 grid the greedy clone then walks back and forth between two cells close to the goal,
+in each of which another expert has the majority of the pooled demonstrations.
 
-How they trap, where it was looked at (10 × 10 grid, two pairs): the greedy clone walks to and fro
-between two neighbouring cells close to the goal. In one of them the way of one expert has the
-majority of the pool, in the other that of its partner, which leads back; or the experts' first
-choices differ, and the second choice of both outvotes them. Each expert passes both cells.
-
-A mean over starts allows an expert to be stuck in a cell or two, where waiting gives it the
-majority cheaply. Restarts whose greedy experts arrive from *every* start are therefore preferred,
-and the report says whether the one that was kept is such.
+Because returns are means over starts, an expert may be stuck in a cell or two at little cost.
+Restarts whose greedy experts arrive from *every* start are therefore preferred.
 """
 
 import dataclasses
@@ -31,38 +27,34 @@ class TrapConfig:
     """How trap ensembles are trained, and what counts as one; the defaults fit the 10 × 10 grid."""
 
     num_restarts: int = 16
-    """Runs from different first logits, of which the best by exact evaluation is kept (R)."""
+    """Runs from different first logits (R); the best one by exact evaluation is kept."""
     num_updates: int = 400
-    """Adam steps of one run."""
     learning_rate: float = 0.1
-    """At the start, in logits. Half of it loses an expert more often."""
+    """Learning rate at the start. With half of it, an expert is lost more often."""
     lr_end_fraction: float = 0.1
-    """Share of it that is left at the end."""
     weight_decay: float = 0.2
-    """Keeps policies off the corners of the simplex, where no gradient repairs an expert;
-    much more makes experts too soft to do well when sampled."""
+    """It keeps policies away from the corners of the simplex, where gradients are zero."""
     beta: float = 1.6
     """Weight of the clone's return at the start, against the *sum* of the experts' utilities."""
     beta_end_fraction: float = 0.35
-    """Share of it that is left at the end: the trap comes first, then the experts are repaired."""
+    """Fraction of beta left at the end: first the trap is made, then experts are repaired."""
     expert_temperatures: tuple[float, ...] = (1.0, 0.3, 0.1)
-    """Each expert is trained as deployed at each of them. The middle one carries the gradient where
-    the coldest is saturated: without it, an expert that is lost when greedy stays lost."""
+    """Temperatures at which each expert is deployed in training. The middle one has a gradient
+    where the coldest has none."""
     clone_temperature: float = 0.1
-    """Of the clone trained against. It is the margin too: an action that it plays surely leads
-    the others by a factor, which the noise of counting does not undo."""
+    """Temperature of the clone trained against. Above zero, the clone's favoured action leads by a
+    factor, which the noise of counting demonstrations does not reverse."""
     utility_scale: float = 20.0
-    """Return, in size, at which an expert's loss counts twice; keeps experts from sacrifice."""
+    """Size of a return at which a loss counts twice (u)."""
     train_horizon: int = 40
-    """Steps of an episode in training, at most the process's own: enough to tell a trap."""
+    """Steps of an episode in training, at most the process's own; enough to recognise a trap."""
     min_return: float = -14.0
-    """Of every expert, sampling its actions."""
+    """Smallest return of every expert that samples its actions."""
     min_greedy_return: float = -13.0
-    """Of every expert, deployed greedily."""
     max_clone_return: float = -70.0
-    """Of the greedy clone."""
+    """Largest return of the greedy clone."""
     min_start_return: float = -40.0
-    """Of every greedy expert from the start where it does worst: preferred, not required."""
+    """Smallest return of every greedy expert from its worst start; preferred, not required."""
 
     def __post_init__(self):
         for name in ("num_restarts", "num_updates", "train_horizon"):
@@ -79,45 +71,37 @@ class TrapConfig:
 
 
 class TrapReturns(NamedTuple):
-    """Exact returns of an ensemble, and of the ideal clone of infinitely many demonstrations."""
+    """Exact returns of an ensemble, and of the ideal clone with infinitely many demonstrations."""
 
     experts: Float[Array, " E"]
-    """Each expert, sampling its actions."""
     greedy_experts: Float[Array, " E"]
-    """Each expert, taking its most probable action; ties are shared."""
+    """Return of each expert that takes its most probable action; ties are shared."""
     clone: Float[Array, ""]
-    """π_o with posterior weights, sampling."""
+    """Return of π_o with posterior weights."""
     greedy_clone: Float[Array, ""]
-    """The same, greedy."""
     worst_start: Float[Array, ""]
-    """Of any greedy expert, from the start where it does worst."""
+    """Smallest return of any greedy expert from any start."""
 
 
 class TrapReport(NamedTuple):
-    """Of one call of ``train``."""
+    """What ``train`` found."""
 
     returns: TrapReturns
-    """Of the restart that was kept."""
     trapped: Bool[Array, ""]
-    """Whether it is a trap ensemble."""
+    """Whether the restart that was kept is a trap ensemble."""
     from_every_start: Bool[Array, ""]
     """Whether its greedy experts keep ``min_start_return`` as well."""
     num_trapped: Int[Array, ""]
-    """Of the R restarts, how many are."""
+    """Number of the R restarts that are trap ensembles."""
 
 
 def train(
     key: PRNGKey, mdp: FiniteMDP, num_experts: int, config: TrapConfig | None = None
 ) -> tuple[Float[Array, "E S A"], TrapReport]:
-    """Ascend from several starts and keep the ensemble with the most room in every requirement.
+    """Train from several first logits, and keep the ensemble that meets its requirements best.
 
-    The selection sees exact returns only, never a sampled clone.
-
-    Args:
-      key: draws every restart's first logits.
-      mdp: the process.
-      num_experts: E, at least 2 for an effect of the ensemble.
-      config: settings; static under ``jax.jit``.
+    The selection sees exact returns only, never a sampled clone. ``config`` is static under
+    ``jax.jit``.
     """
     config = TrapConfig() if config is None else config
     short = dataclasses.replace(mdp, horizon=min(config.train_horizon, mdp.horizon))
@@ -126,16 +110,8 @@ def train(
         def objective_fn(logits, progress):
             return trap_objective(logits, short, config, progress)
 
-        logits = exact.ascend(
-            key,
-            mdp,
-            objective_fn,
-            num_experts,
-            config.num_updates,
-            config.learning_rate,
-            config.lr_end_fraction,
-            config.weight_decay,
-        )
+        rates = (config.learning_rate, config.lr_end_fraction, config.weight_decay)
+        logits = exact.ascend(key, mdp, objective_fn, num_experts, config.num_updates, *rates)
         return logits, trap_returns(logits, mdp)
 
     logits, returns = jax.vmap(one)(jax.random.split(key, config.num_restarts))
@@ -153,21 +129,15 @@ def trap_objective(
     config: TrapConfig,
     progress: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
-    """What one restart ascends.
+    """The objective of one restart, which it maximises.
 
         mean_c mean_T mean_s U(V(s; temper(π_c, T))) − β(progress)/E · J(temper(π_o, T_o)),
         U(V) = V − V² / 2u
 
-    with the mean over starts s. π_o has posterior weights, through which gradients flow: where an
-    expert goes decides where it has the majority. U weighs a return of −u twice as much as one near
-    zero, so that no start is sacrificed for the others. It is meant for returns below zero, and
-    falls for returns above u.
-
-    Args:
-      logits: every expert's logits in every state.
-      mdp: the process, with the horizon of training.
-      config: temperatures T and T_o, β at the start and at the end, u.
-      progress: share of the run that is done, in [0, 1).
+    with the mean over starts s. π_o has posterior weights, and gradients flow through them, because
+    the way of an expert decides where it has the majority. The slope of U at a return of −u is
+    twice its slope at zero, so that no start is sacrificed for the others. U is meant for returns
+    below zero, and falls for returns above u. The progress is the share of the run that is done.
     """
     log_probs = jax.nn.log_softmax(logits)
     values = jax.vmap(lambda t: _values(mdp, log_probs, t))(jnp.array(config.expert_temperatures))
@@ -179,12 +149,7 @@ def trap_objective(
 
 
 def trap_returns(logits: Float[Array, "E S A"], mdp: FiniteMDP) -> TrapReturns:
-    """Everybody's exact return over the whole horizon.
-
-    Args:
-      logits: every expert's logits in every state.
-      mdp: the process.
-    """
+    """Exact returns of the experts and of their clone over the whole horizon."""
     log_probs = jax.nn.log_softmax(logits)
     clone = _pooled(mdp, log_probs)
     greedy_values = _values(mdp, log_probs, 0.0)
@@ -198,23 +163,16 @@ def trap_returns(logits: Float[Array, "E S A"], mdp: FiniteMDP) -> TrapReturns:
 
 
 def slack(returns: TrapReturns, config: TrapConfig) -> Float[Array, ""]:
-    """Room left in the tightest requirement, as a share of its bound; a trap has 0 or more.
-
-    Args:
-      returns: of one ensemble.
-      config: the bounds.
-    """
-    rooms = (
-        (jnp.min(returns.experts) - config.min_return) / abs(config.min_return),
-        (jnp.min(returns.greedy_experts) - config.min_greedy_return)
-        / abs(config.min_greedy_return),
-        (config.max_clone_return - returns.greedy_clone) / abs(config.max_clone_return),
-    )
-    return jnp.min(jnp.stack(rooms))
+    """Distance to the tightest bound, as a share of it; 0 or more for a trap ensemble."""
+    experts = jnp.min(returns.experts) - config.min_return
+    greedy = jnp.min(returns.greedy_experts) - config.min_greedy_return
+    clone = config.max_clone_return - returns.greedy_clone
+    bounds = jnp.array([config.min_return, config.min_greedy_return, config.max_clone_return])
+    return jnp.min(jnp.stack([experts, greedy, clone]) / jnp.abs(bounds))
 
 
 def _pooled(mdp: FiniteMDP, log_probs: Float[Array, "E S A"]) -> Float[Array, "S A"]:
-    """The pooled policy, as log π_o with posterior weights, differentiable through them."""
+    """Log-probabilities of π_o with posterior weights, through which gradients flow."""
     log_weights = tabular.observer_weights(mdp, jnp.exp(log_probs), "posterior")
     return jax.vmap(mixture.mixture_log_probs, in_axes=(1, 0))(log_probs, log_weights)
 
@@ -229,7 +187,7 @@ def _deployed(
 def _values(
     mdp: FiniteMDP, log_probs: Float[Array, "E S A"], temperature: Float[Array, ""] | float
 ) -> Float[Array, "E S"]:
-    """Return of temper(π_c, T) from each state, of every expert."""
+    """Return of temper(π_c, T) from each state, for every expert."""
 
     def one(log_probs):
         tempered = jax.vmap(mixture.temper, in_axes=(0, None))(log_probs, temperature)

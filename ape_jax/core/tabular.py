@@ -1,4 +1,4 @@
-"""Exact quantities of finite MDPs, differentiable; tests compare sampled estimates with them."""
+"""Exact quantities of finite MDPs, differentiable. A policy [S, A] holds probabilities π(a|s)."""
 
 import dataclasses
 
@@ -40,11 +40,9 @@ class FiniteMDP:
 def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     """Undiscounted return from each state with all H steps left, by H backward steps.
 
-        V_h(s) = Σ_a π(a|s) [ r(s, a) + Σ_s' P(s'|s, a) V_{h−1}(s') ],   V_h(terminal) = 0
+        V_h(s) = Σ_a π(a|s) [ r(s, a) + Σ_s' P(s'|s, a) V_{h−1}(s') ]
 
-    Args:
-      mdp: the process.
-      policy: π(a|s), probabilities.
+    A terminal state has the value zero.
     """
     rewards, moves = _under(mdp, policy)
 
@@ -56,12 +54,7 @@ def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " 
 
 
 def policy_return(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, ""]:
-    """J(π): expected undiscounted return of an episode.
-
-    Args:
-      mdp: the process.
-      policy: π(a|s), probabilities.
-    """
+    """J(π): expected undiscounted return of an episode."""
     return mdp.start @ state_values(mdp, policy)
 
 
@@ -91,31 +84,21 @@ def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
 
 
 def state_occupancy(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
-    """Expected visits to each state that is not terminal in an episode, by H forward steps.
+    """How often each state that is not terminal is expected in an episode, by H forward steps.
 
         d(s) = E Σ_{t<H} 1{s_t = s, s_t not terminal}
 
     The sum over states is the expected length of an episode, in steps.
-
-    Args:
-      mdp: the process.
-      policy: π(a|s), probabilities.
     """
-    occupancy, _ = _forward(mdp, policy)
-    return occupancy
+    return _push(mdp, mdp.start, _under(mdp, policy)[1])[0]
 
 
 def reach_limit(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     """Probability that the time limit cuts an episode in each state that is not terminal.
 
     The sum over states is ε, the share of episodes that are truncated.
-
-    Args:
-      mdp: the process.
-      policy: π(a|s), probabilities.
     """
-    _, alive = _forward(mdp, policy)
-    return alive
+    return _push(mdp, mdp.start, _under(mdp, policy)[1])[1]
 
 
 def observer_weights(
@@ -180,10 +163,6 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
         J(clone) ≥ J(PE) − r⁻ H ε − r⁺ · E[steps of the stopped clone beyond H].
 
     For a reward of −1 in each step this is J(PE) − H ε.
-
-    Args:
-      mdp: the process.
-      policies: every expert's π_c(a|s), probabilities.
     """
     occupancies, cuts, returns = (
         jax.vmap(quantity, in_axes=(None, 0))(mdp, policies)
@@ -196,7 +175,7 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
     arrivals = occupancy + cut
     goes_on = jnp.where(arrivals > 0, occupancy / jnp.maximum(arrivals, 1e-30), 1.0)
     _, moves = _under(mdp, clone)
-    within_limit, _ = _push(goes_on * mdp.start, moves * goes_on[None, :], mdp)
+    within_limit, _ = _push(mdp, goes_on * mdp.start, moves * goes_on[None, :])
     beyond_limit = jnp.maximum(jnp.sum(occupancy) - jnp.sum(within_limit), 0.0)
 
     rewards = jnp.where(mdp.terminal[:, None], 0.0, mdp.reward)
@@ -216,24 +195,16 @@ def _under(
     return rewards, moves
 
 
-def _forward(
-    mdp: FiniteMDP, policy: Float[Array, "S A"]
-) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
-    """Occupancy within the time limit, and the probabilities that the limit cuts off."""
-    _, moves = _under(mdp, policy)
-    return _push(mdp.start, moves, mdp)
-
-
 def _push(
-    mass: Float[Array, " S"], moves: Float[Array, "S S"], mdp: FiniteMDP
+    mdp: FiniteMDP, mass: Float[Array, " S"], moves: Float[Array, "S S"]
 ) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
     """Move probability mass H steps, without terminal states: its sum over t < H, and mass at H."""
     alive = ~mdp.terminal
 
     def forward(carry, _):
-        mass, visits = carry
-        return ((mass @ moves) * alive, visits + mass), None
+        mass, total = carry
+        return ((mass @ moves) * alive, total + mass), None
 
     mass = mass * alive
-    (mass, visits), _ = jax.lax.scan(forward, (mass, jnp.zeros_like(mass)), length=mdp.horizon)
-    return visits, mass
+    (mass, total), _ = jax.lax.scan(forward, (mass, jnp.zeros_like(mass)), length=mdp.horizon)
+    return total, mass

@@ -15,16 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from ape_jax.core import random
 from ape_jax.core.distributions import Distribution, Sampler
 from ape_jax.core.policies import TablePolicy
-from ape_jax.envs.step import (
-    Standing,
-    broadcast,
-    hold,
-    of_step,
-    reset,
-    restart,
-    step,
-    uniform_numbers,
-)
+from ape_jax.envs.step import Standing, broadcast, hold, reset, restart, step
 from ape_jax.envs.world import World
 from ape_jax.types import Policy, Transition
 
@@ -48,14 +39,14 @@ def draw_with_log_prob(
     return action, acts.log_prob(action)
 
 
-def acting(policy: Policy, draw: Callable = draw_action) -> Callable:
-    """A policy that draws: as ``Actors``, for one environment."""
+def everywhere(policy: Policy) -> Actors:
+    """The same policy in all environments."""
 
     def act(carry, observation, last_action, uniforms):
         carry, acts = policy(carry, observation, last_action)
-        return carry, draw(acts, uniforms)
+        return carry, draw_action(acts, uniforms)
 
-    return act
+    return jax.vmap(act)
 
 
 def in_blocks(
@@ -74,24 +65,24 @@ def in_blocks(
       observer: the policy of all other environments; None where there are none.
       draw: a distribution and uniform numbers to what is drawn.
     """
-    num_own = num_experts * block
+
+    def drawing(policy):
+        def act(observation, last_action, uniforms):
+            return draw(policy((), observation, last_action)[1], uniforms)
+
+        return jax.vmap(act)
 
     def actors(carries, *inputs):
-        own = jax.tree.map(lambda x: x[:num_own].reshape(num_experts, block, *x.shape[1:]), inputs)
-        by_block = jax.vmap(lambda policy, *own: jax.vmap(_without_carry(policy, draw))(*own))
-        drawn = jax.tree.map(lambda x: x.reshape(num_own, *x.shape[2:]), by_block(experts, *own))
+        own, others = _split(inputs, num_experts, block)
+        drawn = jax.vmap(lambda policy, *own: drawing(policy)(*own))(experts, *own)
+        drawn = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
         if observer is None:
             return carries, drawn
-        others = jax.tree.map(lambda x: x[num_own:], inputs)
-        by_observer = jax.vmap(_without_carry(observer, draw))(*others)
-        return carries, jax.tree.map(lambda *x: jnp.concatenate(x), drawn, by_observer)
+        return carries, jax.tree.map(
+            lambda *x: jnp.concatenate(x), drawn, drawing(observer)(*others)
+        )
 
     return actors
-
-
-def _without_carry(policy: Policy, draw: Callable) -> Callable:
-    act = acting(policy, draw)
-    return lambda *inputs: act((), *inputs)[1]
 
 
 def by_number(experts: TablePolicy, observer: TablePolicy, numbers: Int[Array, " N"]) -> Actors:
@@ -111,23 +102,25 @@ def by_number(experts: TablePolicy, observer: TablePolicy, numbers: Int[Array, "
     return actors
 
 
+def _split(tree: Any, num_experts: int, block: int) -> tuple[Any, Any]:
+    """The experts' own entries [E, B, …], and those of the observer, of entries [N, …]."""
+    num_own = num_experts * block
+    own = jax.tree.map(lambda x: x[:num_own].reshape(num_experts, block, *x.shape[1:]), tree)
+    return own, jax.tree.map(lambda x: x[num_own:], tree)
+
+
 def episodes(keys: Key[Array, " N"], policy: Policy, world: World) -> Transition:
     """One episode of a policy for each key, from a fresh start.
 
-    Episodes advance side by side, one step of all at a time.
-
-    Args:
-      keys: each drives start, actions and transitions of its episode, from streams of their own.
-      policy: how to act.
-      world: the environment. An episode that reaches ``world.horizon`` before its own limit is cut
-        there without being marked truncated.
+    An episode that reaches ``world.horizon`` before its own limit is cut there, without being
+    marked truncated.
 
     Returns:
       Transitions [T, N], T the horizon. After the end of an episode the last state is repeated
       with reward zero, and its steps are not valid.
     """
-    actors = jax.vmap(acting(world.for_sampling(policy)))
-    return _episodes(keys, actors, policy.initial_carry(), world)
+    actors = everywhere(world.for_sampling(policy))
+    return jax.lax.scan(*_prepare(keys, actors, policy.initial_carry(), world))[1]
 
 
 def ensemble_episodes(
@@ -152,7 +145,6 @@ def ensemble_episodes(
       Transitions [T, E, B] and [T, N].
     """
     num_experts, block = expert_keys.shape
-    num_own = num_experts * block
     keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
     experts, observer = jax.vmap(world.for_sampling)(experts), world.for_sampling(observer)
     if isinstance(experts, TablePolicy) and isinstance(observer, TablePolicy):
@@ -161,29 +153,26 @@ def ensemble_episodes(
         actors = by_number(experts, observer, numbers)
     else:
         actors = in_blocks(experts, num_experts, block, observer)
-    steps = _episodes(keys, actors, (), world)
-    own = jax.tree.map(
-        lambda x: x[:, :num_own].reshape(x.shape[0], num_experts, block, *x.shape[2:]), steps
-    )
-    return own, jax.tree.map(lambda x: x[:, num_own:], steps)
+    _, steps = jax.lax.scan(*_prepare(keys, actors, (), world))
+    return jax.vmap(lambda now: _split(now, num_experts, block))(steps)
 
 
 def episode_returns(keys: Key[Array, " N"], policy: Policy, world: World) -> Float[Array, " N"]:
     """Undiscounted returns of ``episodes``, in a loop that ends with the last of them."""
-    running, uniforms, move_keys = _start(keys, policy.initial_carry(), world)
-    actors = jax.vmap(acting(world.for_sampling(policy)))
+    actors = everywhere(world.for_sampling(policy))
+    advance, start, draws = _prepare(keys, actors, policy.initial_carry(), world)
 
     def is_running(loop):
         time, running, _ = loop
         return (time < world.horizon) & jnp.any(running.mask)
 
-    def advance(loop):
+    def advance_and_sum(loop):
         time, running, returns = loop
-        running, steps = _held_step(world, actors, running, uniforms[time], move_keys[time])
+        running, steps = advance(running, jax.tree.map(lambda x: x[time], draws))
         return time + 1, running, returns + steps.reward
 
-    loop = (0, running, jnp.zeros(keys.shape[0]))
-    return jax.lax.while_loop(is_running, advance, loop)[-1]
+    loop = (0, start, jnp.zeros(keys.shape[0]))
+    return jax.lax.while_loop(is_running, advance_and_sum, loop)[-1]
 
 
 class _Running(NamedTuple):
@@ -196,42 +185,46 @@ class _Running(NamedTuple):
     """The episodes that have not ended."""
 
 
-def _start(keys: Key[Array, " N"], carry: Any, world: World):
-    """Fresh episodes, rows of uniform numbers [T, U N] and keys [T, N] of their steps."""
+def _prepare(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World):
+    """What ``jax.lax.scan`` needs for one episode of each key: step, start and random draws [T, …].
+
+    The step holds the episodes that have ended.
+    """
     # Without the barrier the split is fused into, and repeated for, every number drawn from it.
     start_keys, action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 3))
     num_episodes = keys.shape[0]
-    running = _Running(
+    start = _Running(
         at=reset(world, start_keys),
         carries=broadcast(carry, num_episodes),
         last_actions=broadcast(world.no_action, num_episodes),
         mask=jnp.ones(num_episodes, bool),
     )
-    uniforms = uniform_numbers(action_keys, world.horizon, world.num_uniforms)
-    return running, uniforms, random.split(move_keys, world.horizon)
+    uniforms = _uniform_numbers(action_keys, world.horizon, world.num_uniforms)
+
+    def advance(running: _Running, draws) -> tuple[_Running, Transition]:
+        uniforms, keys = draws
+        at = running.at
+        uniforms = _of_step(uniforms, num_episodes)
+        carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
+        transition, moved = step(world, keys, at, actions)
+        transition, at = hold(running.mask, transition, at, moved)
+        mask = running.mask & ~transition.terminated & ~transition.truncated
+        return _Running(at, carries, actions, mask), transition
+
+    return advance, start, (uniforms, random.split(move_keys, world.horizon))
 
 
-def _held_step(
-    world: World, actors: Actors, running: _Running, uniforms, keys
-) -> tuple[_Running, Transition]:
-    """Act, step, and hold what has ended."""
-    at = running.at
-    uniforms = of_step(uniforms, len(running.mask))
-    carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
-    transition, moved = step(world, keys, at, actions)
-    transition, at = hold(running.mask, transition, at, moved)
-    mask = running.mask & ~transition.terminated & ~transition.truncated
-    return _Running(at, carries, actions, mask), transition
+def _uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T UN"]:
+    """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each.
+
+    They come in rows. ``_of_step`` arranges a row within the loop over time, without a copy.
+    """
+    return random.uniforms(keys, num_steps * size).reshape(num_steps, -1)
 
 
-def _episodes(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World) -> Transition:
-    running, uniforms, move_keys = _start(keys, carry, world)
-    _, transitions = jax.lax.scan(
-        lambda running, draws: _held_step(world, actors, running, *draws),
-        running,
-        (uniforms, move_keys),
-    )
-    return transitions
+def _of_step(row: Float[Array, " UN"], num_environments: int) -> Float[Array, "N U"]:
+    """The uniform numbers of one step."""
+    return row.reshape(-1, num_environments).T
 
 
 class EnvLoopState(NamedTuple):
@@ -276,7 +269,7 @@ def collect_rollout(
     Args:
       keys: drive actions, transitions and starts of each stream.
       state: where the streams stand.
-      actors: policies without memory, which draw ``draw_with_log_prob``.
+      actors: policies without memory that draw by ``draw_with_log_prob``.
       world: the environment.
       num_steps: T.
       gamma: γ of the discounted returns.
@@ -286,14 +279,14 @@ def collect_rollout(
       drawn; and their returns and log-probabilities.
     """
     action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 2))
-    uniforms = uniform_numbers(action_keys, num_steps, world.num_uniforms)
+    uniforms = _uniform_numbers(action_keys, num_steps, world.num_uniforms)
     moves = random.split(move_keys, 2 * num_steps)
     no_actions = broadcast(world.no_action, keys.shape[0])
 
     def advance(state, draws):
         uniforms, step_keys, reset_keys = draws
         _, (actions, log_probs) = actors(
-            (), state.observation, no_actions, of_step(uniforms, len(no_actions))
+            (), state.observation, no_actions, _of_step(uniforms, len(no_actions))
         )
         at = Standing(state.observation, state.state)
         transition, moved = step(world, step_keys, at, actions)
@@ -347,7 +340,7 @@ def stream(
         at, experts = state
         uniforms, keys = draws
         step_keys, reset_keys = random.split(keys, 2)
-        actions = jax.vmap(lambda *seen: act(*seen[:2]).sample(seen[2]))(
+        actions = jax.vmap(lambda observation, expert, x: act(observation, expert).sample(x))(
             at.observation, experts, uniforms[:, :-1]
         )
         actions = world.clip_action(actions)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from ape_jax.types import ActivationName
+
 _ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
@@ -45,14 +47,13 @@ class MLP(nn.Module):
 
     num_outputs: int
     hidden_sizes: tuple[int, ...]
-    activation: str
-    """Nonlinearity between layers: ``tanh`` or ``relu``."""
+    activation: ActivationName
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
     scale: float
     """Scale of the orthogonal output layer at the start."""
     normalize: bool = False
-    """Whether continuous observations are normalised by their statistics."""
+    """Whether continuous observations pass through ``Normalize``."""
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
@@ -79,8 +80,7 @@ class Conv(nn.Module):
     num_outputs: int
     hidden_sizes: tuple[int, ...]
     """Widths of the dense layers between the convolution and the last layer."""
-    activation: str
-    """Nonlinearity between layers: ``tanh`` or ``relu``."""
+    activation: ActivationName
     scale: float
     """Scale of the orthogonal output layer at the start."""
     num_channels: int = 16
@@ -107,7 +107,6 @@ class GaussianHead(nn.Module):
     body: nn.Module
     """Module of the means, or of means and log standard deviations with ``std_of_state``."""
     std_of_state: bool
-    """Whether standard deviations depend on the observation."""
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:

@@ -20,23 +20,23 @@ def random_policy(seed, mdp, num_experts=None):
 
 
 def enumerate_paths(mdp, policy):
-    """Return and visits by pushing probability through every step, in NumPy, term by term."""
+    """Return and occupancy by pushing probability through every step, in NumPy, term by term."""
     transition, reward, start = (
         np.asarray(x, np.float64) for x in (mdp.transition, mdp.reward, mdp.start)
     )
     terminal, policy = np.asarray(mdp.terminal), np.asarray(policy, np.float64)
-    mass, total, visits = start.copy(), 0.0, np.zeros(len(start))
+    mass, total, occupancy = start.copy(), 0.0, np.zeros(len(start))
     for _ in range(mdp.horizon):
         moved = np.zeros_like(mass)
         for s in range(len(mass)):
             if terminal[s]:
                 continue
-            visits[s] += mass[s]
+            occupancy[s] += mass[s]
             for a in range(policy.shape[1]):
                 total += mass[s] * policy[s, a] * reward[s, a]
                 moved += mass[s] * policy[s, a] * transition[s, a]
         mass = moved
-    return total, visits, mass * ~terminal
+    return total, occupancy, mass * ~terminal
 
 
 @settings(max_examples=20, deadline=None)
@@ -44,9 +44,11 @@ def enumerate_paths(mdp, policy):
 def test_return_occupancy_and_limit_equal_an_enumeration(seed):
     mdp = random_mdp(seed)
     policy = random_policy(seed + 1, mdp)
-    total, visits, cut = enumerate_paths(mdp, policy)
+    total, occupancy, cut = enumerate_paths(mdp, policy)
     np.testing.assert_allclose(tabular.policy_return(mdp, policy), total, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(tabular.state_occupancy(mdp, policy), visits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        tabular.state_occupancy(mdp, policy), occupancy, rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(tabular.reach_limit(mdp, policy), cut, rtol=1e-4, atol=1e-5)
 
 
@@ -192,11 +194,11 @@ def test_floor_follows_from_the_stopped_clone_of_the_proof(seed):
     """The proof's construction in NumPy: its occupancy is the experts', and the floor follows."""
     mdp = random_mdp(seed)
     policies = np.asarray(random_policy(seed + 1, mdp, 2), np.float64)
-    returns, visits, cuts = (
+    returns, occupancies, cuts = (
         np.array(x) for x in zip(*(enumerate_paths(mdp, p) for p in policies), strict=True)
     )
-    occupancy, cut = visits.mean(axis=0), cuts.mean(axis=0)
-    weights = visits / np.maximum(visits.sum(axis=0), 1e-12)
+    occupancy, cut = occupancies.mean(axis=0), cuts.mean(axis=0)
+    weights = occupancies / np.maximum(occupancies.sum(axis=0), 1e-12)
     clone = np.einsum("es,esa->sa", weights, policies)
     moves = np.einsum("sa,sat->st", clone, np.asarray(mdp.transition, np.float64))
     alive = ~np.asarray(mdp.terminal)

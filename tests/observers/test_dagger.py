@@ -34,8 +34,8 @@ def test_dagger_learns_what_experts_would_do_where_they_never_go(small_task, sma
     values = tabular.optimal_action_values(small_mdp)
     expert = jax.nn.softmax(3.0 * values)
     answers = fit(small_task, jnp.stack([expert, expert]))
-    live = np.asarray(~small_mdp.terminal)
-    np.testing.assert_allclose(np.asarray(answers)[live], np.asarray(expert)[live], atol=0.04)
+    alive = np.asarray(~small_mdp.terminal)
+    np.testing.assert_allclose(np.asarray(answers)[alive], np.asarray(expert)[alive], atol=0.04)
 
 
 def test_answers_weigh_the_experts_evenly(small_task, small_mdp, random_policies):
@@ -48,9 +48,9 @@ def test_answers_weigh_the_experts_evenly(small_task, small_mdp, random_policies
     )
     answered = observer.query(jax.random.key(2), clone, 60_000)
     ours = returns.policy_table(TabularCloning(9, 5).fit(jax.random.key(0), answered), 9)
-    live = np.asarray(~small_mdp.terminal)
-    uniform = np.asarray(jnp.mean(policies, axis=0))[live]
-    np.testing.assert_allclose(np.asarray(ours)[live], uniform, atol=0.04)
+    alive = np.asarray(~small_mdp.terminal)
+    uniform = np.asarray(jnp.mean(policies, axis=0))[alive]
+    np.testing.assert_allclose(np.asarray(ours)[alive], uniform, atol=0.04)
     weights = jnp.exp(tabular.observer_weights(small_mdp, policies, "posterior"))
-    posterior = np.asarray(jnp.einsum("se,esa->sa", weights, policies))[live]
+    posterior = np.asarray(jnp.einsum("se,esa->sa", weights, policies))[alive]
     assert np.abs(posterior - uniform).max() > 0.1

@@ -1,4 +1,4 @@
-"""Experts told apart again: clearly different ones, a single one, and by networks."""
+"""Experts separated again: clearly different ones, a single one, and by networks."""
 
 import dataclasses
 
@@ -57,8 +57,8 @@ def test_latent_recovers_each_expert(fitted, small_mdp):
     tables = jax.vmap(lambda policy: returns.policy_table(policy, 9))(modes.policies)
     order = np.argsort(-np.asarray(modes.shares))[:2]
     distance = jnp.abs(tables[order][:, None] - policies[None]).sum(-1)
-    visits = jax.vmap(tabular.state_occupancy, (None, 0))(small_mdp, policies)
-    apart = np.asarray(jnp.sum(distance * visits[None], -1) / jnp.sum(visits, -1)[None])
+    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(small_mdp, policies)
+    apart = np.asarray(jnp.sum(distance * occupancies[None], -1) / jnp.sum(occupancies, -1)[None])
     matched = apart if apart[0, 0] + apart[1, 1] < apart[0, 1] + apart[1, 0] else apart[:, ::-1]
     # Total variation of half of it: the modes act as their experts with 95 % agreement or more.
     assert np.all(np.diag(matched) / 2 < 0.05)
@@ -113,7 +113,7 @@ def test_networks_separate_experts_as_tables_do(small_grid, small_task, small_md
     policies = two_experts(small_mdp)
     shown, _ = demonstrate(small_task, policies, key=5)
     networks = make_task(PGConfig(head="mlp", hidden_sizes=(16,)), small_grid).networks
-    observer = LatentCloning(networks, max_modes=2, num_updates=400, block_size=2048)
+    observer = LatentCloning(networks, max_modes=2, num_updates=400, batch_size=2048)
     modes = jax.jit(observer.fit)(jax.random.key(2), shown)
     assert np.all(np.asarray(modes.shares) > 0.3)
     found = jax.vmap(
