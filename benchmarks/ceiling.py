@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ape_jax.algorithms import common as training
 from ape_jax.algorithms import pg, pg_loss
+from ape_jax.algorithms.common import expert_log_weights
+from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from ape_jax.core import random
 from ape_jax.core.distributions import CumulativeCategorical
@@ -35,30 +36,30 @@ def returns(
     env,
     env_params,
 ) -> Float[Array, " N"]:
-    """Returns of one episode each: the loop of ``rollout.episodes`` and nothing beside it.
+    """Returns of single episodes, by the loop of ``rollout.episodes`` without anything else in it.
 
-    Nothing is recorded, and random numbers come from outside. After its end an episode goes on and
-    counts no more, so that nothing need be held.
+    Nothing is recorded, and random numbers come from outside. An episode that has ended continues,
+    and its further rewards do not count.
 
     Args:
       tables: P(action ≤ a) of every policy in every state.
-      actors: which policy acts in each episode.
+      actors: the policy that acts in each episode.
       start: observations and states.
       uniforms: numbers from [0, 1) that decide the actions.
-      env: an environment of a finite observation space whose steps draw nothing.
+      env: an environment with finite observations whose steps need no random numbers.
       env_params: its parameters.
     """
     unused = jax.random.key(0)
 
     def step(carry, uniforms):
-        (observations, states), live, total = carry
+        (observations, states), mask, total = carry
         policies = CumulativeCategorical(tables[actors, observations])
         actions = jax.vmap(CumulativeCategorical.sample)(policies, uniforms[:, None])
         observations, states, rewards, terminated, _ = jax.vmap(
             env.step_env, in_axes=(None, 0, 0, None)
         )(unused, states, actions, env_params)
-        total = total + jnp.where(live, rewards, 0.0)
-        return ((observations, states), live & ~terminated, total), None
+        total = total + jnp.where(mask, rewards, 0.0)
+        return ((observations, states), mask & ~terminated, total), None
 
     carry = (start, jnp.ones(actors.shape, bool), jnp.zeros(actors.shape))
     (_, _, total), _ = jax.lax.scan(step, carry, uniforms)
@@ -66,7 +67,7 @@ def returns(
 
 
 def tables_of(networks, heads, log_weights) -> Float[Array, "P S A"]:
-    """P(action ≤ a) of every expert, and of the observer last, in every state."""
+    """P(action ≤ a) in every state, of each expert and then of the observer."""
     states = jnp.arange(networks.num_states)
     log_probs = jax.vmap(networks.expert_log_probs, (None, 0), 1)(heads, states)
     clone = jax.nn.logsumexp(log_probs + log_weights[:, None, None], axis=0)
@@ -74,14 +75,14 @@ def tables_of(networks, heads, log_weights) -> Float[Array, "P S A"]:
 
 
 class Stepping:
-    """The environments of one update after another, experts' and observer's, without learning."""
+    """Steps the environments of experts and observer as training does, without learning."""
 
     CHUNK = 10
-    """Updates' worth in one program, each from starts of its own."""
+    """How many updates' environment steps one program makes; each begins with new starts."""
 
     def __init__(self, config: TrainConfig):
         """Draw policies, starts and random numbers."""
-        task = training.make_task(config)
+        task = make_task(config)
         key_params, key_starts, key_uniforms = jax.random.split(jax.random.key(0), 3)
         heads = task.networks.init(key_params).heads
         num_experts, block = config.num_experts, config.envs_per_expert
@@ -108,22 +109,22 @@ class Stepping:
 
 def steps_an_update(config: TrainConfig) -> int:
     """Environment steps that one update simulates, of experts and observer."""
-    task = training.make_task(config)
+    task = make_task(config)
     return 2 * config.num_experts * config.envs_per_expert * task.world.horizon
 
 
 def parts(config: TrainConfig) -> dict[str, common.Contestant]:
-    """Pieces of an update, each jitted alone; the rollout includes its random numbers.
+    """The parts of an update, each jitted alone; the rollout includes its random numbers.
 
-    ``raw bits`` is JAX's generator at its best: as many numbers as there are steps, from one key.
+    ``raw bits`` draws as many numbers as there are steps from one key, which is the fastest way.
     """
-    task, hypers = training.make_task(config), PGHypers()
+    task, hypers = make_task(config), PGHypers()
     networks = task.networks
     state = pg.create_state(jax.random.key(0), networks, hypers)
     keys = tuple(jax.random.split(jax.random.key(1)))
 
     def log_weights(params):
-        return pg.expert_log_weights(task, params)
+        return expert_log_weights(task, params)
 
     @jax.jit
     def collect(params, keys):
@@ -146,8 +147,8 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
         return jax.grad(pg_loss.loss, has_aux=True)(params, *arguments)
 
     @jax.jit
-    def descend(state, gradients):
-        return training.apply_gradients(state, gradients, hypers, config.num_updates)
+    def apply(state, gradients):
+        return pg.apply_gradients(state, gradients, hypers, config.num_updates)
 
     episodes = collect(state.params, keys)
     gradients, _ = gradient(state.params, *episodes)
@@ -155,7 +156,7 @@ def parts(config: TrainConfig) -> dict[str, common.Contestant]:
         "rollout": common.repeated(collect, state.params, keys),
         "random numbers": common.repeated(draw, keys),
         "loss and gradient": common.repeated(gradient, state.params, *episodes),
-        "optimiser": common.repeated(descend, state, gradients),
+        "optimiser": common.repeated(apply, state, gradients),
         "raw bits": common.repeated(raw_bits, keys[0]),
     }
 

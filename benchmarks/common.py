@@ -29,7 +29,7 @@ OURS, EAGER, COMPILED, CEILING = "#1f5fa8", "#c8442d", "#e2a13c", "#777777"
 """Colours of the contestants, the same in every figure."""
 
 Contestant = Callable[[int], None]
-"""Does its work so many times over, and returns when that is finished."""
+"""Does its work a given number of times, and returns when all is finished."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +50,22 @@ QUICK = Effort(repeats=2, seconds=0.1, budget=5.0)
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """Work a second, over the rounds."""
+    """Pieces of work a second, over the rounds."""
 
     median: float
     low: float
     high: float
 
     def as_json(self) -> list[float]:
-        """The spread: the slowest round and the fastest."""
+        """The slowest and the fastest round."""
         return [self.low, self.high]
 
 
 def rates(contestants: Mapping[str, Contestant], effort: Effort) -> dict[str, Rate]:
-    """Time all in one process, by turns, so that whatever else the machine does hits all alike.
+    """Time all contestants in one process by turns, so that other load hits all of them alike.
 
-    Each is warmed up by one piece of work, and its second decides how much it does in a round.
+    One piece of work warms a contestant up. The time of its second piece decides how many pieces it
+    does in a round.
     """
     counts = {}
     for name, contestant in contestants.items():
@@ -128,7 +129,7 @@ class Ours:
         self._leaves = jax.tree.leaves(state)
 
     def work(self, count: int) -> None:
-        """So many chunks."""
+        """Train for a number of chunks."""
         for _ in range(count):
             self._leaves, metrics = self._run(self._leaves)
         jax.block_until_ready((self._leaves, metrics))
@@ -137,7 +138,7 @@ class Ours:
 def compiled_chunk(
     updates: Callable, task: Task, state: algorithms.TrainState, hypers: Hypers, count: int
 ) -> jax.stages.Compiled:
-    """So many updates as a program from a state's leaves, which are donated, and the numbers."""
+    """A compiled program of several updates, from the leaves of a state, which are donated."""
     tree = jax.tree.structure(state)
 
     def run(leaves, hypers):
@@ -188,14 +189,14 @@ def options(
 
 
 def track(items: Iterable, description: str, console: Console) -> Iterable:
-    """The items, with a progress bar."""
+    """Yield the items, with a progress bar."""
     items = list(items)
     with Progress(console=console, transient=True) as progress:
         yield from progress.track(items, description=description)
 
 
 def write(result: dict, out: Path) -> None:
-    """Write the JSON; long benchmarks do so with every row, so that none is lost."""
+    """Write the JSON. Long benchmarks do this after every row, so that no row is lost."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -210,7 +211,7 @@ def publish(result: dict, figure: Figure, table: Table, out: Path, console: Cons
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], title: str) -> Table:
-    """Some columns of the rows under headings of their own; what was not measured is a dash."""
+    """A table of some columns, by their headings; what was not measured is a dash."""
     table = Table(*columns, title=title)
     for row in rows:
         table.add_row(*(_short(row[name]) for name in columns.values()))
@@ -228,7 +229,7 @@ def _short(value: Any) -> str:
 
 
 def axes_of(columns: int = 1, height: float = 3.4) -> tuple[Figure, list]:
-    """A figure of panels side by side in the style of all of them."""
+    """A figure with panels side by side, in the style of all benchmarks."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt  # After the choice of a backend that needs no screen.
 

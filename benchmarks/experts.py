@@ -1,8 +1,8 @@
-"""What more experts buy on the gridworld, and what they cost: protection, price and time.
+"""Protection, price and time by the number of experts, on the gridworld.
 
-Two defences, the paper's against the uniform mixture that samples, and the one against the greedy
-clone, each at one β for every number of experts; all returns are exact. A control without an
-observer gives the price.
+There are two defences: the paper's, against the uniform mixture that samples, and one against the
+greedy clone. Each has one β for all numbers of experts. All returns are exact. A control that is
+trained without an observer gives the price.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from benchmarks import common
 
 EXPERTS, SEEDS = (1, 2, 4, 8, 16), 5
 FIRST_SEED = 1000
-"""Settings were tuned on seeds below."""
+"""The settings were tuned on smaller seeds."""
 
 
 COLUMNS = (
@@ -38,7 +38,7 @@ COLUMNS = (
 
 
 class Defence(NamedTuple):
-    """What is trained, and the clone that it is trained against."""
+    """An ensemble to train, and the clone that it is trained against."""
 
     settings: RunConfig
     clone: str
@@ -50,8 +50,8 @@ DEFENCES = {
 }
 
 
-def judge(task: Task, heads: Params, key: PRNGKey) -> dict[str, jax.Array]:
-    """Exact returns of one ensemble and of three clones."""
+def exact_returns(task: Task, heads: Params, key: PRNGKey) -> dict[str, jax.Array]:
+    """Exact returns of one ensemble and of its three clones."""
     own = returns.ensemble_returns(task, heads, key)
     assert task.world.mdp is not None
     posterior = exact_posterior(task.world.mdp, task.networks, heads)
@@ -65,20 +65,23 @@ def judge(task: Task, heads: Params, key: PRNGKey) -> dict[str, jax.Array]:
 
 
 def trained(train: TrainConfig, hypers: Hypers, seeds: int) -> tuple[dict[str, np.ndarray], float]:
-    """Returns [K] of every seed's ensemble, and seconds of an update of all seeds together."""
+    """Returns [K] of every seed's ensemble, and the seconds of one update of all seeds."""
     task = make_task(train)
     first, started = 0, time.perf_counter()
     for chunk in Trainer(task).chunks(seed_keys(FIRST_SEED, seeds), hypers):
         if not first:
-            first, started = chunk.num_done, time.perf_counter()  # What came before compiled.
+            first, started = (
+                chunk.num_done,
+                time.perf_counter(),
+            )  # The first chunk includes compiling.
     seconds = (time.perf_counter() - started) / max(chunk.num_done - first, 1)
     keys = seed_keys(FIRST_SEED, seeds, EVALUATE)
-    measure = jax.jit(jax.vmap(judge, (None, 0, 0)), static_argnums=0)
+    measure = jax.jit(jax.vmap(exact_returns, (None, 0, 0)), static_argnums=0)
     return jax.device_get(measure(task, chunk.state.params.heads, keys)), seconds
 
 
 def row(name: str, defence: Defence, num_experts: int, num_updates: int | None, seeds: int) -> dict:
-    """One number of experts; returns with intervals over seeds."""
+    """One row: a defence with so many experts; returns with intervals over seeds."""
     train = dataclasses.replace(
         defence.settings.train,
         num_experts=num_experts,

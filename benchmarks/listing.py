@@ -1,9 +1,9 @@
 """One update on samples, with the interface and the shapes of the original PyTorch listing.
 
-Batches of 32 of ten numbers, five actions, three experts of 64 hidden units. The listing draws the
-expert of each sample and loops over them in Python; ``ape_jax.update_from_samples`` is told it.
-Every side has its batch at hand, and only the update is timed. Without PyTorch the columns of the
-listing are null.
+A batch has 32 observations of ten numbers. There are five actions, and three experts with 64 hidden
+units. The listing draws the expert of each sample and loops over the experts in Python;
+``ape_jax.update_from_samples`` takes the expert of each sample as an argument. Batches are made
+before, and only the update is timed. Without PyTorch the columns of the listing are null.
 """
 
 import functools
@@ -14,17 +14,16 @@ import numpy as np
 from gymnax.environments import spaces
 
 from ape_jax import PGConfig, PGHypers, Samples, create_state, make_networks, update_from_samples
-from ape_jax.algorithms import from_samples
 from benchmarks import common
 
 STATE_DIM, ACTION_DIM, NUM_EXPERTS, BATCH = 10, 5, 3, 32
 BETA, RATE = 0.5, 1e-3
 SCANNED = 100
-"""Updates in one program, where a scan goes over stacked batches."""
+"""Updates in one program, which scans over stacked batches."""
 WAYS = {
     "loss_read": "update_from_samples, its loss read after each",
     "dispatched": "update_from_samples, dispatched ahead",
-    "raw": "the jitted update without checks, dispatched ahead",
+    "raw": "jitted update_from_samples, dispatched ahead",
     "scanned": "update_from_samples in one jitted scan",
 }
 
@@ -45,7 +44,7 @@ def batches() -> tuple[Samples, Samples]:
 
 
 def ours() -> dict[str, common.Contestant]:
-    """The ways to call our update."""
+    """The four ways to call our update."""
     config = PGConfig(num_experts=NUM_EXPERTS, head="mlp", activation="relu")
     networks = make_networks(
         config, spaces.Box(-jnp.inf, jnp.inf, (STATE_DIM,)), spaces.Discrete(ACTION_DIM)
@@ -76,13 +75,13 @@ def ours() -> dict[str, common.Contestant]:
     return {
         "loss_read": loss_read,
         "dispatched": functools.partial(dispatched, update_from_samples),
-        "raw": functools.partial(dispatched, from_samples._ape_update),
+        "raw": functools.partial(dispatched, jax.jit(update_from_samples)),
         "scanned": common.repeated(scan, start, *stacked),
     }
 
 
 def listing(threads: int) -> common.Contestant:
-    """The listing, mended, in PyTorch."""
+    """The corrected listing, in PyTorch."""
     import torch
 
     from benchmarks.torch_ape import listing
@@ -100,7 +99,7 @@ def listing(threads: int) -> common.Contestant:
 
 
 def measure(effort: common.Effort) -> dict:
-    """Updates a second of all, timed by turns; PyTorch with one thread, which suits it best."""
+    """Updates a second of all ways, by turns; PyTorch has one thread, with which it is fastest."""
     contestants = ours()
     if common.has_torch():
         contestants["listing"] = listing(threads=1)

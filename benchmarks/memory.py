@@ -1,7 +1,7 @@
 """Memory of a chunk of updates: what the compiler plans, and what the process takes.
 
-By environments and horizon, tabular heads, two experts; and by the length of the chunk, with which
-only the metrics may grow.
+It is measured over environments and horizons, for two experts with tabular heads, and over the
+length of the chunk, with which only the metrics may grow.
 """
 
 import functools
@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 
 from ape_jax import algorithms
-from ape_jax.algorithms import common as training
 from ape_jax.algorithms import pg
+from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers
 from ape_jax.envs import GridWorld
 from benchmarks import common
@@ -28,14 +28,14 @@ STATUS = Path("/proc/self/status")
 
 def compile_chunk(block: int, horizon: int, chunk: int):
     """The compiled updates, and a state to start from."""
-    task = training.make_task(PGConfig(envs_per_expert=block), GridWorld(horizon=horizon))
+    task = make_task(PGConfig(envs_per_expert=block), GridWorld(horizon=horizon))
     state = pg.create_state(jax.random.key(0), task.networks, PGHypers())
     return common.compiled_chunk(algorithms.updates, task, state, PGHypers(), chunk), state
 
 
 @functools.cache
 def plan(block: int, horizon: int, chunk: int) -> dict[str, int]:
-    """Bytes that the compiler plans for."""
+    """Bytes that the compiler plans for a chunk."""
     compiled, _ = compile_chunk(block, horizon, chunk)
     memory = compiled.memory_analysis()
     _, metrics = compiled.out_info
@@ -54,7 +54,7 @@ def run(block: int, horizon: int) -> int | None:
     """Bytes by which the process's peak grows over a chunk; None where the system does not say."""
     compiled, state = compile_chunk(block, horizon, CHUNK)
     try:
-        # Sets the peak back to what is held now; compiling took more.
+        # Sets the recorded peak to the present size, because compiling needed more.
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return None
@@ -69,7 +69,7 @@ def _status(name: str) -> int:
 
 
 def measured(block: int, horizon: int) -> int | None:
-    """:func:`run` in a fresh process."""
+    """The same in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.memory", CHILD, str(block), str(horizon)]
     return json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 

@@ -141,9 +141,9 @@ def make_train(
     def advantages_of(rollout, last_value):
         def backward(carry, transition):
             advantage, next_value = carry
-            live = 1.0 - transition.done
-            delta = transition.reward + gamma * next_value * live - transition.value
-            advantage = delta + gamma * gae_lambda * live * advantage
+            not_done = 1.0 - transition.done
+            delta = transition.reward + gamma * next_value * not_done - transition.value
+            advantage = delta + gamma * gae_lambda * not_done * advantage
             return (advantage, transition.value), advantage
 
         start = (jnp.zeros_like(last_value), last_value)

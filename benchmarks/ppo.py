@@ -1,9 +1,10 @@
 """PPO on CartPole-v1 against PPO as it is usually written, and what an ensemble costs on top.
 
-Whole runs, timed by turns, each from a seed of its own, whose last tenth gives the return at the
-end. Ensembles are those of the preset ``cartpole``, against one of its experts without observer.
-Beside the clock's seconds stand those of the processor, over all threads, on which other work on
-the machine bears less; of the host where a GPU computes.
+Whole runs are timed by turns, each with its own seed. The return at the end is the mean over the
+last tenth of a run. Ensembles are those of the preset ``cartpole``, compared with one of its
+experts without an observer. Besides seconds by the clock, seconds of the processor are counted,
+summed over threads, because other work on the machine changes them less. Where a GPU computes,
+they are the seconds of the host's processor.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from jaxtyping import Array, Float
 from rich.console import Console
 
 from ape_jax import algorithms, presets
-from ape_jax.algorithms import common as training
-from ape_jax.algorithms import ppo
+from ape_jax.algorithms import ppo_state
+from ape_jax.algorithms.task import make_task
 from ape_jax.config import Hypers, PPOConfig, PPOHypers
 from ape_jax.types import PRNGKey
 from benchmarks import common, plain_ppo
@@ -50,9 +51,9 @@ HYPERS = PPOHypers(
     gamma=0.99,
     ent_coef=0.01,
 )
-"""Those of the yardstick, but for the critics' rate, which it shares with the policy; it also clips
-values, and policy and critic by one norm."""
-AGAINST_PLAIN = {
+"""The numbers of plain PPO, except for the learning rate of the critics. Plain PPO has one rate for
+policy and critic, clips their gradients by one norm, and also clips values."""
+PLAIN_COLUMNS = {
     "B": "num_envs",
     "ours": "ours_steps_per_second",
     "plain": "plain_steps_per_second",
@@ -64,9 +65,9 @@ AGAINST_PLAIN = {
     "return": "ours_return",
     "plain return": "plain_return",
 }
-"""Steps a second, and their ratio at the median, at the best, and a second of the processor, which
-compiling is given in."""
-OF_ENSEMBLES = {
+"""Environment steps a second; their ratio by the median, by the best run and by seconds of the
+processor; and processor seconds of compiling."""
+ENSEMBLE_COLUMNS = {
     "E": "num_experts",
     "observer": "observer",
     "envs": "num_envs",
@@ -83,9 +84,9 @@ class Program(NamedTuple):
     """A whole run of training, compiled."""
 
     run: Callable[[PRNGKey], Float[Array, " updates"]]
-    """From its key to the mean return of the latest episodes at every update; awaited."""
+    """Maps a key to the mean return of the latest episodes at every update, and waits for it."""
     spent: dict[str, float]
-    """On tracing and compiling."""
+    """Seconds of tracing and compiling."""
 
 
 def compiled(train: Callable, *arguments) -> tuple[jax.stages.Compiled, dict[str, float]]:
@@ -97,7 +98,7 @@ def compiled(train: Callable, *arguments) -> tuple[jax.stages.Compiled, dict[str
 
 
 def ours(num_envs: int, num_updates: int) -> Program:
-    """PPO of ``ape_jax``: one expert, and nobody who observes it."""
+    """PPO of ``ape_jax``, with one expert and no observer."""
     config = dataclasses.replace(CONFIG, envs_per_expert=num_envs, num_updates=num_updates)
     program, spent = compiled(algorithms.make_train(config), jax.random.key(0), HYPERS)
 
@@ -109,7 +110,7 @@ def ours(num_envs: int, num_updates: int) -> Program:
 
 
 def plain(num_envs: int, num_updates: int) -> Program:
-    """The yardstick."""
+    """Plain PPO."""
     train = plain_ppo.make_train(ENV, num_envs, num_updates=num_updates)
     program, spent = compiled(train, jax.random.key(0))
 
@@ -121,7 +122,7 @@ def plain(num_envs: int, num_updates: int) -> Program:
 
 
 def against_plain(num_envs: int, num_steps: int, repeats: int) -> dict:
-    """One row: so many runs of each, by turns, seeds 0, 1, …; a run before them warms up."""
+    """One row: several runs of each side by turns, with seeds 0, 1, …; one run warms up."""
     num_updates = max(1, num_steps // (num_envs * CONFIG.rollout_length))
     steps = num_updates * num_envs * CONFIG.rollout_length
     programs = {"ours": ours(num_envs, num_updates), "plain": plain(num_envs, num_updates)}
@@ -162,12 +163,12 @@ class Ensemble:
 
     def __init__(self, config: PPOConfig, hypers: Hypers):
         """Compile."""
-        task = training.make_task(config)
+        task = make_task(config)
         state = jax.jit(algorithms.init, static_argnums=1)(jax.random.key(0), task, hypers)
-        self.num_envs = ppo.num_environments(task)
+        self.num_envs = ppo_state.num_environments(task)
         self.config = config
         self.cpu_seconds: list[float] = []
-        """An update, of every call of :meth:`work`."""
+        """Processor seconds of an update, one entry for each call of ``work``."""
         leaves, tree = jax.tree.flatten(state)
 
         def run(leaves, hypers):
@@ -180,7 +181,7 @@ class Ensemble:
         self._run = functools.partial(program, leaves, hypers)
 
     def work(self, count: int) -> None:
-        """So many programs, one after the other."""
+        """Run the program several times, one after the other."""
         started = time.process_time()
         for _ in range(count):
             jax.block_until_ready(self._run())
@@ -191,7 +192,7 @@ class Ensemble:
 def ensembles(sizes: Sequence[int], num_updates: int, effort: common.Effort) -> list[dict]:
     """Rows by number of experts, all timed by turns.
 
-    The first row is one expert without observer, in whose seconds an update the others are given.
+    The first row is one expert without an observer; the other rows are compared with it.
     """
     preset = presets.config("cartpole")
     assert isinstance(preset.train, PPOConfig)
@@ -227,7 +228,7 @@ def ensembles(sizes: Sequence[int], num_updates: int, effort: common.Effort) -> 
 
 
 def draw(result: dict):
-    """Steps a second of both, and what an update of an ensemble takes."""
+    """Environment steps a second of both sides, and the time of an ensemble's update."""
     figure, (left, right) = common.axes_of(2)
     rows, many = result["rows"], result["ensembles"]
     for offset, name, colour in ((-0.2, "ours", common.OURS), (0.2, "plain", common.EAGER)):
@@ -289,8 +290,8 @@ def main(arguments: list[str] | None = None) -> None:
             *(steps, repeats, effort, EXPERTS[:2] if given.quick else EXPERTS),
             note=functools.partial(common.write, out=given.out),
         )
-    console.print(common.table_of(result["ensembles"], OF_ENSEMBLES, "Ensembles, by turns"))
-    table = common.table_of(result["rows"], AGAINST_PLAIN, f"PPO on {ENV}, steps a second")
+    console.print(common.table_of(result["ensembles"], ENSEMBLE_COLUMNS, "Ensembles, by turns"))
+    table = common.table_of(result["rows"], PLAIN_COLUMNS, f"PPO on {ENV}, steps a second")
     common.publish(result, draw(result), table, given.out, console)
 
 

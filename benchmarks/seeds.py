@@ -1,8 +1,8 @@
 """Default training of many seeds: side by side by ``vmap``, or in processes of their own.
 
-By ``vmap`` on one device, or spread over the cores of a CPU as ``--devices`` does. Processes run
-side by side, as many as there are cores, and one after another. A process is fresh, and no compiled
-program is kept between them, so that its seconds include imports and compiling.
+Side by side means on one device, or spread over the cores of a CPU as ``--devices`` does. Processes
+run one after another, or as many at a time as there are cores. No compiled program is kept between
+processes, so the seconds of each include imports and compiling.
 """
 
 import json
@@ -42,7 +42,7 @@ def vmapped(seeds: tuple[int, ...], config: TrainConfig, effort: common.Effort) 
 def train(seeds: int, config: TrainConfig, num_devices: int | None = None) -> dict[str, float]:
     """One whole training as the command line runs it: seconds of the first chunk and of the rest.
 
-    The first chunk compiles. With a number of devices as ``--devices``: a CPU is divided.
+    The first chunk includes compiling. A number of devices divides a CPU, as ``--devices`` does.
     """
     from ape_jax.algorithms.task import make_task
     from ape_jax.training import devices as sharding
@@ -85,7 +85,7 @@ def processes(
 def against_processes(num_updates: int, repeats: int) -> dict:
     """Ten seeds: vmapped in one process, in one process each after another, and side by side.
 
-    Vmapped on one device, and, on a CPU, on as many as there are cores.
+    The vmapped run is measured on one device, and on a CPU also on as many devices as cores.
     """
     cores = os.cpu_count() or 1
     places = 1 if common.on_gpu() else cores

@@ -1,7 +1,7 @@
 """Seconds from the start of ``ape-jax train`` to its first finished update.
 
-With an empty folder for compiled programs, and with the folder that such a run left. The process is
-a fresh one each time, and runs what the command runs.
+It is measured with an empty folder for compiled programs, and with the folder that such a run left.
+Each run is a fresh process that does what the command does.
 """
 
 import json
@@ -29,8 +29,8 @@ jax.monitoring.register_event_duration_secs_listener(
 )
 first = []
 run = trainer.Trainer.chunks
-def noted(self, *arguments):
-    for chunk in run(self, *arguments):
+def noted(self, *arguments, **options):
+    for chunk in run(self, *arguments, **options):
         if not first:
             first.append((time.time(), len(compiling)))
         yield chunk
@@ -52,7 +52,8 @@ print(json.dumps({
 }))
 sys.exit(code)
 """
-"""Compiling is what JAX says it took until the first update; reading a kept program is part."""
+"""The program of a fresh process. JAX reports the seconds of compiling until the first update; they
+include reading a program from the folder."""
 
 PARTS = ("interpreter", "import", "trace", "compile")
 

@@ -1,11 +1,12 @@
 """Updates a second of training, against PyTorch and against the environments alone.
 
-On a GPU also how training scales with seeds side by side. A contestant that is not run leaves null:
+On a GPU it also measures how training scales with seeds side by side. Columns of a contestant that
+is not run are null:
 
-- both PyTorch versions where it is not installed;
-- the eager one where one of its arrays takes more than ``EAGER_BYTES``;
-- the compiled one, which compiles for long, but for two experts and 64 or 1024 environments an
-  expert, and in ``--quick``.
+- both PyTorch versions where PyTorch is not installed;
+- the eager version where one of its arrays would take more than ``EAGER_BYTES``;
+- the compiled version, which compiles for long, except for two experts with 64 or 1024 environments
+  each, and always with ``--quick``.
 """
 
 import functools
@@ -21,10 +22,11 @@ HEADS = ("tabular", "mlp")
 SIZES = [(2, 64), (2, 1024), (2, 16384), (8, 64), (32, 64)]
 COMPILED_SIZES = [(2, 64), (2, 1024)]
 STEPS_PER_GRAPH = 10
-"""Of the compiled version on a CPU. Longer graphs compile for minutes: 50 steps were about half as
-fast again with 64 environments an expert; 25 were no faster with 1024."""
+"""Steps in one graph of the compiled version, on a CPU. Longer graphs compile for minutes. With 50
+steps it was about 1.5 times as fast at 64 environments an expert; with 25 steps it was no faster at
+1024."""
 EAGER_BYTES = 2e8
-"""An update holds about five arrays as large as the largest."""
+"""Largest array of the eager version, in bytes. An update holds about five arrays of this size."""
 COLUMNS = {
     "head": "head",
     "E": "num_experts",
@@ -38,7 +40,7 @@ COLUMNS = {
     "ceiling": "ceiling_steps_per_second",
 }
 SEEDS = [(2**power, block) for block in (64, 256) for power in range(0, 11, 2)]
-"""Seeds and environments an expert of the scaling on a GPU."""
+"""Seeds, and environments an expert, with which scaling is measured on a GPU."""
 
 
 def measure(
@@ -77,7 +79,7 @@ def measure(
 
 
 def eager_fits(config: TrainConfig) -> bool:
-    """Whether what all heads hold of all the observer's steps stays within ``EAGER_BYTES``."""
+    """Whether the hidden units of all heads at all steps of the observer fit in ``EAGER_BYTES``."""
     width = config.hidden_sizes[0] if config.head == "mlp" else 5
     observer_steps = steps_an_update(config) // 2
     return 4 * config.num_experts * observer_steps * width <= EAGER_BYTES
@@ -86,7 +88,7 @@ def eager_fits(config: TrainConfig) -> bool:
 def better(
     found: dict[str, common.Rate], version: str
 ) -> tuple[common.Rate, int] | tuple[None, None]:
-    """The version's rate with the number of threads that suits it best, and that number."""
+    """The rate of a version with the better number of threads, and that number."""
     mine = [(rate, int(x.split()[1])) for x, rate in found.items() if x.startswith(version)]
     return max(mine, key=lambda pair: pair[0].median) if mine else (None, None)
 
@@ -94,7 +96,7 @@ def better(
 def torch_contestants(
     config: TrainConfig, with_eager: bool, with_compiled: bool
 ) -> tuple[dict[str, common.Contestant], float | None]:
-    """PyTorch with one thread and with all; and the seconds that compiling took with one."""
+    """PyTorch with one thread and with all threads; and the seconds of compiling with one."""
     import torch
 
     from benchmarks.torch_ape import compiled, eager
@@ -102,7 +104,7 @@ def torch_contestants(
     where = "cuda" if common.on_gpu() else "cpu"
     if where == "cuda":
         torch.set_float32_matmul_precision("high")
-    # Compiling is timed, so that nothing may come from earlier runs.
+    # Compiling is timed, so nothing may be taken from earlier runs.
     torch.compiler.reset()
     torch.compiler.config.force_disable_caches = True
     compiled.STEPS_PER_GRAPH = 100 if where == "cuda" else STEPS_PER_GRAPH
@@ -131,7 +133,7 @@ def torch_contestants(
 
 
 def scaling(sizes: Sequence[tuple[int, int]], effort: common.Effort, track: Callable) -> list[dict]:
-    """Training vmapped over seeds, in steps a second over all of them; tabular heads."""
+    """Environment steps a second of all seeds, for training vmapped over seeds; tabular heads."""
     rows = []
     for count, block in track(sizes, "seeds"):
         config = PGConfig(envs_per_expert=block)
@@ -150,7 +152,7 @@ def scaling(sizes: Sequence[tuple[int, int]], effort: common.Effort, track: Call
 
 
 def draw(rows: list[dict], seeds: Sequence[dict] = ()):
-    """Environment steps a second by environments, two experts; one panel a head, and the seeds'."""
+    """Environment steps a second over environments, a panel for each head; and over seeds."""
     heads = [head for head in HEADS if any(row["head"] == head for row in rows)]
     figure, panels = common.axes_of(len(heads) + bool(seeds))
     for panel, head in zip(panels, heads, strict=False):
@@ -182,7 +184,7 @@ def draw(rows: list[dict], seeds: Sequence[dict] = ()):
 
 
 def in_steps(row: dict, name: str) -> float:
-    """Environment steps a second of what a column gives in updates or in steps."""
+    """A column in environment steps a second, whether it is in updates or in steps."""
     an_update = row["steps_per_second"] / row["ours_updates_per_second"]
     return row[name] * an_update if "updates" in name else row[name]
 

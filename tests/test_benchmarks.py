@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ape_jax.algorithms import common as training
+from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig
 from ape_jax.core import random
 from ape_jax.core.distributions import Categorical
@@ -34,7 +34,7 @@ TINY = PGConfig(envs_per_expert=2, num_updates=100)
 
 @pytest.fixture(autouse=True)
 def no_torch(monkeypatch):
-    """As where PyTorch is not installed."""
+    """Act as if PyTorch were not installed."""
     monkeypatch.setattr(common, "has_torch", lambda: False)
 
 
@@ -43,7 +43,7 @@ def track(items, _):
 
 
 def published(result, figure, table, folder):
-    """What a benchmark writes, read back; the picture is there too."""
+    """Publish a result, and read back the file; the picture must be there too."""
     out = folder / "made" / "result.json"
     common.publish(result, figure, table, out, Console(quiet=True))
     assert out.with_suffix(".png").stat().st_size > 5_000
@@ -53,7 +53,7 @@ def published(result, figure, table, folder):
 
 
 def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
-    """Given the same starts and random numbers; the limit cuts some episodes."""
+    """The starts and random numbers are the same; the limit cuts some episodes."""
     params = small_grid.default_params
     keys = jax.random.split(jax.random.key(0), 60)
     actors = jnp.repeat(jnp.arange(3), 20)
@@ -80,7 +80,7 @@ def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
 
 
 def test_tables_of_the_ceiling_end_with_the_mixture():
-    task = training.make_task(TINY)
+    task = make_task(TINY)
 
     @jax.jit
     def tables_of(key):
@@ -99,14 +99,14 @@ def test_contestants_take_turns_and_leave_when_their_budget_is_spent(monkeypatch
     contestants = {name: lambda count, name=name: calls.append((name, count)) for name in "ab"}
     effort = common.Effort(repeats=5, seconds=4.0, budget=3.0)
     found = common.rates(contestants, effort)
-    # Warmed up, then counted: a second a piece, so that four make a round of four seconds.
+    # Two pieces warm up and are timed: one second each, so four pieces make a round of four.
     assert calls[:4] == [("a", 1), ("a", 1), ("b", 1), ("b", 1)]
     assert calls[4:] == [("a", 4), ("b", 4)] * 3
     assert found["a"] == common.Rate(4.0, 4.0, 4.0)
 
 
 class Idle:
-    """In place of training, which other tests compile."""
+    """Takes the place of training, which other tests compile."""
 
     chunk = 3
     compile_seconds = 1.0
@@ -134,7 +134,7 @@ def test_throughput_leaves_null_what_is_not_run(tmp_path, monkeypatch):
     assert row["ceiling_steps_per_second"] > 0
 
 
-def test_of_two_numbers_of_threads_the_faster_counts():
+def test_better_takes_the_number_of_threads_with_the_faster_rate():
     found = {
         "ours": common.Rate(9.0, 9.0, 9.0),
         "eager 1": common.Rate(2.0, 1.0, 3.0),
@@ -163,7 +163,8 @@ def test_scaling_counts_the_steps_of_all_seeds(monkeypatch):
     assert row["spread"] == [row["steps_per_second"] / 2, row["steps_per_second"] * 2]
 
 
-def test_ceiling_reports_every_part(tmp_path):
+def test_ceiling_reports_every_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "Ours", Idle)
     row = ceiling.measure(TINY, EFFORT)
     table = common.table_of([row], ceiling.COLUMNS, "")
     result = {"device": common.device(), "rows": [row]}
@@ -239,19 +240,16 @@ def test_the_command_starts_and_says_where_its_seconds_go(tmp_path):
     assert parts < found["first_update_seconds"] < found["process_seconds"]
 
 
-@pytest.mark.slow
-def test_the_peak_of_a_chunk_is_measured():
-    found = memory.run(64, 100)
-    assert found is None or 0 <= found < 1e8  # Nothing where memory freed earlier is used again.
-
-
 def test_memory_grows_with_a_chunk_by_its_metrics_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "CHUNK", 2)
-    monkeypatch.setattr(memory, "measured", lambda *_: None)
+    monkeypatch.setattr(memory, "measured", memory.run)  # In this process.
     result = memory.measure((2,), (10,), (2, 400), track)
     table = common.table_of(result["rows"], {"B": "envs_per_expert"}, "")
     result = published(result, memory.draw(result), table, tmp_path)
-    assert result["rows"][0]["temp_bytes_per_step"] > 0
+    (row,) = result["rows"]
+    assert row["temp_bytes_per_step"] > 0
+    # The peak does not grow where memory that was freed earlier is used again.
+    assert row["peak_growth_bytes"] is None or 0 <= row["peak_growth_bytes"] < 1e8
     short, long = result["chunks"]
     metrics = long["metrics_bytes"] - short["metrics_bytes"]
     assert metrics == 398 * 32
@@ -260,7 +258,7 @@ def test_memory_grows_with_a_chunk_by_its_metrics_alone(tmp_path, monkeypatch):
 
 
 class IdleEnsemble:
-    """In place of one that a test would compile."""
+    """Takes the place of an ensemble that a test would have to compile."""
 
     spent: ClassVar = {"compile_seconds": 1.0, "compile_cpu_seconds": 1.0}
 
@@ -286,8 +284,8 @@ def test_ppo_counts_the_steps_of_whole_runs(tmp_path, monkeypatch):
         common, "rates", lambda x, _: {k: common.Rate(2.0 / (1 + int(k)), 0.5, 4.0) for k in x}
     )
     result = ppo.measure(20_000, 3, EFFORT, sizes=(1, 2))
-    table = common.table_of(result["rows"], ppo.AGAINST_PLAIN, "")
-    assert common.table_of(result["ensembles"], ppo.OF_ENSEMBLES, "").row_count == 3
+    table = common.table_of(result["rows"], ppo.PLAIN_COLUMNS, "")
+    assert common.table_of(result["ensembles"], ppo.ENSEMBLE_COLUMNS, "").row_count == 3
     result = published(result, ppo.draw(result), table, tmp_path)
     assert [(row["num_updates"], row["steps"]) for row in result["rows"]] == [
         (39, 39 * 4 * 128),
@@ -308,7 +306,7 @@ def test_ppo_counts_the_steps_of_whole_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_ppo_and_the_plain_one_are_trained_and_timed():
+def test_ppo_plain_ppo_and_an_ensemble_are_trained_and_timed():
     row = ppo.against_plain(4, 2 * 4 * 128, 2)
     assert row["num_updates"] == 2
     for name in ("ours", "plain"):
@@ -316,14 +314,9 @@ def test_ppo_and_the_plain_one_are_trained_and_timed():
         # An untrained policy falls after about twenty steps; no return is missing.
         assert len(row[f"{name}_returns"]) == 2
         assert all(9 <= x < 60 for x in row[f"{name}_returns"])
-
-
-@pytest.mark.slow
-def test_an_ensemble_costs_more_than_one_expert():
-    alone, both = ppo.ensembles((2,), 1, EFFORT)
+    (alone,) = ppo.ensembles((), 1, EFFORT)
     assert (alone["num_envs"], alone["times_one_expert"]) == (16, 1)
-    assert both["num_envs"] == 64
-    assert both["times_one_expert_cpu"] > 1
+    assert alone["cpu_update_seconds"] > 0
 
 
 @pytest.mark.slow
@@ -346,10 +339,10 @@ def test_protection_and_price_of_more_experts_are_differences_of_exact_returns(t
 
 @pytest.mark.slow
 def test_saving_is_compared_with_none_and_a_long_run_does_not_grow(tmp_path):
-    result = saving.measure(PGConfig(num_updates=60, envs_per_expert=4), 1)
+    result = saving.measure(PGConfig(num_updates=50, envs_per_expert=16), 1)
     table = common.table_of(result["rows"], {"saving": "saving", "share": "share"}, "")
     rows = published(result, saving.draw(result), table, tmp_path)["rows"]
     assert [row["saving"] for row in rows] == ["nothing kept", "metrics alone", *saving.SETTINGS]
     assert rows[1]["share"] == 0
-    memory = saving.growth(2000)
+    memory = saving.growth(1000)
     assert memory["last_mebibytes"] - memory["first_mebibytes"] < 20

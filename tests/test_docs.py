@@ -16,7 +16,7 @@ from ape_jax import cli, presets
 from ape_jax.algorithms.task import make_task
 from ape_jax.cli import train_options
 from ape_jax.config import ALL_SETTINGS, PGConfig, RunConfig
-from ape_jax.evaluation import attackers
+from ape_jax.evaluation import attackers, records
 from ape_jax.reporting import tables
 from ape_jax.runs import export
 
@@ -149,35 +149,42 @@ def test_program_of_runs_reads_exported_policies(tmp_path, monkeypatch, capsys):
 
 # The reference of the code.
 
-# Name and type do not tell the shape of an array or the meaning of None. A flag has a help text.
-UNCLEAR = re.compile(r"^(?!.*help=).*\b(Array|ndarray|None|Optional)\b", re.DOTALL)
+SHAPE = re.compile(r"\w+\[(?:np\.ndarray|Array)( \| (np\.ndarray|Array))?, '[^']*'\]")
+"""An array whose type names its axes."""
 
 
-def fields_without_docstring(tree: ast.Module) -> list[str]:
-    """Public fields of classes that need a docstring and have none."""
+def unexplained_fields(owner: ast.ClassDef) -> list[str]:
+    """Public fields that need a docstring and have none.
+
+    A docstring is needed where the type of an array does not name its axes, and where a field may
+    be None and nothing in the class says what None means. A flag has a help text instead.
+    """
+    texts = [
+        node.value for node in ast.walk(owner) if isinstance(getattr(node, "value", None), str)
+    ]
+    explains_none = any("None" in text or "if not given" in text.lower() for text in texts)
     found = []
-    for owner in ast.walk(tree):
-        if not isinstance(owner, ast.ClassDef) or owner.name.startswith("_"):
+    for field, following in zip(owner.body, [*owner.body[1:], None], strict=True):
+        if not isinstance(field, ast.AnnAssign):
             continue
-        for field, following in zip(owner.body, [*owner.body[1:], None], strict=True):
-            if (
-                isinstance(field, ast.AnnAssign)
-                and UNCLEAR.search(ast.unparse(field.annotation))
-                and not ast.unparse(field.target).startswith("_")
-                and not (
-                    isinstance(following, ast.Expr)
-                    and isinstance(following.value, ast.Constant)
-                    and isinstance(following.value.value, str)
-                )
-            ):
-                found.append(f"{owner.name}.{ast.unparse(field.target)}")
+        name, kind = ast.unparse(field.target), ast.unparse(field.annotation)
+        unclear = re.search(r"\b(Array|ndarray)\b", SHAPE.sub("", kind))
+        unclear = unclear or (re.search(r"\bNone\b", kind) and not explains_none)
+        documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+        if unclear and "help=" not in kind and not (documented or name.startswith("_")):
+            found.append(f"{owner.name}.{name}")
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_field_has_a_docstring_where_its_type_does_not_tell_all(path):
+def test_fields_have_a_docstring_where_the_type_does_not_tell_all():
     """Ruff asks for docstrings of modules, classes and functions; this asks for those of fields."""
-    assert fields_without_docstring(ast.parse(path.read_text("utf-8"))) == []
+    owners = [
+        (name_of(path), node)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert [f"{file}: {x}" for file, owner in owners for x in unexplained_fields(owner)] == []
 
 
 def test_every_package_is_on_one_page_of_the_reference():
@@ -188,11 +195,33 @@ def test_every_package_is_on_one_page_of_the_reference():
     assert sorted(shown) == sorted(["ape_jax", *public])
 
 
-def test_architecture_lists_every_file():
-    page = (DOCS / "architecture.md").read_text("utf-8")
-    (tree,) = re.findall(r"```text\nape_jax/\n(.*?)```", page, re.DOTALL)
-    listed = [name for name in re.findall(r"\w+\.py", tree) if name != "__init__.py"]
-    assert sorted(listed) == sorted(path.name for path in MODULES if path.stem != "__init__")
+ARCHITECTURE = (DOCS / "architecture.md").read_text("utf-8")
+
+
+def test_map_of_the_architecture_shows_every_file_in_its_folder():
+    (tree,) = re.findall(r"```text\nape_jax/\n(.*?)```", ARCHITECTURE, re.DOTALL)
+    listed, folder = set(), ""
+    for line in tree.splitlines():
+        indent, names = re.match(r"( +)((?:[\w./]+ ? ?)+)", line).groups()
+        if names.split()[0].endswith("/"):
+            folder = names.split()[0]
+        else:
+            listed |= {f"{folder if len(indent) > 2 else ''}{name}" for name in names.split()}
+    listed = {name for name in listed if name.endswith(".py")}
+    files = {path.relative_to(ROOT / "ape_jax").as_posix() for path in MODULES}
+    assert listed - files == set()
+    assert {name for name in files - listed if not name.endswith("__init__.py")} == set()
+
+
+def test_architecture_names_files_and_what_is_in_them():
+    text = re.sub(r"```.*?```", "", ARCHITECTURE, flags=re.DOTALL)
+    files = set(re.findall(r"`((?:\w+/)+\w*(?:\.py)?)`", text))
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / "ape_jax" / file).exists()] == []
+    pairs = re.findall(r"`(\w+)` (?:in|of) `([\w/]+)\.py`", text)
+    assert len(pairs) >= 5
+    for name, file in pairs:
+        pkgutil.resolve_name(f"ape_jax.{file.replace('/', '.')}:{name}")
 
 
 def test_tables_of_settings_list_every_one(hooks):
@@ -335,14 +364,14 @@ def test_readme_holds_the_rows_of_speed_that_have_every_contestant():
 )
 def test_page_of_results_holds_the_recorded_table(file, names, seeds, first_seed):
     """Results of every preset as it is now, on seeds that no setting was tuned on."""
-    rows = rows_of(file.removesuffix(".json"))
-    table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(rows))
+    suite = records.read(Suite, RESULTS / file)
+    table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(suite))
     assert table in (DOCS / "results.md").read_text("utf-8")
-    assert all(row["effort"]["num_steps"] >= 256_000 for row in rows)
+    assert all(row.effort.num_steps >= 256_000 for row in suite.rows)
     configs = {
         name: dataclasses.replace(
             presets.config(name), seeds=seeds, first_seed=first_seed
         ).to_flat()
         for name in names
     }
-    assert {row["preset"]: row["config"] for row in rows} == configs
+    assert {row.preset: row.config for row in suite.rows} == configs

@@ -1,6 +1,5 @@
 """The README agrees with the package: its programs run, and its table is the recorded one."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import pytest
 import yaml
 
 import ape_jax
-from ape_jax.evaluation import reproduce
+from ape_jax.evaluation import records
+from ape_jax.evaluation.reproduce import Table1
 from ape_jax.reporting import tables
 
 ROOT = Path(__file__).parents[1]
@@ -32,11 +32,14 @@ def test_set_up_is_two_commands_and_checks_run_the_second():
 
 
 def test_table_is_the_recorded_result():
-    content = json.loads((ROOT / "docs" / "results" / "table1.json").read_text("utf-8"))
-    assert tables.markdown_table(*tables.table1_cells(content, reproduce.LABELS)) in README
+    recorded = records.read(Table1, ROOT / "docs" / "results" / "table1.json")
+    assert tables.markdown_table(*tables.table1_cells(recorded)) in README
 
 
-def test_citation_names_the_version_of_the_package():
+def test_version_is_that_of_the_citation_and_of_the_newest_changes():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    assert citation["version"] == ape_jax.__version__
     assert citation["license"] == "Apache-2.0"
+    changes = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    version, date = re.search(r"^## (\S+) \((.+)\)$", changes, re.MULTILINE).groups()
+    assert version == citation["version"] == ape_jax.__version__
+    assert date == str(citation["date-released"])

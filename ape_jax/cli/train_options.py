@@ -145,7 +145,7 @@ def _config(options: TrainOptions) -> RunConfig:
             f"{one} and {other} each give all settings; got {first} and {second}. Leave one out"
         )
     if options.preset is not None:
-        return resolve(presets.find(options.preset), given)
+        return resolve(presets.config(options.preset).to_flat(), given)
     if options.config is not None:
         return resolve(read_settings(options.config), given)
     if options.resume is not None:

@@ -56,7 +56,9 @@ def collect(
 def expert_policies(task: Task, heads: Params) -> ActFn:
     """The policies of the expert heads [E, …] by number, ready to be sampled."""
     # All heads' outputs and then one of them: parallel environments would copy a head for each.
-    all_heads = task.world.samplers(lambda x: task.networks.distributions(heads, x))
+    all_heads = task.networks.tabulate(
+        lambda x: task.networks.distributions(heads, x).for_sampling()
+    )
     return lambda x, expert: jax.tree.map(lambda leaf: leaf[expert], all_heads(x))
 
 

@@ -185,8 +185,10 @@ def summarize(keys: Tensor, rewards: Tensor, gamma: float) -> Statistics:
     sums = zeros.scatter_add(0, index, returns.flatten())
     shape = (-1, NUM_CELLS, NUM_ACTIONS)
     squares = returns.square().sum(dim=0).view(2, -1).sum(dim=1)
-    live = counts.view(shape).index_fill(1, torch.tensor([gridworld.GOAL], device=keys.device), 0.0)
-    return Statistics(live, sums.view(shape), squares)
+    valid = counts.view(shape).index_fill(
+        1, torch.tensor([gridworld.GOAL], device=keys.device), 0.0
+    )
+    return Statistics(valid, sums.view(shape), squares)
 
 
 def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
@@ -245,13 +247,13 @@ def learn(
         return losses(params, statistics, config, hypers).total(hypers.ent_coef)
 
     gradients = torch.func.grad(total)(params)
-    descend(params, moments, count, gradients, config, hypers)
+    apply_gradients(params, moments, count, gradients, config, hypers)
     num_episodes = config.num_experts * config.envs_per_expert
     lengths = statistics.counts.sum(dim=(1, 2)) / num_episodes
     return {"pe_return": -lengths[:-1].sum(), "observer_return": -lengths[-1]}
 
 
-def descend(
+def apply_gradients(
     params: Params,
     moments: list[tuple[Tensor, Tensor]],
     count: Tensor,

@@ -23,8 +23,8 @@ class Episodes(NamedTuple):
     cells: Tensor
     actions: Tensor
     rewards: Tensor
-    """Zero on steps that are not live."""
-    live: Tensor
+    """Zero after the end of the episode."""
+    mask: Tensor
     """True up to and including the step that ends the episode."""
 
 
@@ -42,7 +42,7 @@ class Trainer:
 
         Args:
           config: static settings; a world or an observer other than the paper's is refused.
-          hypers: rates, β, gamma, entropy bonus, clipping norm.
+          hypers: rates, β, gamma, entropy coefficient, clipping norm.
           device: where everything lives.
           seed: of parameters and rollouts.
 
@@ -69,14 +69,14 @@ class Trainer:
         """Collect, loss, gradient, step; returns the mean returns of the episodes collected."""
         experts, observer = collect(self.params, self.config, self.generator)
         parts = losses(self.params, experts, observer, self.hypers, self.config.activation)
-        self.descend(parts.total(self.hypers.ent_coef))
+        self.minimise(parts.total(self.hypers.ent_coef))
         return {
             "pe_return": experts.rewards.sum(-1).mean(),
             "observer_return": observer.rewards.sum(-1).mean(),
         }
 
-    def descend(self, loss: Tensor) -> None:
-        """One step of the optimiser; the gradient of the heads is clipped."""
+    def minimise(self, loss: Tensor) -> None:
+        """One step of the optimiser down a loss; the gradient of the heads is clipped."""
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.params.heads, self.hypers.max_grad_norm)
@@ -103,15 +103,15 @@ def collect(
 
 @torch.no_grad()
 def rollout(policy, cells: Tensor, generator: torch.Generator) -> Episodes:
-    """One episode in every environment; steps after its end are not live."""
-    live = torch.ones_like(cells, dtype=torch.bool)
+    """One episode in every environment; steps after its end are masked."""
+    mask = torch.ones_like(cells, dtype=torch.bool)
     steps = []
     for _ in range(gridworld.HORIZON):
         actions = _sample(Categorical(logits=policy(cells)), generator)
         moved, rewards, terminated = gridworld.step(cells, actions)
-        steps.append((cells, actions, rewards * live, live))
-        cells = torch.where(live, moved, cells)
-        live = live & ~terminated
+        steps.append((cells, actions, rewards * mask, mask))
+        cells = torch.where(mask, moved, cells)
+        mask = mask & ~terminated
     return Episodes(*(torch.stack(column, dim=-1) for column in zip(*steps, strict=True)))
 
 
@@ -176,9 +176,9 @@ def losses(
 def _terms(
     log_probs: Tensor, values: Tensor, targets: Tensor, episodes: Episodes
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Policy loss, value loss and entropy: sums over live steps, means over episodes."""
+    """Policy loss, value loss and entropy: sums over valid steps, means over episodes."""
     taken = log_probs.gather(-1, episodes.actions[..., None]).squeeze(-1)
     policy = -taken * (targets - values).detach()
     value = 0.5 * (values - targets).square()
     entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-    return tuple((term * episodes.live).sum(dim=-1).mean() for term in (policy, value, entropy))
+    return tuple((term * episodes.mask).sum(dim=-1).mean() for term in (policy, value, entropy))

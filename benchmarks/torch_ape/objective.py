@@ -20,7 +20,7 @@ class Losses(NamedTuple):
     observer_value: Tensor
 
     def total(self, ent_coef: float) -> Tensor:
-        """What the parameters descend."""
+        """The loss that the parameters minimise."""
         policies = self.expert_policy + self.observer_policy
         values = self.expert_value + self.observer_value
         return policies + values - ent_coef * self.expert_entropy

@@ -117,8 +117,8 @@ def episodes_in_torch(episodes) -> eager.Episodes:
     """From time first to time last."""
     columns = (episodes.observation, episodes.action, episodes.reward, episodes.mask)
     moved = (np.moveaxis(np.asarray(x), 0, -1) for x in columns)
-    cells, actions, rewards, live = (torch.tensor(x) for x in moved)
-    return eager.Episodes(cells.long(), actions.long(), rewards, live)
+    cells, actions, rewards, mask = (torch.tensor(x) for x in moved)
+    return eager.Episodes(cells.long(), actions.long(), rewards, mask)
 
 
 def keys_in_torch(case) -> "torch.Tensor":
@@ -228,12 +228,12 @@ def test_optimiser_steps_agree(version, max_grad_norm, case):
 def descend(version, trainer, case, gradients):
     """One step of the trainer's optimiser along given gradients."""
     if version == "compiled":
-        compiled.descend(
+        compiled.apply_gradients(
             trainer.params, trainer.moments, trainer.count, gradients, case.config, trainer.hypers
         )
         return
     pairs = zip(weights(trainer.params), weights(gradients), strict=True)
-    trainer.descend(sum((tensor * gradient).sum() for tensor, gradient in pairs))
+    trainer.minimise(sum((tensor * gradient).sum() for tensor, gradient in pairs))
 
 
 def test_gridworld_moves_as_ape_jax_does():
@@ -253,11 +253,11 @@ def test_gridworld_moves_as_ape_jax_does():
     for ours, theirs in zip((expected, reward, terminated), got, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     successors, rewards = (table.flatten().numpy() for table in gridworld.tables("cpu"))
-    live = cells != gridworld.GOAL
-    np.testing.assert_array_equal(np.asarray(expected)[live], successors[live])
-    np.testing.assert_array_equal(np.asarray(reward)[live], rewards[live])
-    assert (successors[~live] == gridworld.GOAL).all()
-    assert (rewards[~live] == 0).all()
+    outside = cells != gridworld.GOAL
+    np.testing.assert_array_equal(np.asarray(expected)[outside], successors[outside])
+    np.testing.assert_array_equal(np.asarray(reward)[outside], rewards[outside])
+    assert (successors[~outside] == gridworld.GOAL).all()
+    assert (rewards[~outside] == 0).all()
     assert env.default_params.max_steps_in_episode == gridworld.HORIZON
 
 
@@ -275,9 +275,9 @@ def test_eager_rollout_holds_the_end_and_is_cut_at_the_limit():
     episodes, _ = eager.collect(trainer.params, config, trainer.generator)
     ends = episodes.cells == gridworld.GOAL
     assert ends.any()
-    assert (ends == ~episodes.live).all()
-    assert (episodes.rewards == -episodes.live.float()).all()
-    lengths = episodes.live.sum(-1)
+    assert (ends == ~episodes.mask).all()
+    assert (episodes.rewards == -episodes.mask.float()).all()
+    lengths = episodes.mask.sum(-1)
     assert lengths.max() == 100
 
 
