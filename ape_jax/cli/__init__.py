@@ -36,11 +36,7 @@ _COMMANDS: dict[str, tuple[Any, type]] = {
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """Parse a command and its flags, and return the command's options.
-
-    Raises:
-      SystemExit: after help (code 0), or a message about what is wrong (code 2).
-    """
+    """The options of a command; or SystemExit after help (code 0) or a message (code 2)."""
     commands: dict[str, Any] = {
         name: Annotated[kind, tyro.conf.FlagCreatePairsOff, tyro.conf.subcommand(name)]
         for name, (_, kind) in _COMMANDS.items()

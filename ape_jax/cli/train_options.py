@@ -115,11 +115,7 @@ class Parts(NamedTuple):
 
 
 def unpack(options: TrainOptions) -> Parts:
-    """Sort the options into records, and check everything that needs no computing.
-
-    Raises:
-      SettingError: a setting breaks a rule, or two options contradict each other.
-    """
+    """Sort the options into records, and check everything that needs no computing."""
     cluster = devices.Cluster(options.coordinator, options.num_processes, options.process_id)
     if not options.distributed and cluster != devices.Cluster():
         raise SettingError(

@@ -97,8 +97,7 @@ def complete_returns(shown: Demonstrations) -> np.ndarray:
 def hold_out(shown: Demonstrations) -> tuple[Demonstrations, Demonstrations]:
     """Split off the last tenth of the episodes, at least one; a single episode goes to both parts.
 
-    Returns:
-      The steps to give to an observer, and those kept back.
+    The first part is given to an observer, and the second is kept back.
     """
     episode = np.asarray(shown.episode)
     num_episodes = episode[-1] + 1

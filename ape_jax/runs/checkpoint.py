@@ -108,8 +108,17 @@ def read(path: Path, make: Callable[[], Tree]) -> Tree:
 
     path = path.resolve()
     held = verify(path)["arrays"]
-    tree = jax.eval_shape(make)
-    wanted = jax.eval_shape(_numbers, tree)
+    traced: list[tuple[Any, list[tuple[str, bool]]]] = []  # Structure; which leaves are keys.
+
+    def flat() -> dict[str, Any]:
+        tree = make()
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        are_keys = [(jax.tree_util.keystr(path), _is_key(leaf)) for path, leaf in leaves]
+        traced.append((jax.tree.structure(tree), are_keys))
+        return _numbers(tree)
+
+    wanted = jax.eval_shape(flat)
+    structure, are_keys = traced[0]
     for name in sorted({*wanted, *held}):
         want = _kind(wanted[name]) if name in wanted else "none"
         got = held.get(name, "none")
@@ -127,12 +136,9 @@ def read(path: Path, make: Callable[[], Tree]) -> Tree:
             arrays = ocp.load(plain / "state", targets)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise DamagedError(f"{path / 'state'} is damaged ({type(error).__name__})") from None
-
-    def of_leaf(path, leaf):
-        array = arrays[jax.tree_util.keystr(path)]
-        return jax.random.wrap_key_data(array) if _is_key(leaf) else array
-
-    return jax.tree_util.tree_map_with_path(of_leaf, tree)
+    wrap = jax.random.wrap_key_data
+    leaves = [wrap(arrays[name]) if is_key else arrays[name] for name, is_key in are_keys]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def load_state(run: Path, config: RunConfig, task: Task, num_done: int) -> TrainState:

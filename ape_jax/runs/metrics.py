@@ -59,7 +59,7 @@ class MetricsFile:
 
     @staticmethod
     def check(path: Path, num_done: int) -> int:
-        """Check the lines of the first ``num_done`` updates, and return their length in bytes.
+        """Length in bytes of the lines of ``num_done`` updates.
 
         Raises:
           DamagedError: a line is missing or damaged; the message names the first such line.

@@ -15,7 +15,6 @@ from ape_jax.types import RunError, SettingError
 
 log = logging.getLogger(__name__)
 
-
 Send = Callable[[Mapping[str, float], int], object]
 """Takes the scalars of one update, and its number."""
 Close = Callable[[], object]
@@ -35,11 +34,7 @@ class Tracker(Callback):
         self._failed = False
 
     def __call__(self, chunk: Chunk) -> None:
-        """Send every update of a chunk.
-
-        Raises:
-          RunError: the tracker does not start.
-        """
+        """Send every update of a chunk, or raise RunError if the tracker does not start."""
         if self._send is None:
             try:
                 self._send, self._close = self._start()
@@ -124,11 +119,7 @@ def scalars_of(metrics: Metrics) -> Iterator[dict[str, float]]:
 
 
 def check(tensorboard: bool, wandb: str | None) -> None:
-    """Check that the trackers that are asked for are installed, and that the project has a name.
-
-    Raises:
-      SettingError: one is not installed, or the project has no name.
-    """
+    """Raise SettingError if a tracker that is asked for is not installed, or has no project."""
     if wandb is not None and not wandb.strip():
         raise SettingError(f"wandb must be the name of a project; got {wandb!r}")
     wanted = {"tensorboard": tensorboard, "wandb": wandb is not None}
