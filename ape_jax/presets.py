@@ -4,18 +4,18 @@ A preset is a layer of settings for ``ape_jax.config.resolve``: what it leaves o
 recipe of its algorithm, head and min_return.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from ape_jax.config import RunConfig, resolve
 from ape_jax.types import SettingError
 
+
+def _ppo(env: str, head: str, min_return: float, **others: Any) -> dict[str, Any]:
+    return {"algorithm": "ppo", "env": env, "head": head, "min_return": min_return, **others}
+
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "gridworld": {
-        "env": "GridWorld-ape",
-        "observer": "posterior",
-        "temperature": 0.1,
-    },
+    "gridworld": {"env": "GridWorld-ape", "observer": "posterior", "temperature": 0.1},
     "frozen-lake": {
         "env": "FrozenLake-misc",
         "observer": "posterior",
@@ -23,124 +23,84 @@ PRESETS: dict[str, dict[str, Any]] = {
         "beta": 0.3,
         "critic_learning_rate": 0.02,
     },
-    "four-rooms": {
-        "algorithm": "ppo",
-        "env": "FourRooms-misc",
-        "head": "mlp",
-        "min_return": 0.6,
-        "env_param": ["fail_prob=0", "resample_init_pos=true"],
-        "normalize_observations": True,
-        "gate_width": 0.2,
-    },
-    "catch": {
-        "algorithm": "ppo",
-        "env": "Catch-bsuite",
-        "head": "mlp",
-        "min_return": 0.6,
-        "beta": 20.0,
-        "gate_width": 0.3,
-        "ent_coef": 0.1,
-        "init_temperature": 1.0,
-        "temperature": 0.04,
-    },
-    "cartpole": {
-        "algorithm": "ppo",
-        "env": "CartPole-v1",
-        "head": "mlp",
-        "min_return": 450.0,
-        "gate_width": 25.0,
-    },
-    "acrobot": {
-        "algorithm": "ppo",
-        "env": "Acrobot-v1",
-        "head": "mlp",
-        "min_return": -110.0,
-        "normalize_rewards": True,
-        "gate_width": 10.0,
-    },
-    "mountain-car": {
-        "algorithm": "ppo",
-        "env": "MountainCar-v0",
-        "head": "mlp",
-        "min_return": -125.0,
-        "normalize_observations": True,
-        "normalize_rewards": True,
-        "rollout_length": 256,
-        "beta": 8.0,
-        "gate_width": 6.0,
-        "init_temperature": 0.3,
-        "temperature": 0.1,
-        "gae_lambda": 0.98,
-        "ent_coef": 0.03,
-    },
-    "breakout": {
-        "algorithm": "ppo",
-        "env": "Breakout-MinAtar",
-        "head": "conv",
-        "min_return": 15.0,
-        "num_updates": 150,
-        "gate_width": 5.0,
-        "ent_coef": 0.05,
-    },
-    "asterix": {
-        "algorithm": "ppo",
-        "env": "Asterix-MinAtar",
-        "head": "conv",
-        "min_return": 8.0,
-        "num_updates": 150,
-        "beta": 1.5,
-        "gate_width": 4.0,
-    },
-    "pendulum": {
-        "algorithm": "ppo",
-        "env": "Pendulum-v1",
-        "head": "gaussian",
-        "min_return": -250.0,
-        "gate_width": 50.0,
-        "gamma": 0.95,
-    },
-    "mountain-car-continuous": {
-        "algorithm": "ppo",
-        "env": "MountainCarContinuous-v0",
-        "head": "gaussian",
-        "min_return": 75.0,
-        "rollout_length": 256,
-        "beta": 1.0,
-        "gate_width": 20.0,
-        "learning_rate": 0.0005,
-        "ent_coef": 0.01,
-        "gamma": 0.999,
-    },
-    "point-robot": {
-        "algorithm": "ppo",
-        "env": "PointRobot-misc",
-        "head": "gaussian",
-        "min_return": 3.5,
-        "env_param": ["center_init=true"],
-        "num_updates": 400,
-        "num_minibatches": 8,
-        "beta": 1.5,
-        "gate_width": 1.0,
-        "init_temperature": 0.3,
-        "learning_rate": 0.0005,
-        "ent_coef": 0.0,
-    },
-    "reacher": {
-        "algorithm": "ppo",
-        "env": "Reacher-misc",
-        "head": "gaussian",
-        "min_return": 28.0,
-        "rollout_length": 100,
-        "envs_per_expert": 32,
-        "num_minibatches": 8,
-        "num_updates": 600,
-        "beta": 1.0,
-        "gate_width": 8.0,
-        "learning_rate": 0.0003,
-        "ent_coef": 0.0,
-        "gamma": 0.98,
-        "gae_lambda": 0.98,
-    },
+    "four-rooms": _ppo(
+        "FourRooms-misc",
+        "mlp",
+        0.6,
+        env_param=["fail_prob=0", "resample_init_pos=true"],
+        normalize_observations=True,
+        gate_width=0.2,
+    ),
+    "catch": _ppo(
+        "Catch-bsuite",
+        "mlp",
+        0.6,
+        beta=20.0,
+        gate_width=0.3,
+        ent_coef=0.1,
+        init_temperature=1.0,
+        temperature=0.04,
+    ),
+    "cartpole": _ppo("CartPole-v1", "mlp", 450.0, gate_width=25.0),
+    "acrobot": _ppo("Acrobot-v1", "mlp", -110.0, normalize_rewards=True, gate_width=10.0),
+    "mountain-car": _ppo(
+        "MountainCar-v0",
+        "mlp",
+        -125.0,
+        normalize_observations=True,
+        normalize_rewards=True,
+        rollout_length=256,
+        beta=8.0,
+        gate_width=6.0,
+        init_temperature=0.3,
+        temperature=0.1,
+        gae_lambda=0.98,
+        ent_coef=0.03,
+    ),
+    "breakout": _ppo(
+        "Breakout-MinAtar", "conv", 15.0, num_updates=150, gate_width=5.0, ent_coef=0.05
+    ),
+    "asterix": _ppo("Asterix-MinAtar", "conv", 8.0, num_updates=150, beta=1.5, gate_width=4.0),
+    "pendulum": _ppo("Pendulum-v1", "gaussian", -250.0, gate_width=50.0, gamma=0.95),
+    "mountain-car-continuous": _ppo(
+        "MountainCarContinuous-v0",
+        "gaussian",
+        75.0,
+        rollout_length=256,
+        beta=1.0,
+        gate_width=20.0,
+        learning_rate=0.0005,
+        ent_coef=0.01,
+        gamma=0.999,
+    ),
+    "point-robot": _ppo(
+        "PointRobot-misc",
+        "gaussian",
+        3.5,
+        env_param=["center_init=true"],
+        num_updates=400,
+        num_minibatches=8,
+        beta=1.5,
+        gate_width=1.0,
+        init_temperature=0.3,
+        learning_rate=0.0005,
+        ent_coef=0.0,
+    ),
+    "reacher": _ppo(
+        "Reacher-misc",
+        "gaussian",
+        28.0,
+        rollout_length=100,
+        envs_per_expert=32,
+        num_minibatches=8,
+        num_updates=600,
+        beta=1.0,
+        gate_width=8.0,
+        learning_rate=0.0003,
+        ent_coef=0.0,
+        gamma=0.98,
+        gae_lambda=0.98,
+    ),
 }
 """An ensemble in each environment that the suite measures."""
 
@@ -168,12 +128,3 @@ def config(name: str) -> RunConfig:
     if name not in names():
         raise SettingError(f"preset must be one of {', '.join(names())}; got {name!r}")
     return resolve((RECIPES | PRESETS)[name])
-
-
-def find(name: str) -> Mapping[str, Any]:
-    """Every setting of a preset, as a layer for ``resolve`` that leaves nothing to a recipe.
-
-    Raises:
-      SettingError: there is no preset of this name.
-    """
-    return config(name).to_flat()

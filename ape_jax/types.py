@@ -16,43 +16,35 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 PRNGKey = Key[Array, ""]
 """A typed key, made by ``jax.random.key``."""
-
 Params = Any
 """Variables of a Flax module: a pytree of arrays."""
-
 LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
 """Maps one observation to log w_c, the observer's belief about which expert acts."""
 
 ObserverWeights = Literal["uniform", "posterior"]
 """How the observer models the expert given the state: w_c = 1/E, or w_c = p(c|s)."""
-
 PGObserverName = Literal["uniform", "posterior", "learned"]
 ObserverName = Literal["uniform", "posterior", "learned", "none"]
 """Weights of the observer trained against: the same two, a classifier q(c|s) that is trained
 along, or no observer at all."""
-
 AlgorithmName = Literal["pg", "ppo"]
 """PG-APE over whole episodes, or PPO-APE over rollouts of fixed length."""
 ConstraintName = Literal["multipliers", "gate"]
 """What keeps the experts at ``min_return``."""
 StdName = Literal["constant", "state"]
 """What a Gaussian head's standard deviations depend on."""
-
 CriticForm = Literal["separate", "shared"]
 """V_c and V_o are learned apart, or V_c is regressed on both returns (paper, Eq. 4 as printed)."""
-
 HeadName = Literal["tabular", "mlp", "conv", "gaussian"]
-"""Kinds of expert heads."""
 PGHeadName = Literal["tabular", "mlp", "conv"]
 """Kinds of expert heads that PG-APE can train."""
 ActivationName = Literal["tanh", "relu"]
-"""Nonlinearity of a head."""
 
 
 class SettingError(ValueError):
     """A setting breaks a rule; the message names the setting, the rule, the value and the fix.
 
-    It is raised before anything is traced or written. On the command line it becomes exit code 2.
+    On the command line it becomes exit code 2.
     """
 
 
@@ -101,7 +93,7 @@ class Transition(NamedTuple):
     action: Shaped[Array, "..."]
     """A number where actions are discrete, a vector [D] where they are continuous."""
     reward: Float[Array, "..."]
-    """The reward of this step; zero after the end of the episode."""
+    """Zero after the end of the episode."""
     terminated: Bool[Array, "..."]
     """True where the task ended in this step."""
     truncated: Bool[Array, "..."]

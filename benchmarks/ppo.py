@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from rich.console import Console
 
 from ape_jax import algorithms, presets
-from ape_jax.algorithms import ppo
+from ape_jax.algorithms import ppo_state
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import Hypers, PPOConfig, PPOHypers
 from ape_jax.types import PRNGKey
@@ -165,7 +165,7 @@ class Ensemble:
         """Compile."""
         task = make_task(config)
         state = jax.jit(algorithms.init, static_argnums=1)(jax.random.key(0), task, hypers)
-        self.num_envs = ppo.num_environments(task)
+        self.num_envs = ppo_state.num_environments(task)
         self.config = config
         self.cpu_seconds: list[float] = []
         """Processor seconds of an update, one entry for each call of ``work``."""

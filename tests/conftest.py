@@ -26,6 +26,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 _hook = jaxtyping.install_import_hook("ape_jax", "beartype.beartype")
 _hook.__enter__()
 
+import command_line  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import matplotlib  # noqa: E402
@@ -61,6 +62,25 @@ def small_mdp(small_grid) -> FiniteMDP:
 @pytest.fixture(scope="session")
 def small_task(small_grid) -> Task:
     return make_task(PGConfig(envs_per_expert=16, num_updates=6), small_grid)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory) -> Path:
+    """A finished run of two seeds, by the command line."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    settings = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2", "--first-seed", "3"]
+    assert command_line.run("train", *settings, "--out", out) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_audit(small_run, tmp_path_factory) -> Path:
+    """An audit of that run and of a defence, apart from its default place."""
+    out = tmp_path_factory.mktemp("audit")
+    flags = ["--quick", "--observers", "mixture,behaviour_cloning,limited,mean_action"]
+    flags += ["--defences", "single_optimal", "--steps", "2000"]
+    assert command_line.run("audit", small_run, *flags, "--out", out) == 0
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from ape_jax.evaluation.audit_records import Audit, AuditRow, AuditSettings, Cur
 from ape_jax.evaluation.intervals import Interval, MeanStd
 from ape_jax.evaluation.reproduce import Panels
 from ape_jax.evaluation.summary import Summary
-from ape_jax.evaluation.sweep_records import Sweep, SweepPoint, compare
+from ape_jax.evaluation.sweep import Sweep, SweepPoint, compare
 from ape_jax.reporting import html
 
 RANDOM, PE = -90.0, -10.0
@@ -71,15 +71,15 @@ def row(observer, deployment, share, seeds=2, defence="run"):
 
 def defence(name="run", label="run", seeds=2, **changes):
     """What is known of an ensemble."""
-    known = dict.fromkeys(field.name for field in dataclasses.fields(Defence))
-    entropy = (Interval.bootstrap([0.7, 0.6]), Interval.bootstrap([0.3, 0.2]))
-    return Defence(
-        **known
-        | {"name": name, "label": label, "num_experts": 2, "posterior_entropy": entropy}
-        | {"pe_return": Interval.bootstrap(PE + around(seeds))}
-        | {"floor": Interval.bootstrap(PE + around(seeds) - 0.5)}
-        | changes
+    record = Defence(
+        name=name,
+        label=label,
+        num_experts=2,
+        pe_return=Interval.bootstrap(PE + around(seeds)),
+        floor=Interval.bootstrap(PE + around(seeds) - 0.5),
+        posterior_entropy=(Interval.bootstrap([0.7, 0.6]), Interval.bootstrap([0.3, 0.2])),
     )
+    return dataclasses.replace(record, **changes)
 
 
 def audit(seeds=2, shares=CLONES, **changes):
@@ -165,7 +165,7 @@ def sources(seeds=2, config=None, **changes):
         updates=updates,
         audit=audit(seeds),
         sweep=sweep(),
-        panels=Panels(policies[:2], observers),
+        panels=Panels({"expert 1": policies[0], "expert 2": policies[1]}, observers),
         facts={"trained with": "ape_jax 0.2.0"},
         commands={"the run": "ape-jax train", "this report": "ape-jax report"},
     )._replace(**changes)

@@ -12,8 +12,7 @@ import ape_jax
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical
 from ape_jax.core.policies import TablePolicy
-from ape_jax.demonstrations import collect
-from ape_jax.demonstrations import files as demonstration_files
+from ape_jax.demonstrations import collect, files
 from ape_jax.envs import GridWorld
 from ape_jax.evaluation import attackers, measure, records, returns
 from ape_jax.evaluation.attackers import Effort
@@ -89,10 +88,8 @@ def test_measures_are_the_exact_ones(attack, two_seeds, small_task, small_mdp):
 @pytest.mark.parametrize("name", attackers.ATTACKERS)
 def test_every_observer_runs_and_reports_its_deployments(attack, name):
     outcomes = attack(name)
-    expected = (
-        ["sampled", "greedy", "best"] if name == "latent" else ["sampled", "tempered", "greedy"]
-    )
-    assert list(outcomes) == expected
+    other = "best" if name == "latent" else "tempered"
+    assert outcomes.keys() == {"sampled", "greedy", other}
     for deployment, outcome in outcomes.items():
         assert outcome.clone_return.shape == (2,)
         assert np.all((outcome.clone_return >= -8) & (outcome.clone_return < 0))
@@ -124,7 +121,7 @@ def test_modes_are_averaged_by_share_and_the_best_is_found(small_task, small_mdp
     good = tabular.optimal_policy(small_mdp)
     bad = jnp.full_like(good, 0.2)
     tables = jnp.log(jnp.maximum(jnp.stack([bad, good, good]), 1e-30))
-    modes = LatentMixture(TablePolicy(Categorical(tables)), jnp.array([0.75, 0.245, 0.005]))
+    modes = LatentMixture(TablePolicy(Categorical(tables)), jnp.array([0.75, 0.245, 0.005]), 5)
     held_out = jax.tree.map(lambda x: x[0], two_seeds[3])
     outcomes = deploy_modes(small_task.world, modes, held_out, jax.random.key(0))
     exact = [float(tabular.policy_return(small_mdp, policy)) for policy in (bad, good)]
@@ -187,41 +184,21 @@ def test_limited_sees_no_further_than_it_may(two_seeds, small_task):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "trained"
-    settings = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2", "--first-seed", "3"]
-    assert run("train", *settings, "--out", out) == 0
-    return out
+def audited(small_audit):
+    return records.read(Audit, small_audit / "audit.json")
 
 
-OBSERVERS = "mixture,behaviour_cloning,limited,mean_action"
-
-
-@pytest.fixture(scope="module")
-def folder(trained, tmp_path_factory):
-    out = tmp_path_factory.mktemp("audit")
-    arguments = ["--observers", OBSERVERS, "--quick"]
-    arguments += ["--defences", "single_optimal", "--steps", "2000", "--out", out]
-    assert run("audit", trained, *arguments) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def audited(folder):
-    return records.read(Audit, folder / "audit.json")
-
-
-def test_audit_writes_its_files(folder):
-    names = {path.name for path in folder.iterdir()}
+def test_audit_writes_its_files(small_audit):
+    names = {path.name for path in small_audit.iterdir()}
     figures = {"observers.png", "demonstrations.png", "posterior_entropy.png"}
     assert names == {"audit.json", "audit.md"} | figures
 
 
-def test_python_gives_what_the_command_gives(trained, audited):
+def test_python_gives_what_the_command_gives(small_run, audited):
     """Fewer observers change nothing for the others."""
     told = []
     again = ape_jax.audit(
-        trained,
+        small_run,
         observers=["mixture"],
         defences=["single_optimal"],
         steps=2000,
@@ -234,10 +211,10 @@ def test_python_gives_what_the_command_gives(trained, audited):
     assert (told[-1].done, told[-1].total) == (4, 4)
 
 
-def test_rows_are_consistent(audited, trained):
-    summary = json.loads((trained / "summary.json").read_text())
+def test_rows_are_consistent(audited, small_run):
+    summary = json.loads((small_run / "summary.json").read_text())
     assert audited.fingerprint == summary["fingerprint"]
-    assert audited.options.observers == OBSERVERS
+    assert audited.options.observers == "mixture,behaviour_cloning,limited,mean_action"
     assert audited.skipped.keys() == {"mean_action"}
     defences = {defence.name: defence for defence in audited.defences}
     assert list(defences) == ["run", "single_optimal"]
@@ -261,8 +238,8 @@ def test_rows_are_consistent(audited, trained):
     assert audited.random_return == pytest.approx(float(uniform), rel=1e-5)
 
 
-def test_audit_table_has_the_strongest_observer_first(folder):
-    text = (folder / "audit.md").read_text()
+def test_audit_table_has_the_strongest_observer_first(small_audit):
+    text = (small_audit / "audit.md").read_text()
     section = text.split("## single optimal policy")[1].split("##")[0]
     rows = [line.split("|") for line in section.splitlines() if line.startswith("| ")][2:]
     returns = [float(row[4].split()[0]) for row in rows]
@@ -271,11 +248,11 @@ def test_audit_table_has_the_strongest_observer_first(folder):
     assert "mean_action" in text
 
 
-def test_audit_of_a_file_alone(trained, tmp_path):
+def test_audit_of_a_file_alone(small_run, tmp_path):
     shown = tmp_path / "shown.npz"
-    assert run("demos", trained, "--steps", "3000", "--without-expert", "--out", shown) == 0
+    assert run("demos", small_run, "--steps", "3000", "--without-expert", "--out", shown) == 0
     found = ape_jax.audit(shown, ["posterior", "behaviour_cloning", "latent"], seeds=2)
-    returns = collect.complete_returns(demonstration_files.load(shown).demonstrations)
+    returns = collect.complete_returns(files.load(shown).demonstrations)
     (defence,) = found.defences
     assert defence.pe_return.mean == pytest.approx(returns.mean(), abs=3.0)
     assert defence.worst_expert is None
@@ -284,7 +261,7 @@ def test_audit_of_a_file_alone(trained, tmp_path):
 
 
 def test_audit_of_a_task_is_that_of_its_experts(small_task, two_seeds):
-    """Of heads that are given; the environment is none that has a name."""
+    """The heads are given, and the environment has no registered name."""
     heads = two_seeds[1]
     found = ape_jax.audit(small_task, ["posterior"], steps=200, heads=heads)
     policies = jnp.exp(jax.vmap(small_task.networks.tabulate_experts)(heads))
@@ -292,18 +269,6 @@ def test_audit_of_a_task_is_that_of_its_experts(small_task, two_seeds):
     expected = each(small_task.world.mdp, policies).mean(axis=1)
     np.testing.assert_allclose(found.defences[0].pe_return.values, expected, rtol=1e-5)
     assert (found.horizon, found.seeds) == (8, 2)
-
-
-def test_first_step_comes_before_anything_is_trained(small_task):
-    steps = []
-
-    def stop(result):
-        steps.append(result)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ape_jax.audit(small_task, "posterior", seeds=1, steps=200, on_step=stop)
-    assert [(step.rows, step.defences, step.complete) for step in steps] == [((), (), False)]
 
 
 BAD = [
@@ -320,9 +285,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value)[:40])
-def test_bad_settings_of_an_audit_get_one_message(arguments, message, trained, tmp_path, capfd):
+def test_bad_settings_of_an_audit_get_one_message(arguments, message, small_run, tmp_path, capfd):
     out = tmp_path / "audit"
-    arguments = [str(trained) if argument == "RUN" else argument for argument in arguments]
+    arguments = [str(small_run) if argument == "RUN" else argument for argument in arguments]
     assert run("audit", *arguments, "--out", out) == 2
     printed = " ".join(capfd.readouterr().err.split())
     assert message in printed
@@ -338,7 +303,7 @@ def test_audit_refuses_a_file_that_holds_something_else(tmp_path, capfd):
     assert not (tmp_path / "audit").exists()
 
 
-def test_interrupted_audit_keeps_what_is_finished(trained, tmp_path, monkeypatch):
+def test_interrupted_audit_keeps_what_is_finished(small_run, tmp_path, monkeypatch):
     def interrupted(setting):
         raise KeyboardInterrupt
 
@@ -346,7 +311,7 @@ def test_interrupted_audit_keeps_what_is_finished(trained, tmp_path, monkeypatch
     monkeypatch.setitem(attackers.ATTACKERS, "behaviour_cloning", cloning)
     out = tmp_path / "audit"
     arguments = ["--observers", "mixture,behaviour_cloning", "--steps", "2020", "--out", out]
-    assert run("audit", trained, *arguments) == 130
+    assert run("audit", small_run, *arguments) == 130
     found = records.read(Audit, out / "audit.json")
     assert {row.observer for row in found.rows} == {"mixture"}
     assert not found.complete

@@ -184,7 +184,7 @@ def test_later_layers_override_and_choose_the_recipe():
 
 @pytest.mark.parametrize("name", presets.names())
 def test_layers_of_presets_leave_nothing_to_a_recipe(name):
-    layer = presets.find(name)
+    layer = presets.config(name).to_flat()
     assert resolve(layer).to_flat() == layer
     others = {"beta": 0.25, "seeds": 3, "hidden_sizes": (5,)}
     changed = layer | others | {"hidden_sizes": [5]}
@@ -223,5 +223,8 @@ def test_messages_name_the_file_and_every_setting_has_a_type_and_a_meaning(tmp_p
     with pytest.raises(SettingError, match=r"must hold every setting; .* lacks env"):
         RunConfig.load(path, complete=True)
     assert ALL_SETTINGS.keys() == HELP.keys()
-    assert ALL_SETTINGS.keys() == {*presets.find("paper"), *presets.find("catch")}
+    assert ALL_SETTINGS.keys() == {
+        *presets.config("paper").to_flat(),
+        *presets.config("catch").to_flat(),
+    }
     assert all(len(text) > 10 for text in HELP.values())

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 import yaml
+from ape_jax.evaluation.suite_records import Suite
 from rich.console import Console
 
 from ape_jax import cli, presets
@@ -18,7 +19,6 @@ from ape_jax.algorithms.task import make_task
 from ape_jax.cli import train_options
 from ape_jax.config import ALL_SETTINGS, PGConfig, RunConfig
 from ape_jax.evaluation import attackers, records
-from ape_jax.evaluation.suite_records import Suite
 from ape_jax.reporting import tables
 from ape_jax.runs import export
 

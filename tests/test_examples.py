@@ -10,9 +10,11 @@ from ape_jax.evaluation.intervals import Interval, MeanStd
 
 DOCUMENTED = [
     ape_jax.audit,
+    ape_jax.make_train,
     ape_jax.reproduce,
     ape_jax.suite,
     ape_jax.sweep,
+    ape_jax.update_from_samples,
     Interval.bootstrap,
     Interval.percentiles,
     MeanStd.over_seeds,

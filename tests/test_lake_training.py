@@ -16,7 +16,7 @@ from ape_jax.core import tabular
 from ape_jax.envs import finite_mdp
 from ape_jax.training.trainer import seed_keys
 
-NUM_BATCHES = 600
+NUM_BATCHES = 400
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def params(task):
 
 @partial(jax.jit, static_argnums=0)
 def sampled_gradients(task, params, hypers):
-    """Of the objective in the logits [batches, E, S, A], each from fresh episodes."""
+    """Gradients of the objective in the logits [batches, E, S, A], each from fresh episodes."""
 
     def one(key):
         log_weights = pg.expert_log_weights(task, params)
@@ -67,14 +67,14 @@ def sampled_gradients(task, params, hypers):
     return jax.lax.map(one, jax.random.split(jax.random.key(3), NUM_BATCHES), batch_size=50)
 
 
-def mean_square_deviation(sampled, exact, live):
-    """Of the mean from the exact gradient [E, S, A] in live states, in squared standard errors."""
+def mean_square_deviation(sampled, exact, inner):
+    """Mean over the states that are not terminal, in squared standard errors."""
     sampled, exact = np.asarray(sampled, np.float64), np.asarray(exact, np.float64)
     mean, error = sampled.mean(axis=0), sampled.std(axis=0, ddof=1) / np.sqrt(len(sampled))
-    assert np.all(mean[:, ~live] == 0)
-    assert np.all(exact[:, ~live] == 0)
-    assert np.all(error[:, live] > 0)
-    return np.mean(((mean - exact) / np.where(error > 0, error, 1.0))[:, live] ** 2)
+    assert np.all(mean[:, ~inner] == 0)
+    assert np.all(exact[:, ~inner] == 0)
+    assert np.all(error[:, inner] > 0)
+    return np.mean(((mean - exact) / np.where(error > 0, error, 1.0))[:, inner] ** 2)
 
 
 # Three standard deviations of a mean of 2 x 11 x 4 squared normal deviates, of which the four of a
@@ -83,15 +83,15 @@ TOLERANCE = 1.0 + 3.0 * np.sqrt(2.0 / 66) * 1.3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("temperature", [1.0, 0.4])
-def test_mean_sampled_gradient_equals_the_exact_gradient(task, params, temperature):
-    """And is far from that of the experts' returns alone, and of a lake with other chances."""
-    logits, live = params.heads["params"]["table"], ~np.asarray(task.world.mdp.terminal)
+def test_mean_sampled_gradient_equals_the_exact_gradient(task, params):
+    """It is far from that of the experts' returns alone, and from that of a calmer lake."""
+    temperature = 0.4
+    logits, inner = params.heads["params"]["table"], ~np.asarray(task.world.mdp.terminal)
     sampled = sampled_gradients(task, params, PGHypers(beta=1.0, temperature=temperature))
 
     def deviation(mdp, beta):
         exact = jax.grad(objective)(logits, mdp, beta, temperature=temperature)
-        return mean_square_deviation(sampled, exact, live)
+        return mean_square_deviation(sampled, exact, inner)
 
     calmer = finite_mdp(FrozenLake(success_rate=0.5), task.world.params)
     assert deviation(task.world.mdp, 1.0) < TOLERANCE
@@ -101,24 +101,23 @@ def test_mean_sampled_gradient_equals_the_exact_gradient(task, params, temperatu
 
 @pytest.mark.slow
 def test_sampled_training_ends_where_exact_gradient_ascent_does():
-    """From the same starts, and in the middle of three seeds: the noise may choose another optimum.
+    """Both begin at the same logits.
 
-    Ascent is plain, as noise leaves Adam nothing else: on exact gradients it also magnifies those
-    that no sample shows, and finds better optima (0.50 here, in place of 0.45).
+    Ascent is plain. With Adam it would magnify gradients that no sample shows, and find better
+    optima.
     """
-    config, hypers = presets.find("frozen-lake")
-    config = dataclasses.replace(config, observer="uniform", num_updates=1500)
-    hypers = dataclasses.replace(hypers, temperature=1.0, critic_learning_rate=0.02)
+    preset = presets.config("frozen-lake")
+    config = dataclasses.replace(preset.train, observer="uniform", num_updates=1000)
+    hypers = dataclasses.replace(preset.hypers, temperature=1.0)
     task = make_task(config)
-    first = jax.vmap(algorithms.init, (0, None, None))(seed_keys(0, 3), task, hypers)
-    train = jax.vmap(algorithms.updates, (None, 0, None, None))
-    last, _ = jax.jit(train, static_argnums=(0, 3))(task, first, hypers, config.num_updates)
+    first = algorithms.init(seed_keys(0, 1)[0], task, hypers)
+    train = jax.jit(algorithms.updates, static_argnums=(0, 3))
+    last, _ = train(task, first, hypers, config.num_updates)
     start, reached = (state.params.heads["params"]["table"] for state in (first, last))
-    ascended = jax.vmap(ascend, (None, None, 0, None))(task.world.mdp, hypers.beta, start, 6000)
+    ascended = ascend(task.world.mdp, hypers.beta, start, 4000)
     before, sampled, exact = (
-        np.asarray(jax.vmap(objective, (0, None, None))(logits, task.world.mdp, hypers.beta))
+        float(objective(logits, task.world.mdp, hypers.beta))
         for logits in (start, reached, ascended)
     )
-    assert np.all(before < 0.1 * exact)
-    assert abs(np.median(sampled / exact) - 1.0) < 0.1
-    assert np.all(sampled > 0.7 * exact)
+    assert before < 0.1 * exact
+    assert sampled == pytest.approx(exact, rel=0.1)

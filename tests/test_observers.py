@@ -15,6 +15,8 @@ from ape_jax.observers import BehaviourCloning, Mixture, TabularCloning
 
 NUM_STEPS = 200_000
 COLLECT = jax.jit(collect.collect, static_argnums=(1, 3))
+EXPECTED_RETURN = jax.jit(returns.expected_return, static_argnums=0)
+ENSEMBLE_RETURNS = jax.jit(returns.ensemble_returns, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
@@ -102,34 +104,36 @@ def test_tabular_cloning_counts():
 def test_tabular_cloning_converges_to_the_exact_posterior_observer(shown, policies, small_mdp):
     clone = TabularCloning(9, 5).fit(jax.random.key(0), shown)
     ours = returns.policy_table(clone, 9)
-    live = np.asarray(~small_mdp.terminal)
-    visits = np.bincount(np.asarray(shown.observation), minlength=9)[live]
-    expected = np.asarray(posterior_clone(small_mdp, policies))[live]
+    alive = np.asarray(~small_mdp.terminal)
+    counts = np.bincount(np.asarray(shown.observation), minlength=9)[alive]
+    expected = np.asarray(posterior_clone(small_mdp, policies))[alive]
     # Five standard errors of a share; steps of one episode are correlated, hence twice that.
-    error = np.sqrt(expected * (1 - expected) / visits[:, None])
-    assert np.all(np.abs(np.asarray(ours)[live] - expected) < 10 * error + 1e-4)
+    error = np.sqrt(expected * (1 - expected) / counts[:, None])
+    assert np.all(np.abs(np.asarray(ours)[alive] - expected) < 10 * error + 1e-4)
 
 
 def test_network_cloning_agrees_with_counting(small_grid, shown, small_mdp):
     networks = make_task(PGConfig(head="mlp"), small_grid).networks
-    observer = BehaviourCloning(networks, num_updates=600, batch_size=2048)
+    observer = BehaviourCloning(networks, num_updates=400)
     clone = jax.jit(observer.fit)(jax.random.key(1), shown)
     counted = TabularCloning(9, 5).fit(jax.random.key(0), shown)
     ours, expected = (returns.policy_table(policy, 9) for policy in (clone, counted))
-    live = np.asarray(~small_mdp.terminal)
-    np.testing.assert_allclose(np.asarray(ours)[live], np.asarray(expected)[live], atol=0.03)
+    alive = np.asarray(~small_mdp.terminal)
+    np.testing.assert_allclose(np.asarray(ours)[alive], np.asarray(expected)[alive], atol=0.03)
 
 
 def test_fitting_vmaps_over_seeds(small_task, heads):
     keys = jax.random.split(jax.random.key(0), 2)
 
     def attack(key):
-        seen, _ = collect.collect(key, small_task, heads, 5_000)
-        clone = TabularCloning(9, 5).fit(key, seen)
+        shown, _ = collect.collect(key, small_task, heads, 5_000)
+        clone = TabularCloning(9, 5).fit(key, shown)
         return returns.expected_return(small_task.world, clone, key)
 
-    together = jax.jit(jax.vmap(attack))(keys)
-    np.testing.assert_allclose(together, [attack(key) for key in keys], rtol=1e-4)
+    together, alone = jax.jit(lambda keys: (jax.vmap(attack)(keys), jax.lax.map(attack, keys)))(
+        keys
+    )
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
 
 
 def test_mixture_observer_is_the_uniform_average(small_task, heads, policies, shown):
@@ -140,12 +144,12 @@ def test_mixture_observer_is_the_uniform_average(small_task, heads, policies, sh
 
 def test_sampled_clone_is_not_below_the_floor(shown, policies, small_mdp, small_task):
     clone = TabularCloning(9, 5).fit(jax.random.key(0), shown)
-    ours = returns.expected_return(small_task.world, clone, jax.random.key(0))
+    ours = EXPECTED_RETURN(small_task.world, clone, jax.random.key(0))
     assert ours >= tabular.cloning_floor(small_mdp, policies) - 0.05
 
 
 def test_ensemble_returns_are_the_exact_ones(small_task, heads, policies, small_mdp):
-    ours = returns.ensemble_returns(small_task, heads, jax.random.key(0))
+    ours = ENSEMBLE_RETURNS(small_task, heads, jax.random.key(0))
     exact = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, policies)
     np.testing.assert_allclose(ours.experts, exact, rtol=1e-5)
     assert ours.pe == pytest.approx(float(jnp.mean(exact)), rel=1e-5)
@@ -157,9 +161,8 @@ def test_ensemble_returns_are_the_exact_ones(small_task, heads, policies, small_
 def test_sampled_evaluation_agrees_with_the_exact_one(small_task, heads):
     """The road of environments without a finite MDP, on one that has one."""
     blind = dataclasses.replace(small_task, world=dataclasses.replace(small_task.world, mdp=None))
-    evaluate = jax.jit(returns.ensemble_returns, static_argnums=0)
-    sampled = evaluate(blind, heads, jax.random.key(8))
-    exact = evaluate(small_task, heads, jax.random.key(8))
+    sampled = ENSEMBLE_RETURNS(blind, heads, jax.random.key(8))
+    exact = ENSEMBLE_RETURNS(small_task, heads, jax.random.key(8))
     # Returns lie within 8, so the error of a mean of 1,024 is below 0.09; four of these.
     for ours, expected in zip(sampled, exact, strict=True):
         np.testing.assert_allclose(ours, expected, atol=0.36)

@@ -13,9 +13,9 @@ from ape_jax.evaluation import records
 from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.intervals import Interval, MeanStd
 from ape_jax.evaluation.reproduce import Table1
-from ape_jax.evaluation.suite_records import Suite
+from ape_jax.evaluation.suite import Suite
 from ape_jax.evaluation.summary import Summary
-from ape_jax.evaluation.sweep_records import Sweep
+from ape_jax.evaluation.sweep import Sweep
 from ape_jax.types import SettingError
 
 ROOT = Path(__file__).parents[1]

@@ -1,5 +1,7 @@
 """The reproduction in small, end to end: claims over seeds, the schema, and the files."""
 
+import dataclasses
+
 import matplotlib.image
 import numpy as np
 import pytest
@@ -86,7 +88,8 @@ def test_table_and_figures_are_sound(trained, tmp_path):
         for column in tables.COLUMNS:
             summary = getattr(row, column)
             assert summary == MeanStd.over_seeds(summary.values)
-    reproduction.draw(trained, SCALE, tmp_path)
+    few = dataclasses.replace(SCALE, num_demonstrations=20_000)
+    reproduction.draw(trained, few, tmp_path)
     for name in reproduction.FIGURES:
         image = matplotlib.image.imread(tmp_path / name)
         assert min(image.shape[:2]) > 400
@@ -98,7 +101,7 @@ def test_command_keeps_finished_rows_when_it_is_interrupted(tmp_path, monkeypatc
     rows = reproduce.train_rows
 
     def interrupted(scale, progress):
-        finished = rows(reproduce.Scale(seeds=2, max_updates=2, num_demonstrations=2_000))
+        finished = rows(reproduce.Scale(seeds=1, max_updates=2, num_demonstrations=1_000))
         yield next(finished)
         yield next(finished)
         raise KeyboardInterrupt

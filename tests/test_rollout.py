@@ -15,6 +15,8 @@ from ape_jax.envs.world import World
 
 UNIFORM = Categorical(jnp.full(5, -jnp.log(5.0)))
 EPISODES = jax.jit(rollout.episodes, static_argnums=2)
+RETURNS = jax.jit(rollout.episode_returns, static_argnums=2)
+TOGETHER = jax.jit(rollout.ensemble_episodes, static_argnums=4)
 
 
 def world_of(env, horizon, params=None):
@@ -41,25 +43,25 @@ def walks(small_grid):
 
 def test_episode_follows_the_transitions_of_the_world(walks, small_mdp):
     successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
-    observation, action, live = (
-        np.asarray(x) for x in (walks.observation, walks.action, walks.live)
+    observation, action, mask = (
+        np.asarray(x) for x in (walks.observation, walks.action, walks.mask)
     )
     moved = successors[observation[:, :-1], action[:, :-1]]
-    both_live = live[:, :-1] & live[:, 1:]
-    np.testing.assert_array_equal(observation[:, 1:][both_live], moved[both_live])
+    both = mask[:, :-1] & mask[:, 1:]
+    np.testing.assert_array_equal(observation[:, 1:][both], moved[both])
 
 
 def test_episode_marks_what_ends_it_and_holds_still_after(walks, small_mdp):
-    live, terminated, truncated = (
-        np.asarray(x) for x in (walks.live, walks.terminated, walks.truncated)
+    mask, terminated, truncated = (
+        np.asarray(x) for x in (walks.mask, walks.terminated, walks.truncated)
     )
     ends = terminated | truncated
-    last = live.sum(axis=1) - 1
+    last = mask.sum(axis=1) - 1
     assert np.all(ends.sum(axis=1) == 1)
     assert np.all(ends[np.arange(len(last)), last])
     assert not np.any(terminated & truncated)
     assert np.all(last[truncated.any(axis=1)] == small_mdp.horizon - 1)
-    np.testing.assert_array_equal(np.asarray(walks.reward), np.where(live, -1.0, 0.0))
+    np.testing.assert_array_equal(np.asarray(walks.reward), np.where(mask, -1.0, 0.0))
     assert 0 < truncated.any(axis=1).mean() < 1
 
 
@@ -69,10 +71,10 @@ def test_episode_returns_and_visits_match_the_exact_ones(walks, small_mdp):
     returns = np.asarray(walks.reward).sum(axis=1)
     error = returns.std(ddof=1) / np.sqrt(len(returns))
     assert abs(returns.mean() - float(tabular.policy_return(small_mdp, policy))) < 4 * error
-    visits = np.bincount(np.asarray(walks.observation)[np.asarray(walks.live)], minlength=9) / len(
+    counts = np.bincount(np.asarray(walks.observation)[np.asarray(walks.mask)], minlength=9) / len(
         returns
     )
-    np.testing.assert_allclose(visits, tabular.state_occupancy(small_mdp, policy), atol=0.06)
+    np.testing.assert_allclose(counts, tabular.state_occupancy(small_mdp, policy), atol=0.06)
 
 
 def test_episode_cut_before_the_limit_is_not_marked_truncated(small_grid):
@@ -89,9 +91,7 @@ def test_each_expert_acts_in_its_block_and_the_observer_in_its_own(env_id):
     size = world.num_actions
     keys = jax.random.split(jax.random.key(1), (2, 6))
     observer = ConstantPolicy(jax.tree.map(lambda x: x[0], always(2, size=size).constant))
-    experts, observed = rollout.ensemble_episodes(
-        keys, keys.reshape(-1), always(0, 1, size=size), observer, world
-    )
+    experts, observed = TOGETHER(keys, keys.reshape(-1), always(0, 1, size=size), observer, world)
     assert experts.action.shape == (8, 2, 6)
     np.testing.assert_array_equal(experts.action[:, 0], 0)
     np.testing.assert_array_equal(experts.action[:, 1], 1)
@@ -149,14 +149,14 @@ def test_every_discrete_gymnax_environment_can_be_rolled_out(env_id):
 
 def test_gridworld_of_any_size_runs_to_its_own_limit():
     walks = random_walk(GridWorld(12, (11, 11), horizon=5), 5)
-    assert np.asarray(walks.live).sum(axis=1).max() == 5
+    assert np.asarray(walks.mask).sum(axis=1).max() == 5
 
 
 def test_next_observation_is_the_true_successor_also_at_an_end(walks, small_mdp):
     successors = np.asarray(jnp.argmax(small_mdp.transition, axis=-1))
-    live = np.asarray(walks.live)
+    mask = np.asarray(walks.mask)
     moved = successors[np.asarray(walks.observation), np.asarray(walks.action)]
-    np.testing.assert_array_equal(np.asarray(walks.next_observation)[live], moved[live])
+    np.testing.assert_array_equal(np.asarray(walks.next_observation)[mask], moved[mask])
 
 
 def test_stream_has_next_observations_from_before_the_reset(small_grid, small_mdp):
@@ -171,15 +171,19 @@ def test_stream_has_next_observations_from_before_the_reset(small_grid, small_md
 def test_stream_repeats_the_random_numbers_of_gymnax_itself(small_grid):
     """Each stream is what gymnax's own ``step`` with autoreset makes of the same keys."""
     params, key = small_grid.default_params, jax.random.key(11)
-    steps, _ = rollout.stream(key[None], lambda *_: UNIFORM, 1, world_of(small_grid, 8), 40)
+    world, step = world_of(small_grid, 8), jax.jit(small_grid.step)
+    steps, _ = jax.jit(lambda keys: rollout.stream(keys, lambda *_: UNIFORM, 1, world, 40))(
+        key[None]
+    )
     key_start, _, key_moves = jax.random.split(key, 3)
     observation, state = small_grid.reset(key_start, params)
     for time, key_move in enumerate(jax.random.split(key_moves, 40)):
         assert int(steps.observation[time, 0]) == int(observation)
         action = steps.action[time, 0]
-        observation, state, *_ = small_grid.step(key_move, state, action, params)
+        observation, state, *_ = step(key_move, state, action, params)
 
 
+@struct.dataclass
 class Counter:
     """Remembers how many steps it saw and what it did last, and acts on both."""
 
@@ -194,13 +198,13 @@ class Counter:
 
 def test_memory_sees_every_action_and_observation_of_its_episode(small_grid):
     keys = jax.random.split(jax.random.key(0), 3)
-    steps = rollout.episodes(keys, Counter(), world_of(small_grid, 8))
+    steps = EPISODES(keys, Counter(), world_of(small_grid, 8))
     expected = [0]
     for count in range(1, 8):
         expected.append((count + expected[-1] + 1) % 5)
-    live = np.asarray(steps.live)
+    mask = np.asarray(steps.mask)
     expected = np.tile(np.array(expected)[:, None], (1, 3))
-    np.testing.assert_array_equal(np.asarray(steps.action)[live], expected[live])
+    np.testing.assert_array_equal(np.asarray(steps.action)[mask], expected[mask])
 
 
 def test_a_policy_is_sampled_alike_with_and_without_a_table(small_grid, random_policies):
@@ -219,7 +223,7 @@ def test_a_policy_is_sampled_alike_with_and_without_a_table(small_grid, random_p
         EPISODES(keys, policy, world) for policy in (TablePolicy(table), Pretender(table))
     )
     jax.tree.map(np.testing.assert_array_equal, looked_up, computed)
-    returns = rollout.episode_returns(keys, Pretender(table), world)
+    returns = RETURNS(keys, Pretender(table), world)
     np.testing.assert_array_equal(returns, jnp.sum(computed.reward, axis=0))
 
 
@@ -229,6 +233,6 @@ def test_continuous_actions_are_clipped_for_the_environment_alone():
     world = world_of(env, 5)
     policy = ConstantPolicy(Gaussian(jnp.array([9.0]), jnp.array([-20.0])))
     assert world.num_uniforms == 2
-    steps = rollout.episodes(jax.random.split(jax.random.key(0), 2), policy, world)
+    steps = EPISODES(jax.random.split(jax.random.key(0), 2), policy, world)
     np.testing.assert_allclose(steps.action, 9.0)
     np.testing.assert_allclose(steps.reward, 2.0)

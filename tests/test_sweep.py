@@ -10,16 +10,16 @@ import report_sources
 from command_line import run
 
 import ape_jax
+from ape_jax import cli
 from ape_jax.algorithms import updates
 from ape_jax.algorithms.pg import create_state
 from ape_jax.algorithms.task import make_task
-from ape_jax.cli import sweep as command
 from ape_jax.cli.output import INTERRUPTED
 from ape_jax.config import PGConfig, PGHypers
 from ape_jax.core import tabular
 from ape_jax.evaluation import records
 from ape_jax.evaluation.intervals import Interval
-from ape_jax.evaluation.sweep_records import Sweep, SweepPoint, compare
+from ape_jax.evaluation.sweep import Sweep, SweepPoint, compare
 from ape_jax.training.trainer import seed_keys
 from ape_jax.types import SettingError
 
@@ -101,14 +101,13 @@ def test_there_are_samples_alone_without_a_finite_mdp():
 def test_command_writes_what_is_finished(code, tmp_path, monkeypatch):
     whole = report_sources.sweep()
 
-    def made_up(progress, on_step, **settings):
+    def made_up(progress, **settings):
         assert settings["betas"] == [0.5, 1.0]
-        on_step(dataclasses.replace(whole, points=(), comparison=()))
-        on_step(whole)
+        yield whole
         if code:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "sweep", made_up)
+    monkeypatch.setattr(cli.sweep, "sweep_steps", made_up)
     assert run("sweep", "--betas", "0.5,1", "--out", tmp_path) == code
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.json", "sweep.md", "frontier.png"}
     assert records.read(Sweep, tmp_path / "sweep.json") == whole

@@ -25,8 +25,8 @@ from ape_jax.evaluation import returns
 from ape_jax.networks import HeadPolicy
 from ape_jax.observers import Mixture, Posterior
 
-NUM_BATCHES, BATCH = 16, 256
-"""Of episodes behind each sampled return."""
+NUM_BATCHES, BATCH = 16, 128
+"""Batches, and episodes in each, behind each sampled return."""
 
 
 class Estimate(NamedTuple):
@@ -57,7 +57,7 @@ def sampled_returns(task, heads, key, posterior):
 
 
 def estimates(*arguments):
-    """Of ensemble, clone and mixture."""
+    """The estimates of ensemble, clone and mixture."""
     return [
         Estimate(float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x))))
         for x in map(np.asarray, sampled_returns(*arguments))
@@ -77,7 +77,7 @@ def lake():
 
 
 def test_exact_clone_of_random_experts_returns_what_they_do(lake):
-    """Of a return of one at most, episodes that were cut can bring no more than their share."""
+    """A return is one at most, so episodes that were cut can bring no more than their share."""
     mdp = lake.world.mdp
     heads = 3.0 * jax.random.normal(jax.random.key(0), (200, 3, mdp.num_states, mdp.num_actions))
 

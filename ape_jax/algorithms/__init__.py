@@ -9,7 +9,7 @@ from gymnax.environments.environment import Environment, EnvParams
 from ape_jax.algorithms import pg, ppo
 from ape_jax.algorithms.common import Metrics
 from ape_jax.algorithms.pg import PGState
-from ape_jax.algorithms.ppo import PPOState
+from ape_jax.algorithms.ppo_state import PPOState
 from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.types import PRNGKey, RewardFn
@@ -26,15 +26,7 @@ def init(key: PRNGKey, task: Task, hypers: Hypers) -> TrainState:
 def update(
     task: Task, state: TrainState, hypers: Hypers, axis_name: str | None = None
 ) -> tuple[TrainState, Metrics]:
-    """One update, as the algorithm of the task does it.
-
-    Args:
-      task: what is trained.
-      state: the state before the update.
-      hypers: numbers of the update.
-      axis_name: the mapped axis over which environments are spread, where the algorithm can
-        (``spreads_environments``); None where they are not.
-    """
+    """One update; environments may be spread over a mapped axis if the config allows that."""
     return _algorithm(task.config).update(task, state, hypers, axis_name)
 
 
@@ -59,17 +51,10 @@ def make_train(
 ) -> Callable[[PRNGKey, Hypers], tuple[TrainState, Metrics]]:
     """A whole training run as one pure function, for ``jit``, and ``vmap`` over keys or hypers.
 
-    Args:
-      config: static settings.
-      env: as in ``make_task``.
-      env_params: as in ``make_task``.
-      observer_reward: as in ``make_task``.
+    The arguments are those of ``make_task``, and so are the errors raised.
 
     Returns:
       ``train(key, hypers) -> (final state, metrics [num_updates])``.
-
-    Raises:
-      SettingError: settings that do not fit each other.
 
     Example:
       >>> import jax
@@ -93,11 +78,6 @@ def steps_per_update(task: Task) -> int:
     With pg they include the steps that pad episodes to the time limit.
     """
     return _algorithm(task.config).steps_per_update(task)
-
-
-def spreads_environments(config: TrainConfig) -> bool:
-    """Whether ``update`` can spread the environments of one seed over the places of an axis."""
-    return _algorithm(config).SPREADS_ENVIRONMENTS
 
 
 def _algorithm(config: TrainConfig) -> ModuleType:

@@ -1,6 +1,5 @@
 """What both algorithms share: metrics, labels for the optimiser, and the dual step."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,7 +26,6 @@ class Metrics(NamedTuple):
     pe_return: Float[Array, ""]
     """Mean return of all experts."""
     expert_returns: Float[Array, " E"]
-    """Mean return of each expert."""
     observer_return: Float[Array, ""]
     """Mean return of the observer trained against, at its weights and temperature. It counts the
     reward r̃ where one is given."""
@@ -57,41 +55,23 @@ def init_multipliers(num_experts: int, hypers: Hypers) -> Float[Array, " E"] | N
 def update_multipliers(
     multipliers: Float[Array, " E"] | None, expert_returns: Float[Array, " E"], hypers: Hypers
 ) -> Float[Array, " E"] | None:
-    """One dual step of the constrained form (paper, Eq. 2).
+    """One dual step of the constrained form (paper, Eq. 2); None stays None.
 
-    Args:
-      multipliers: λ_c before the step; None stays None.
-      expert_returns: undiscounted mean returns of this update, or nan where an expert has none,
-        which leaves its multiplier as it is. They need no averaging over updates, because the
-        logarithm of a multiplier sums them.
-      hypers: α, the step size η, and the bound.
+    The returns are undiscounted means of this update. Where one is nan, its multiplier stays as it
+    is. They need no averaging over updates, because the logarithm of a multiplier sums them.
     """
     if multipliers is None or hypers.min_return is None:
         return multipliers
     expert_returns = jnp.where(jnp.isnan(expert_returns), hypers.min_return, expert_returns)
-    return objective.dual_step(
-        multipliers,
-        expert_returns,
-        hypers.min_return,
-        hypers.multiplier_rate,
-        hypers.max_multiplier,
+    numbers = (hypers.min_return, hypers.multiplier_rate, hypers.max_multiplier)
+    return objective.dual_step(multipliers, expert_returns, *numbers)
+
+
+def part_labels(params: EnsembleParams) -> EnsembleParams:
+    """The name of the part that each array belongs to, for ``optax.partition``."""
+    return EnsembleParams(
+        *(jax.tree.map(lambda _, name=name: name, part) for name, part in params._asdict().items())
     )
-
-
-def part_labels(
-    expert_critics: str, observer_critic: str
-) -> Callable[[EnsembleParams], EnsembleParams]:
-    """Labels for ``optax.partition``: "heads", "classifier", and the given ones for the critics."""
-
-    def labels(params: EnsembleParams) -> EnsembleParams:
-        return EnsembleParams(
-            heads="heads",
-            expert_critics=expert_critics,
-            observer_critic=jax.tree.map(lambda _: observer_critic, params.observer_critic),
-            classifier=jax.tree.map(lambda _: "classifier", params.classifier),
-        )
-
-    return labels
 
 
 def expert_log_weights(task: Task, params: EnsembleParams) -> LogWeightsFn:
@@ -100,16 +80,14 @@ def expert_log_weights(task: Task, params: EnsembleParams) -> LogWeightsFn:
     They come from the classifier where it is trained, from the exact posterior of a finite MDP
     where that is asked for, and are uniform otherwise.
     """
-    num_experts = task.networks.num_experts
+    networks = task.networks
     if params.classifier is not None:
         classifier = jax.lax.stop_gradient(params.classifier)
-        return task.networks.tabulate(
-            lambda observation: task.networks.expert_log_weights(classifier, observation)
-        )
+        return networks.tabulate(lambda o: networks.expert_log_weights(classifier, o))
     if task.config.observer != "posterior" or task.world.mdp is None:
-        uniform = mixture.uniform_log_weights(num_experts)
+        uniform = mixture.uniform_log_weights(networks.num_experts)
         return lambda observation: uniform
-    log_probs = task.networks.tabulate_experts(params.heads)
-    weights = tabular.observer_weights(task.world.mdp, jnp.exp(log_probs), "posterior")
+    policies = jnp.exp(networks.tabulate_experts(params.heads))
+    weights = tabular.observer_weights(task.world.mdp, policies, "posterior")
     weights = jax.lax.stop_gradient(weights)
     return lambda state: weights[state]

@@ -34,23 +34,18 @@ def ascend(
     Args:
       key: draws the first logits; experts with equal logits would stay equal.
       mdp: the process; only its numbers of states and actions are used here.
-      objective_fn: the objective. It is given the progress, so that its weights may follow a
-        schedule.
+      objective_fn: the objective.
       num_experts: E.
       num_updates: Adam steps; static.
       learning_rate: learning rate at the start.
       lr_end_fraction: fraction of it that is left at the end; it falls along a half cosine.
       weight_decay: decoupled weight decay of the logits (AdamW), times the learning rate. It keeps
         policies soft where the objective depends little on them, so that gradients do not vanish.
-
-    Returns:
-      The last logits.
     """
     # The schedule is applied by hand, because optax's checks its arguments, which may be traced.
     # eps_root gives the square root a derivative where a gradient is zero, as in terminal states.
     optimizer = optax.scale_by_adam(eps_root=1e-30)
-    shape = (num_experts, mdp.num_states, mdp.num_actions)
-    logits = jax.random.normal(key, shape)
+    logits = jax.random.normal(key, (num_experts, mdp.num_states, mdp.num_actions))
 
     def update(carry, index):
         logits, opt_state = carry
@@ -80,23 +75,11 @@ def train(
 ) -> Float[Array, "E S A"]:
     """Train an ensemble by gradient ascent on the exact J(PE) − β J(π_o) (paper, Eq. 3).
 
-    Args:
-      key: draws the first logits.
-      mdp: the process.
-      beta: β ≥ 0.
-      num_experts: E.
-      weights: how the observer models the expert given the state.
-      temperature: T; the observer deploys π_o^(1/T), normalised.
-      num_updates: Adam steps; static.
-      learning_rate: constant learning rate.
-      differentiate_weights: whether gradients flow through w_c(s) too.
-
-    Returns:
-      The last logits.
+    The learning rate is constant. The other arguments are those of ``tabular.exact_objective``
+    and ``ascend``.
     """
 
-    def objective_fn(logits, progress):
-        del progress
+    def objective_fn(logits, _):
         return tabular.exact_objective(
             logits,
             mdp,

@@ -38,11 +38,8 @@ def update_from_samples(
     Shapes and types are checked. Values are not, because that would wait for the device: an action
     or an expert that does not exist, or a return that is not finite, goes unnoticed.
 
-    Args:
-      state: from ``ape_jax.create_state``, or from an earlier call.
-      expert_samples: samples [N] of the experts; ``expert`` says which one acted.
-      observer_samples: samples [N'] of the observer; ``expert`` stays None.
-      hypers: learning rates, β, temperature, entropy coefficient, clipping norm.
+    The first state comes from ``ape_jax.create_state``. The experts' samples [N] say which expert
+    acted; in the observer's samples [N'] ``expert`` stays None.
 
     Returns:
       The next state, and the losses at the given one.
@@ -62,9 +59,8 @@ def update_from_samples(
       >>> losses.expert_policy.shape
       ()
     """
-    expert_samples, observer_samples = _as_arrays(expert_samples), _as_arrays(observer_samples)
-    _check("expert_samples", expert_samples, state.networks, needs_expert=True)
-    _check("observer_samples", observer_samples, state.networks, needs_expert=False)
+    expert_samples = _checked("expert_samples", expert_samples, state.networks, True)
+    observer_samples = _checked("observer_samples", observer_samples, state.networks, False)
     return _update(state, expert_samples, observer_samples, hypers)
 
 
@@ -82,17 +78,12 @@ def _loss(params: EnsembleParams, networks: Networks, expert_samples, observer_s
 
     def expert(sample):
         log_probs = networks.expert_log_probs(params.heads, sample.observation)[sample.expert]
-        values = jax.vmap(networks.value, in_axes=(0, None))(
-            params.expert_critics, sample.observation
-        )
+        values = jax.vmap(networks.value, (0, None))(params.expert_critics, sample.observation)
         return _one_step(log_probs, values[sample.expert][None], sample)
 
     def observer(sample):
-        log_probs = mixture.observer_log_probs(
-            networks.expert_log_probs(params.heads, sample.observation),
-            log_weights,
-            hypers.temperature,
-        )
+        log_probs = networks.expert_log_probs(params.heads, sample.observation)
+        log_probs = mixture.observer_log_probs(log_probs, log_weights, hypers.temperature)
         return _one_step(log_probs, networks.observer_values(params, sample.observation), sample)
 
     expert_losses = jax.vmap(objective.expert_loss)(jax.vmap(expert)(expert_samples))
@@ -104,7 +95,6 @@ def _loss(params: EnsembleParams, networks: Networks, expert_samples, observer_s
 
 
 def _one_step(log_probs, values, sample: Samples) -> objective.LossInputs:
-    """One sample as a trajectory of one step."""
     one = jnp.ones(1)
     return objective.LossInputs(
         log_probs=log_probs[sample.action][None],
@@ -116,16 +106,13 @@ def _one_step(log_probs, values, sample: Samples) -> objective.LossInputs:
     )
 
 
-def _as_arrays(samples: Samples) -> Samples:
+def _checked(name: str, samples: Samples, networks: Networks, needs_expert: bool) -> Samples:
     """Samples as arrays of JAX; those that are stay as they are, which is faster."""
 
     def as_array(x):
         return x if x is None or isinstance(x, jax.Array) else jnp.asarray(x)
 
-    return Samples(*map(as_array, samples))
-
-
-def _check(name: str, samples: Samples, networks: Networks, needs_expert: bool) -> None:
+    samples = Samples(*map(as_array, samples))
     if samples.action.ndim != 1 or not samples.action.size:
         raise SettingError(
             f"{name}.action must hold one action per sample, and at least one; "
@@ -141,11 +128,11 @@ def _check(name: str, samples: Samples, networks: Networks, needs_expert: bool) 
         raise SettingError(f"{name}.expert must hold the index of the expert that acted; got None")
     if not needs_expert and samples.expert is not None:
         raise SettingError(f"{name}.expert must be None, because the mixture of all experts acted")
-    for field in ("action", "returns", "variances", "weights", "expert"):
-        value = getattr(samples, field)
-        if value is not None and value.shape != expected[:1]:
+    for field, value in samples._asdict().items():
+        if field == "observation" or value is None:
+            continue
+        if value.shape != expected[:1]:
             raise SettingError(f"{name}.{field} must have shape {expected[:1]}; got {value.shape}")
-    for field in ("action", "expert"):
-        value = getattr(samples, field)
-        if value is not None and not jnp.issubdtype(value.dtype, jnp.integer):
+        if field in ("action", "expert") and not jnp.issubdtype(value.dtype, jnp.integer):
             raise SettingError(f"{name}.{field} must be integers; got {value.dtype}")
+    return samples

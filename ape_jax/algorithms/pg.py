@@ -1,7 +1,7 @@
 """PG-APE: the policy gradient of both terms over whole episodes (paper, Eq. 5)."""
 
 import dataclasses
-from typing import NamedTuple, no_type_check
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,9 @@ from ape_jax.algorithms.common import (
 from ape_jax.algorithms.pg_loss import classifier_loss, loss
 from ape_jax.algorithms.task import Task
 from ape_jax.config import PGHypers, TrainConfig
-from ape_jax.core import objective
 from ape_jax.envs import rollout
 from ape_jax.networks import EnsembleParams, HeadPolicy, Networks, observer_policy
 from ape_jax.types import LogWeightsFn, PRNGKey, SettingError, Transition
-
-SPREADS_ENVIRONMENTS = True
-"""Every update starts fresh episodes, so the environments of a seed can be spread over devices."""
 
 
 @no_type_check  # JAX also fills it with shapes, axes, and arrays with more axes.
@@ -36,26 +32,9 @@ class PGState:
     params: EnsembleParams
     opt_state: optax.OptState
     key: PRNGKey
-    """Key of the rollouts to come."""
     multipliers: Float[Array, " E"] | None
     """λ_c of the constrained form; None in the penalised form."""
     networks: Networks = struct.field(pytree_node=False)
-    """The modules that the parameters belong to."""
-
-
-class Estimates(NamedTuple):
-    """What an update learns from its episodes, as means that can be averaged over devices."""
-
-    grads: EnsembleParams
-    expert_loss: objective.Loss
-    observer_loss: objective.Loss
-    expert_returns: Float[Array, " E"]
-    """Mean return of each expert."""
-    observer_return: Float[Array, ""]
-    expert_length: Float[Array, ""]
-    """Mean length of an expert's episode, in steps."""
-    cross_entropy: Float[Array, ""] | None
-    """Cross-entropy of the classifier, summed over an episode; None without a classifier."""
 
 
 def init(key: PRNGKey, task: Task, hypers: PGHypers) -> PGState:
@@ -79,46 +58,48 @@ def create_state(key: PRNGKey, networks: Networks, hypers: PGHypers) -> PGState:
 def update(
     task: Task, state: PGState, hypers: PGHypers, axis_name: str | None = None
 ) -> tuple[PGState, Metrics]:
-    """One update of PG-APE: episodes, loss, gradient, optimiser step.
+    """One update of PG-APE: episodes, loss, gradient, optimiser step, and the dual step.
 
-    With ``hypers.min_return`` a step of the multipliers follows (paper, Eq. 2).
-
-    Args:
-      task: what is trained.
-      state: the state before the update.
-      hypers: numbers of the update.
-      axis_name: a mapped axis, of ``jax.shard_map`` or ``vmap``, over which the environments are
-        spread. Each place runs an equal share of every expert's environments, and the gradients are
-        averaged over all places. The size of the axis must divide ``envs_per_expert``.
+    The environments may be spread over a mapped axis of ``jax.shard_map`` or ``vmap``, whose size
+    must divide ``envs_per_expert``. Each place then runs an equal share of every expert's
+    environments, and the gradients are averaged over all places.
     """
     key, key_experts, key_observer = jax.random.split(state.key, 3)
-    log_weights = expert_log_weights(task, state.params)
+    networks, params = task.networks, state.params
+    log_weights = expert_log_weights(task, params)
     experts, observer = collect(
-        task, state.params, log_weights, hypers, (key_experts, key_observer), axis_name
+        task, params, log_weights, hypers, (key_experts, key_observer), axis_name
     )
-    grads, (expert_loss, observer_loss) = jax.grad(loss, has_aux=True)(
-        state.params, task.networks, log_weights, experts, observer, hypers, state.multipliers
+    grads, losses = jax.grad(loss, has_aux=True)(
+        params, networks, log_weights, experts, observer, hypers, state.multipliers
     )
     cross_entropy = None
-    if state.params.classifier is not None:
+    if params.classifier is not None:
         cross_entropy, classifier_grads = jax.value_and_grad(classifier_loss)(
-            state.params.classifier, task.networks, experts
+            params.classifier, networks, experts
         )
         grads = grads._replace(classifier=classifier_grads)
-    estimates = Estimates(
-        grads=grads,
-        expert_loss=expert_loss,
-        observer_loss=observer_loss,
-        expert_returns=jnp.mean(jnp.sum(experts.reward, axis=0), axis=-1),
-        observer_return=jnp.mean(jnp.sum(observer.reward, axis=0)),
-        expert_length=jnp.mean(jnp.sum(experts.mask, axis=0, dtype=jnp.float32)),
-        cross_entropy=cross_entropy,
-    )
+    returns = jnp.mean(jnp.sum(experts.reward, axis=0), axis=-1)
+    observer_return = jnp.mean(jnp.sum(observer.reward, axis=0))
+    length = jnp.mean(jnp.sum(experts.mask, axis=0, dtype=jnp.float32))
     if axis_name is not None:
-        estimates = jax.lax.pmean(estimates, axis_name)
-    state = apply_gradients(state, estimates.grads, hypers, task.config.num_updates)
-    metrics = summarize(estimates, state.multipliers)
-    multipliers = update_multipliers(state.multipliers, metrics.expert_returns, hypers)
+        grads, losses, returns, observer_return, length, cross_entropy = jax.lax.pmean(
+            (grads, losses, returns, observer_return, length, cross_entropy), axis_name
+        )
+    expert_loss, observer_loss = losses
+    metrics = Metrics(
+        pe_return=jnp.mean(returns),
+        expert_returns=returns,
+        observer_return=observer_return,
+        policy_loss=expert_loss.policy + observer_loss.policy,
+        value_loss=expert_loss.value + observer_loss.value,
+        entropy=expert_loss.entropy / length,
+        grad_norm=optax.tree.norm(grads.heads),
+        classifier_loss=None if cross_entropy is None else cross_entropy / length,
+        multipliers=state.multipliers,
+    )
+    state = apply_gradients(state, grads, hypers, task.config.num_updates)
+    multipliers = update_multipliers(state.multipliers, returns, hypers)
     return dataclasses.replace(state, key=key, multipliers=multipliers), metrics
 
 
@@ -132,9 +113,8 @@ def collect(
 ) -> tuple[Transition, Transition]:
     """Fresh episodes of every expert [T, E, B] and of the observer [T, E * B].
 
-    The observer's episodes hold the reward r̃ of its term. B is this place's share where
-    environments are spread over a mapped axis; an episode has the same random numbers wherever it
-    runs.
+    The observer's episodes hold the reward r̃ of its term. B is this place's share of the
+    environments; an episode has the same random numbers wherever it runs.
     """
     expert_keys, observer_keys = (episode_keys(key, task.config, axis_name) for key in keys)
     experts, observer = rollout.ensemble_episodes(
@@ -165,31 +145,11 @@ def episode_keys(key: PRNGKey, config: TrainConfig, axis_name: str | None) -> Ke
     return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)
 
 
-def summarize(estimates: Estimates, multipliers: Float[Array, " E"] | None) -> Metrics:
-    """The metrics of one update."""
-    expert, observer = estimates.expert_loss, estimates.observer_loss
-    cross_entropy = estimates.cross_entropy
-    return Metrics(
-        pe_return=jnp.mean(estimates.expert_returns),
-        expert_returns=estimates.expert_returns,
-        observer_return=estimates.observer_return,
-        policy_loss=expert.policy + observer.policy,
-        value_loss=expert.value + observer.value,
-        entropy=expert.entropy / estimates.expert_length,
-        grad_norm=optax.tree.norm(estimates.grads.heads),
-        classifier_loss=None if cross_entropy is None else cross_entropy / estimates.expert_length,
-        multipliers=multipliers,
-    )
-
-
 def optimizer(hypers: PGHypers, num_updates: int | None = None) -> optax.GradientTransformation:
     """Adam with a rate for heads, critics and classifier; the gradient of the heads is clipped.
 
-    It is rebuilt from the traced ``hypers`` at every use; only its state is stored.
-
-    Args:
-      hypers: rates, the fraction of them that is left at the end, clipping norm.
-      num_updates: length of the linear decay; None keeps the rates constant.
+    It is rebuilt from the traced ``hypers`` at every use; only its state is stored. The rates fall
+    linearly over ``num_updates`` updates; None keeps them constant.
     """
 
     def adam(rate):
@@ -201,10 +161,11 @@ def optimizer(hypers: PGHypers, num_updates: int | None = None) -> optax.Gradien
     return optax.partition(
         {
             "heads": optax.chain(clip, adam(hypers.learning_rate)),
-            "critics": adam(hypers.critic_learning_rate),
+            "expert_critics": adam(hypers.critic_learning_rate),
+            "observer_critic": adam(hypers.critic_learning_rate),
             "classifier": adam(hypers.classifier_learning_rate),
         },
-        part_labels("critics", "critics"),
+        part_labels,
     )
 
 

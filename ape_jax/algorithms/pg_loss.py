@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
@@ -26,20 +25,12 @@ def loss(
 ) -> tuple[Float[Array, ""], tuple[objective.Loss, objective.Loss]]:
     """The PG-APE loss of episodes: both terms, each a mean over trajectories.
 
-    Args:
-      params: heads and critics.
-      networks: the modules that the parameters belong to.
-      log_weights: the observer's log w_c, a function of the observation.
-      experts: episodes [T, E, B].
-      observer: episodes [T, N].
-      hypers: β, γ, temperature, entropy coefficient.
-      multipliers: λ_c of the constrained form, which weight the two terms in place of β; None in
-        the penalised form.
+    Episodes of the experts are [T, E, B], and those of the observer [T, N]. In the constrained form
+    the multipliers λ_c weight the two terms in place of β.
 
     Returns:
       The scalar loss, and the parts of each term.
     """
-    chex.assert_axis_dimension(experts.reward, 1, networks.num_experts)
 
     def expert_block(head, critic, samples):
         policy = networks.tabulate(lambda o: networks.distribution(head, o))
@@ -70,13 +61,8 @@ def total_loss(
     expert: objective.Loss, observer: objective.Loss, hypers: PGHypers
 ) -> Float[Array, ""]:
     """The sum of both terms, each already averaged over its trajectories."""
-    return (
-        expert.policy
-        + expert.value
-        + observer.policy
-        + observer.value
-        - hypers.ent_coef * expert.entropy
-    )
+    losses = expert.policy + expert.value + observer.policy + observer.value
+    return losses - hypers.ent_coef * expert.entropy
 
 
 def classifier_loss(
@@ -84,16 +70,9 @@ def classifier_loss(
 ) -> Float[Array, ""]:
     """Cross-entropy of q(c|s) on the states that experts visit; its minimum is the posterior.
 
-    It is summed over time and averaged over trajectories, as the other losses are.
-
-    Args:
-      classifier: parameters of q.
-      networks: the modules that the parameters belong to.
-      experts: episodes [T, E, B]; the expert of an episode is its label.
+    It is summed over time and averaged over the trajectories [T, E, B], as the other losses are.
     """
-    log_weights = networks.tabulate(
-        lambda observation: networks.expert_log_weights(classifier, observation)
-    )
+    log_weights = networks.tabulate(lambda o: networks.expert_log_weights(classifier, o))
 
     def block(label, samples):
         terms = jax.vmap(jax.vmap(log_weights))(samples.observation)[..., label]

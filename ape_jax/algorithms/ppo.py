@@ -12,85 +12,92 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ape_jax.algorithms.common import Metrics, expert_log_weights, update_multipliers
-from ape_jax.algorithms.ppo_epochs import run_epochs
-from ape_jax.algorithms.ppo_loss import (
-    Batch,
-    LossParts,
-    LossWeights,
-    Steps,
-    calibration_error,
-    minibatch_loss,
-)
-from ape_jax.algorithms.ppo_state import (
-    PPOState,
-    experts_and_observer,
-    init,
-    known_returns,
-    num_environments,
-    ppo_config,
-    update_statistics,
-)
+from ape_jax.algorithms import common, ppo_loss, ppo_state
+from ape_jax.algorithms.common import Metrics
+from ape_jax.algorithms.ppo_loss import Batch, LossParts, LossWeights, Steps
+from ape_jax.algorithms.ppo_state import PPOState
 from ape_jax.algorithms.task import Task
-from ape_jax.config import PPOHypers
+from ape_jax.config import PPOConfig, PPOHypers
 from ape_jax.core import objective
 from ape_jax.core.returns import generalized_advantages
+from ape_jax.core.statistics import init_statistics
 from ape_jax.envs.rollout import (
     EnvLoopState,
     Rollout,
     collect_rollout,
     draw_with_log_prob,
     in_blocks,
+    start_streams,
 )
 from ape_jax.networks import HeadPolicy, observer_policy, with_statistics
 from ape_jax.types import LogWeightsFn, Policy, PRNGKey, Transition
 
-__all__ = ["PPOState", "init", "steps_per_update", "update"]
 
-SPREADS_ENVIRONMENTS = False
-"""Environments go on from update to update, on the device of their seed."""
+def init(key: PRNGKey, task: Task[PPOConfig], hypers: PPOHypers) -> PPOState:
+    """The state before the first update, with environments at the start of an episode."""
+    config, networks = task.config, task.networks
+    key_params, key = jax.random.split(key)
+    key, key_environments = jax.random.split(key)
+    keys = jax.random.split(key_environments, ppo_state.num_environments(task))
+    environments = start_streams(keys, task.world)
+    size = environments.observation[0].size
+    params = networks.init(key_params)
+    gated = config.constraint == "gate"
+    return PPOState(
+        params=params,
+        opt_state=ppo_loss.optimizer(config, hypers).init(params),
+        key=key,
+        multipliers=None if gated else common.init_multipliers(networks.num_experts, hypers),
+        environments=environments,
+        expert_returns=jnp.zeros(networks.num_experts),
+        observer_return=jnp.float32(0.0),
+        num_episodes=jnp.zeros(networks.num_experts, jnp.int32),
+        observer_episodes=jnp.int32(0),
+        ends_per_step=jnp.zeros(networks.num_experts),
+        observations=init_statistics((size,)) if config.normalize_observations else None,
+        rewards=init_statistics(()) if config.normalize_rewards else None,
+        num_updates=jnp.int32(0),
+    )
 
 
 def update(
-    task: Task, state: PPOState, hypers: PPOHypers, axis_name: None = None
+    task: Task[PPOConfig], state: PPOState, hypers: PPOHypers, axis_name: None = None
 ) -> tuple[PPOState, Metrics]:
     """One update: a rollout of every environment, then epochs of minibatches over it.
 
-    Args:
-      task: what is trained.
-      state: the state before the update.
-      hypers: numbers of the update.
-      axis_name: None, because environments of a seed stay on one device.
+    ``axis_name`` is None, because the environments of a seed stay on one device.
     """
     assert axis_name is None, "PPO-APE spreads seeds over devices, not environments"
-    config = ppo_config(task)
+    config = task.config
     key, key_collect, key_shuffle = jax.random.split(state.key, 3)
-    log_weights = expert_log_weights(task, state.params)
+    log_weights = common.expert_log_weights(task, state.params)
     temperature = temperature_at(state.num_updates, config.num_updates, hypers)
     observer = observer_policy(task.networks, state.params.heads, log_weights, temperature)
     environments, steps, rollout = collect(key_collect, task, state, observer, hypers)
     num_episodes_before = state.num_episodes
-    state = update_statistics(task, state, steps, rollout)
+    state = ppo_state.update_statistics(task, state, steps, rollout)
     batch = make_batch(task, state, steps, rollout, log_weights, hypers)
     weights = loss_weights(task, state, hypers)
-    error = None
-    if state.params.classifier is not None:
-        error = calibration_error(
-            task.networks, state.params.classifier, batch.experts, weights.lengths
+    error, classifier = None, state.params.classifier
+    if classifier is not None:
+        error = ppo_loss.calibration_error(
+            task.networks, classifier, batch.experts, weights.lengths
         )
 
     def loss(params, minibatch):
-        return minibatch_loss(params, task.networks, minibatch, hypers, temperature, weights)
+        return ppo_loss.minibatch_loss(
+            params, task.networks, minibatch, hypers, temperature, weights
+        )
 
-    params, opt_state, parts, grad_norm = run_epochs(
+    params, opt_state, parts, grad_norm = ppo_loss.run_epochs(
         key_shuffle, config, state.params, state.opt_state, batch, loss, hypers
     )
     if state.observations is not None:
         params = with_statistics(params, state.observations.mean, state.observations.scale())
     metrics = summarize(state, parts, grad_norm, error)
     # The mean return of an expert makes a dual step only after an update in which episodes ended.
-    new_returns = known_returns(task, state, state.num_episodes > num_episodes_before)
-    multipliers = update_multipliers(state.multipliers, new_returns, hypers)
+    new_returns = ppo_state.known_returns(task, state, state.num_episodes > num_episodes_before)
+    multipliers = common.update_multipliers(state.multipliers, new_returns, hypers)
     state = dataclasses.replace(
         state,
         params=params,
@@ -113,10 +120,10 @@ def temperature_at(
 
 
 def collect(
-    key: PRNGKey, task: Task, state: PPOState, observer: Policy, hypers: PPOHypers
+    key: PRNGKey, task: Task[PPOConfig], state: PPOState, observer: Policy, hypers: PPOHypers
 ) -> tuple[EnvLoopState, Transition, Rollout]:
     """A rollout [T, E * B + M]: the experts in their own blocks, then the observer."""
-    config, num_all = ppo_config(task), num_environments(task)
+    config, num_all = task.config, ppo_state.num_environments(task)
     num_own = config.num_experts * config.envs_per_expert
     actors = in_blocks(
         HeadPolicy(state.params.heads, task.networks),
@@ -132,7 +139,7 @@ def collect(
 
 
 def make_batch(
-    task: Task,
+    task: Task[PPOConfig],
     state: PPOState,
     steps: Transition,
     rollout: Rollout,
@@ -168,7 +175,7 @@ def make_batch(
         )
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), flat)
 
-    own, others = experts_and_observer(task, (steps, rollout.log_prob))
+    own, others = ppo_state.experts_and_observer(task, (steps, rollout.log_prob))
     experts = jax.vmap(steps_of, (0, 1, 1))(params.expert_critics, *own)
     if task.config.observer == "none":
         return Batch(experts, None)
@@ -177,7 +184,7 @@ def make_batch(
     return Batch(experts, observer._replace(log_weights=weights))
 
 
-def loss_weights(task: Task, state: PPOState, hypers: PPOHypers) -> LossWeights:
+def loss_weights(task: Task[PPOConfig], state: PPOState, hypers: PPOHypers) -> LossWeights:
     """How much the terms and the experts count in this update."""
     num_experts = task.config.num_experts
     experts, observer = jnp.ones(num_experts), jnp.float32(hypers.beta)
@@ -185,7 +192,9 @@ def loss_weights(task: Task, state: PPOState, hypers: PPOHypers) -> LossWeights:
         experts, observer = objective.dual_weights(state.multipliers)
     gates = jnp.ones(num_experts)
     if task.config.constraint == "gate" and hypers.min_return is not None:
-        gates = objective.gate(known_returns(task, state), hypers.min_return, hypers.gate_width)
+        gates = objective.gate(
+            ppo_state.known_returns(task, state), hypers.min_return, hypers.gate_width
+        )
     lengths = 1.0 / jnp.clip(state.ends_per_step, 1.0 / task.world.horizon, 1.0)
     return LossWeights(experts, observer, gates, lengths / jnp.sum(lengths))
 
@@ -212,6 +221,6 @@ def summarize(
     )
 
 
-def steps_per_update(task: Task) -> int:
+def steps_per_update(task: Task[PPOConfig]) -> int:
     """Environment steps in one update, the experts' and the observer's."""
-    return num_environments(task) * ppo_config(task).rollout_length
+    return ppo_state.num_environments(task) * task.config.rollout_length

@@ -1,17 +1,19 @@
-"""The loss of PPO-APE on a minibatch: what it needs, the weights of its terms, and its parts."""
+"""The loss of PPO-APE on a minibatch, and the epochs of minibatches in an update."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Shaped
 
-from ape_jax.config import PPOHypers
-from ape_jax.core import objective
+from ape_jax.algorithms.common import part_labels
+from ape_jax.config import PPOConfig, PPOHypers
+from ape_jax.core import objective, random
 from ape_jax.core.statistics import expected_calibration_error
 from ape_jax.networks import EnsembleParams, Networks
-from ape_jax.types import Params
+from ape_jax.types import Params, PRNGKey
 
 
 class Steps(NamedTuple):
@@ -33,12 +35,10 @@ class Steps(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Steps of a rollout, or of a minibatch of it."""
+    """Steps [E, N] of the experts and [N'] of the observer, if there is one."""
 
     experts: Steps
-    """Steps of every expert, [E, N]."""
     observer: Steps | None
-    """Steps of the observer, [N']; None without an observer."""
 
 
 class LossWeights(NamedTuple):
@@ -57,16 +57,12 @@ class LossWeights(NamedTuple):
 
 
 class LossParts(NamedTuple):
-    """The parts of the loss of a minibatch."""
+    """The parts of the loss of a minibatch, as ``Metrics`` has them."""
 
     policy: Float[Array, ""]
-    """Clipped surrogates of both terms."""
     value: Float[Array, ""]
-    """Losses of all critics."""
     entropy: Float[Array, ""]
-    """Mean entropy of the experts' policies, in nats."""
     classifier: Float[Array, ""] | None
-    """Cross-entropy of the classifier; None without one."""
 
 
 def minibatch_loss(
@@ -79,16 +75,7 @@ def minibatch_loss(
 ) -> tuple[Float[Array, ""], LossParts]:
     """The PPO-APE loss: the mean of the experts' clipped surrogates, and β times the observer's.
 
-    Args:
-      params: heads, critics and classifier.
-      networks: the modules that the parameters belong to.
-      batch: steps of every expert [E, N] and of the observer [N'].
-      hypers: clipping, entropy coefficient.
-      temperature: temperature of the observer.
-      weights: weights of the terms, and of the experts in them.
-
-    Returns:
-      The scalar loss, and its parts.
+    The losses of the critics and of the classifier are added to it, and the entropy is subtracted.
     """
 
     def critic_loss(critic, steps):
@@ -173,3 +160,73 @@ def calibration_error(
 def _log_weights(networks: Networks, classifier: Params, experts: Steps) -> Float[Array, "E N E"]:
     at_steps = jax.vmap(jax.vmap(networks.expert_log_weights, (None, 0)), (None, 0))
     return at_steps(classifier, experts.observation)
+
+
+def optimizer(config: PPOConfig, hypers: PPOHypers) -> optax.GradientTransformation:
+    """Adam, with the gradient of each head and of each critic clipped on its own.
+
+    Rates fall linearly over all steps of the optimiser; the classifier's rate is constant.
+    """
+    num_steps = config.num_updates * config.num_epochs * config.num_minibatches
+    clip = optax.clip_by_global_norm(hypers.max_grad_norm)
+    # One clip for all experts would let a steep one shrink the steps of the others.
+    clip_each = optax.stateless(
+        lambda updates, _: jax.vmap(lambda x: clip.update(x, optax.EmptyState())[0])(updates)
+    )
+
+    def adam(rate, clip):
+        rates = optax.linear_schedule(rate, hypers.lr_end_fraction * rate, max(num_steps - 1, 1))
+        return optax.chain(clip, optax.adam(rates, eps=1e-5))
+
+    return optax.partition(
+        {
+            "heads": adam(hypers.learning_rate, clip_each),
+            "expert_critics": adam(hypers.critic_learning_rate, clip_each),
+            "observer_critic": adam(hypers.critic_learning_rate, clip),
+            "classifier": optax.adam(hypers.classifier_learning_rate, eps=1e-5),
+        },
+        part_labels,
+    )
+
+
+def run_epochs(
+    key: PRNGKey,
+    config: PPOConfig,
+    params: EnsembleParams,
+    opt_state: optax.OptState,
+    batch: Batch,
+    loss: Callable[[EnsembleParams, Batch], tuple[Float[Array, ""], LossParts]],
+    hypers: PPOHypers,
+) -> tuple[EnsembleParams, optax.OptState, LossParts, Float[Array, ""]]:
+    """Pass over the batch several times, in new random minibatches each time.
+
+    Returns:
+      Parameters, state of the optimiser, and the means over all minibatches of the parts of the
+      loss and of the norm of the heads' gradient.
+    """
+    step = optimizer(config, hypers)
+
+    def split(key: PRNGKey, steps: Steps, axis: int) -> Steps:
+        """Shuffle along an axis, and cut into minibatches [P, …]; all experts in one order."""
+        order = random.permutation(key, steps.log_prob.shape[axis])
+        order = order.reshape(config.num_minibatches, -1)
+        return jax.tree.map(lambda x: jnp.moveaxis(jnp.take(x, order, axis=axis), axis, 0), steps)
+
+    def minibatch(carry, part):
+        params, opt_state = carry
+        grads, parts = jax.grad(loss, has_aux=True)(params, part)
+        changes, opt_state = step.update(grads, opt_state, params)
+        params = optax.apply_updates(params, changes)
+        return (params, opt_state), (parts, optax.tree.norm(grads.heads))
+
+    def epoch(carry, key):
+        key_experts, key_observer = jax.random.split(key)
+        observer = None if batch.observer is None else split(key_observer, batch.observer, 0)
+        minibatches = Batch(split(key_experts, batch.experts, 1), observer)
+        return jax.lax.scan(minibatch, carry, minibatches)
+
+    (params, opt_state), measured = jax.lax.scan(
+        epoch, (params, opt_state), jax.random.split(key, config.num_epochs)
+    )
+    parts, grad_norm = jax.tree.map(jnp.mean, measured)
+    return params, opt_state, parts, grad_norm

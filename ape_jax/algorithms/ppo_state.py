@@ -8,15 +8,13 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from ape_jax.algorithms.common import init_multipliers
-from ape_jax.algorithms.ppo_epochs import optimizer
 from ape_jax.algorithms.task import Task
-from ape_jax.config import PPOConfig, PPOHypers
+from ape_jax.config import PPOConfig
 from ape_jax.core import statistics
-from ape_jax.core.statistics import RunningStatistics, init_statistics
-from ape_jax.envs.rollout import EnvLoopState, Rollout, start_streams
+from ape_jax.core.statistics import RunningStatistics
+from ape_jax.envs.rollout import EnvLoopState, Rollout
 from ape_jax.networks import EnsembleParams
-from ape_jax.types import PRNGKey, Transition
+from ape_jax.types import Transition
 
 LENGTH_RATE = 0.1
 """Rate of the running mean of episode ends per step: it looks back over about ten rollouts."""
@@ -24,20 +22,20 @@ LENGTH_RATE = 0.1
 
 @struct.dataclass
 class PPOState:
-    """Everything that an update of PPO-APE changes."""
+    """Everything that an update of PPO-APE changes.
+
+    Returns are means over about the last B episodes of each policy, and 0 before the first ends.
+    """
 
     params: EnsembleParams
     opt_state: optax.OptState
     key: jax.Array
-    """Typed key of the rollouts and minibatches to come."""
     multipliers: jax.Array | None
     """λ_c [E] of the constrained form; None in the penalised form, and with gates."""
     environments: EnvLoopState
     """The experts' environments in blocks of B, then the observer's, [E * B + M, …]."""
     expert_returns: Float[Array, "*K E"]
-    """Mean return of about the last B episodes of each expert; 0 before the first has ended."""
     observer_return: Float[Array, "*K"]
-    """Mean return of about the last B episodes of the observer; 0 before the first has ended."""
     num_episodes: Int[Array, "*K E"]
     """Number of episodes of each expert that have ended."""
     observer_episodes: Int[Array, "*K"]
@@ -49,49 +47,15 @@ class PPOState:
     rewards: RunningStatistics | None
     """Statistics of discounted returns; None where rewards are not normalised."""
     num_updates: Int[Array, "*K"]
-    """Number of updates done."""
 
 
-def init(key: PRNGKey, task: Task, hypers: PPOHypers) -> PPOState:
-    """The state before the first update, with environments at the start of an episode."""
-    config, networks = ppo_config(task), task.networks
-    key_params, key = jax.random.split(key)
-    key, key_environments = jax.random.split(key)
-    keys = jax.random.split(key_environments, num_environments(task))
-    environments = start_streams(keys, task.world)
-    size = environments.observation[0].size
-    params = networks.init(key_params)
-    gated = config.constraint == "gate"
-    return PPOState(
-        params=params,
-        opt_state=optimizer(config, hypers).init(params),
-        key=key,
-        multipliers=None if gated else init_multipliers(networks.num_experts, hypers),
-        environments=environments,
-        expert_returns=jnp.zeros(networks.num_experts),
-        observer_return=jnp.float32(0.0),
-        num_episodes=jnp.zeros(networks.num_experts, jnp.int32),
-        observer_episodes=jnp.int32(0),
-        ends_per_step=jnp.zeros(networks.num_experts),
-        observations=init_statistics((size,)) if config.normalize_observations else None,
-        rewards=init_statistics(()) if config.normalize_rewards else None,
-        num_updates=jnp.int32(0),
-    )
-
-
-def ppo_config(task: Task) -> PPOConfig:
-    """The config of a task of PPO-APE."""
-    assert isinstance(task.config, PPOConfig)
-    return task.config
-
-
-def num_environments(task: Task) -> int:
+def num_environments(task: Task[PPOConfig]) -> int:
     """Number of environments: B for every expert, and as many again for the observer."""
     config = task.config
     return config.num_experts * config.envs_per_expert * (1 if config.observer == "none" else 2)
 
 
-def experts_and_observer(task: Task, tree):
+def experts_and_observer(task: Task[PPOConfig], tree):
     """Arrays [T, E * B + M, …] as the experts' part [T, E, B, …] and the observer's [T, M, …]."""
     num_experts = task.config.num_experts
     num_own = num_experts * task.config.envs_per_expert
@@ -101,7 +65,9 @@ def experts_and_observer(task: Task, tree):
     return experts, jax.tree.map(lambda x: x[:, num_own:], tree)
 
 
-def update_statistics(task: Task, state: PPOState, steps: Transition, rollout: Rollout) -> PPOState:
+def update_statistics(
+    task: Task[PPOConfig], state: PPOState, steps: Transition, rollout: Rollout
+) -> PPOState:
     """The state with the returns and the running statistics after a rollout."""
     size = task.config.envs_per_expert
     (ended, episode_return), (observer_ended, observer_return) = experts_and_observer(
@@ -111,9 +77,9 @@ def update_statistics(task: Task, state: PPOState, steps: Transition, rollout: R
     old_rate = jnp.where(state.num_updates == 0, rate, state.ends_per_step)
     observations, rewards = state.observations, state.rewards
     if observations is not None:
-        seen_by_experts, _ = experts_and_observer(task, steps.observation)
-        flat = seen_by_experts.reshape(-1, observations.mean.shape[0])
-        observations = statistics.merge(observations, flat.astype(jnp.float32))
+        own, _ = experts_and_observer(task, steps.observation)
+        flat = own.reshape(-1, observations.mean.shape[0]).astype(jnp.float32)
+        observations = statistics.merge(observations, flat)
     if rewards is not None:
         rewards = statistics.merge(rewards, rollout.discounted_return.reshape(-1))
     return dataclasses.replace(
@@ -134,7 +100,7 @@ def update_statistics(task: Task, state: PPOState, steps: Transition, rollout: R
 
 
 def known_returns(
-    task: Task, state: PPOState, also: Bool[Array, " E"] | bool = True
+    task: Task[PPOConfig], state: PPOState, also: Bool[Array, " E"] | bool = True
 ) -> Float[Array, " E"]:
     """Mean return of each expert that has ended B episodes (and is in ``also``); nan of the others.
 

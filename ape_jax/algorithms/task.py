@@ -1,24 +1,27 @@
 """The task of a training run: an environment, and the networks that act in it."""
 
 import dataclasses
+from typing import Generic, TypeVar
 
 from gymnax.environments.environment import Environment, EnvParams
 
 from ape_jax import envs
-from ape_jax.config import Hypers, PGConfig, TrainConfig
+from ape_jax.config import Hypers, TrainConfig
 from ape_jax.envs.world import World
 from ape_jax.networks import Networks, make_networks
 from ape_jax.types import RewardFn, SettingError
 
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Task:
-    """What stays the same during a run.
+class Task(Generic[ConfigT]):
+    """What stays the same during a run; its type says which algorithm trains it.
 
     Tasks are compared and hashed by identity, so that one can be a static argument of ``jax.jit``.
     """
 
-    config: TrainConfig
+    config: ConfigT
     world: World
     networks: Networks
     observer_reward: RewardFn | None = None
@@ -26,11 +29,11 @@ class Task:
 
 
 def make_task(
-    config: TrainConfig,
+    config: ConfigT,
     env: Environment | None = None,
     env_params: EnvParams | None = None,
     observer_reward: RewardFn | None = None,
-) -> Task:
+) -> Task[ConfigT]:
     """Build the environment and the networks, and check that they fit each other.
 
     Args:
@@ -50,7 +53,7 @@ def make_task(
         default_params = env.default_params
         config = dataclasses.replace(config, env=env.name)
     env_params = default_params if env_params is None else env_params
-    if observer_reward is not None and not isinstance(config, PGConfig):
+    if observer_reward is not None and not config.takes_observer_reward:
         raise SettingError(
             f"observer_reward must be None with algorithm={config.algorithm}. Use algorithm=pg"
         )

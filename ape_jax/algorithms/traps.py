@@ -2,16 +2,11 @@
 
 One expert alone can trap its own greedy clone, if it is good on average and its most probable
 action is wrong. A trap ensemble has to do without this: its experts must do well greedily, too.
+On the 10 × 10 grid the greedy clone then walks back and forth between two cells close to the goal,
+in each of which another expert has the majority of the pooled demonstrations.
 
-Two pairs on the 10 × 10 grid were looked at. Their greedy clone walks back and forth between two
-neighbouring cells close to the goal. In one cell the action of one expert has the majority of the
-pooled demonstrations, and in the other cell the action of its partner has it, which leads back. Or
-the first choices of the experts differ, and the second choice that both share outvotes them. Each
-expert alone passes through both cells.
-
-Because returns are means over starts, an expert may be stuck in a cell or two, where waiting gives
-it the majority at little cost. Restarts whose greedy experts arrive from *every* start are
-therefore preferred, and the report says whether the ensemble that was kept is one of them.
+Because returns are means over starts, an expert may be stuck in a cell or two at little cost.
+Restarts whose greedy experts arrive from *every* start are therefore preferred.
 """
 
 import dataclasses
@@ -32,34 +27,30 @@ class TrapConfig:
     """How trap ensembles are trained, and what counts as one; the defaults fit the 10 × 10 grid."""
 
     num_restarts: int = 16
-    """Number of runs from different first logits (R); the best one by exact evaluation is kept."""
+    """Runs from different first logits (R); the best one by exact evaluation is kept."""
     num_updates: int = 400
-    """Adam steps of one run."""
     learning_rate: float = 0.1
     """Learning rate at the start. With half of it, an expert is lost more often."""
     lr_end_fraction: float = 0.1
-    """Fraction of the learning rate that is left at the end."""
     weight_decay: float = 0.2
-    """Weight decay that keeps policies away from the corners of the simplex, where gradients are
-    zero. Much more of it makes experts too soft to do well when they are sampled."""
+    """It keeps policies away from the corners of the simplex, where gradients are zero."""
     beta: float = 1.6
     """Weight of the clone's return at the start, against the *sum* of the experts' utilities."""
     beta_end_fraction: float = 0.35
     """Fraction of beta left at the end: first the trap is made, then experts are repaired."""
     expert_temperatures: tuple[float, ...] = (1.0, 0.3, 0.1)
     """Temperatures at which each expert is deployed in training. The middle one has a gradient
-    where the coldest has none; without it, an expert that fails greedily would stay so."""
+    where the coldest has none."""
     clone_temperature: float = 0.1
-    """Temperature of the clone trained against. Because it is not zero, the clone's favoured action
-    leads the others by a factor, which the noise of counting demonstrations does not reverse."""
+    """Temperature of the clone trained against. Above zero, the clone's favoured action leads by a
+    factor, which the noise of counting demonstrations does not reverse."""
     utility_scale: float = 20.0
-    """Size of a return at which a loss counts twice, so that no start is sacrificed (u)."""
+    """Size of a return at which a loss counts twice (u)."""
     train_horizon: int = 40
     """Steps of an episode in training, at most the process's own; enough to recognise a trap."""
     min_return: float = -14.0
     """Smallest return of every expert that samples its actions."""
     min_greedy_return: float = -13.0
-    """Smallest return of every expert that is deployed greedily."""
     max_clone_return: float = -70.0
     """Largest return of the greedy clone."""
     min_start_return: float = -40.0
@@ -83,13 +74,11 @@ class TrapReturns(NamedTuple):
     """Exact returns of an ensemble, and of the ideal clone with infinitely many demonstrations."""
 
     experts: Float[Array, " E"]
-    """Return of each expert that samples its actions."""
     greedy_experts: Float[Array, " E"]
     """Return of each expert that takes its most probable action; ties are shared."""
     clone: Float[Array, ""]
-    """Return of π_o with posterior weights that samples its actions."""
+    """Return of π_o with posterior weights."""
     greedy_clone: Float[Array, ""]
-    """Return of π_o with posterior weights that takes its most probable action."""
     worst_start: Float[Array, ""]
     """Smallest return of any greedy expert from any start."""
 
@@ -98,7 +87,6 @@ class TrapReport(NamedTuple):
     """What ``train`` found."""
 
     returns: TrapReturns
-    """Returns of the restart that was kept."""
     trapped: Bool[Array, ""]
     """Whether the restart that was kept is a trap ensemble."""
     from_every_start: Bool[Array, ""]
@@ -112,13 +100,8 @@ def train(
 ) -> tuple[Float[Array, "E S A"], TrapReport]:
     """Train from several first logits, and keep the ensemble that meets its requirements best.
 
-    The selection sees exact returns only, never a sampled clone.
-
-    Args:
-      key: draws every restart's first logits.
-      mdp: the process.
-      num_experts: E, at least 2 for an effect of the ensemble.
-      config: settings; static under ``jax.jit``.
+    The selection sees exact returns only, never a sampled clone. ``config`` is static under
+    ``jax.jit``.
     """
     config = TrapConfig() if config is None else config
     short = dataclasses.replace(mdp, horizon=min(config.train_horizon, mdp.horizon))
@@ -127,16 +110,8 @@ def train(
         def objective_fn(logits, progress):
             return trap_objective(logits, short, config, progress)
 
-        logits = exact.ascend(
-            key,
-            mdp,
-            objective_fn,
-            num_experts,
-            config.num_updates,
-            config.learning_rate,
-            config.lr_end_fraction,
-            config.weight_decay,
-        )
+        rates = (config.learning_rate, config.lr_end_fraction, config.weight_decay)
+        logits = exact.ascend(key, mdp, objective_fn, num_experts, config.num_updates, *rates)
         return logits, trap_returns(logits, mdp)
 
     logits, returns = jax.vmap(one)(jax.random.split(key, config.num_restarts))
@@ -162,13 +137,7 @@ def trap_objective(
     with the mean over starts s. π_o has posterior weights, and gradients flow through them, because
     the way of an expert decides where it has the majority. The slope of U at a return of −u is
     twice its slope at zero, so that no start is sacrificed for the others. U is meant for returns
-    below zero, and falls for returns above u.
-
-    Args:
-      logits: every expert's logits in every state.
-      mdp: the process, with the horizon of training.
-      config: temperatures T and T_o, β at the start and at the end, u.
-      progress: share of the run that is done, in [0, 1).
+    below zero, and falls for returns above u. The progress is the share of the run that is done.
     """
     log_probs = jax.nn.log_softmax(logits)
     values = jax.vmap(lambda t: _values(mdp, log_probs, t))(jnp.array(config.expert_temperatures))
@@ -180,12 +149,7 @@ def trap_objective(
 
 
 def trap_returns(logits: Float[Array, "E S A"], mdp: FiniteMDP) -> TrapReturns:
-    """Exact returns of the experts and of their clone over the whole horizon.
-
-    Args:
-      logits: every expert's logits in every state.
-      mdp: the process.
-    """
+    """Exact returns of the experts and of their clone over the whole horizon."""
     log_probs = jax.nn.log_softmax(logits)
     clone = _pooled(mdp, log_probs)
     greedy_values = _values(mdp, log_probs, 0.0)
@@ -199,19 +163,12 @@ def trap_returns(logits: Float[Array, "E S A"], mdp: FiniteMDP) -> TrapReturns:
 
 
 def slack(returns: TrapReturns, config: TrapConfig) -> Float[Array, ""]:
-    """Distance to the tightest bound, as a share of it; 0 or more for a trap ensemble.
-
-    Args:
-      returns: returns of one ensemble.
-      config: the bounds.
-    """
-    rooms = (
-        (jnp.min(returns.experts) - config.min_return) / abs(config.min_return),
-        (jnp.min(returns.greedy_experts) - config.min_greedy_return)
-        / abs(config.min_greedy_return),
-        (config.max_clone_return - returns.greedy_clone) / abs(config.max_clone_return),
-    )
-    return jnp.min(jnp.stack(rooms))
+    """Distance to the tightest bound, as a share of it; 0 or more for a trap ensemble."""
+    experts = jnp.min(returns.experts) - config.min_return
+    greedy = jnp.min(returns.greedy_experts) - config.min_greedy_return
+    clone = config.max_clone_return - returns.greedy_clone
+    bounds = jnp.array([config.min_return, config.min_greedy_return, config.max_clone_return])
+    return jnp.min(jnp.stack([experts, greedy, clone]) / jnp.abs(bounds))
 
 
 def _pooled(mdp: FiniteMDP, log_probs: Float[Array, "E S A"]) -> Float[Array, "S A"]:
@@ -223,7 +180,7 @@ def _pooled(mdp: FiniteMDP, log_probs: Float[Array, "E S A"]) -> Float[Array, "S
 def _deployed(
     mdp: FiniteMDP, log_probs: Float[Array, "S A"], temperature: Float[Array, ""] | float
 ) -> Float[Array, ""]:
-    """Return of temper(π, T), J(temper(π, T))."""
+    """J(temper(π, T))."""
     return _values(mdp, log_probs[None], temperature)[0] @ mdp.start
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from ape_jax.cli.output import INTERRUPTED, prepare, say
+from ape_jax.cli.output import prepare, save_steps, say, say_finished
 from ape_jax.evaluation import records
-from ape_jax.evaluation.audit import audit
+from ape_jax.evaluation.audit import audit_steps
 from ape_jax.evaluation.audit_records import Audit, AuditSettings
 from ape_jax.reporting import audit_table, figures, tables
 from ape_jax.reporting.progress import ProgressBars
@@ -25,7 +25,6 @@ class AuditOptions:
     settings: tyro.conf.OmitArgPrefixes[AuditSettings] = dataclasses.field(
         default_factory=AuditSettings
     )
-    """What is asked of the audit."""
     run: tyro.conf.Positional[Path | None] = None
     """A run of ape-jax train, or a file of demonstrations."""
     out: Path = Path("runs/audit")
@@ -33,34 +32,24 @@ class AuditOptions:
 
 
 FIGURES = ("observers.png", "demonstrations.png", "posterior_entropy.png")
-"""Files of the figures."""
 
 
 def run(options: AuditOptions, console: Console) -> int:
     """Audit, and write ``audit.json``, ``audit.md`` and figures."""
-    results: list[Audit] = []
+    out = options.out
 
     def save(result: Audit) -> None:
-        results.append(result)
-        if not result.defences:  # Nothing is computed yet.
-            prepare(options.out)
-            return
         for figure in FIGURES:
-            (options.out / figure).unlink(missing_ok=True)
-        records.write(options.out / "audit.json", result)
+            (out / figure).unlink(missing_ok=True)
+        records.write(out / "audit.json", result)
 
-    code = 0
     with ProgressBars(console) as progress:
-        try:
-            asked = dataclasses.asdict(options.settings)
-            audit(options.run, **asked, progress=progress, on_step=save)
-        except KeyboardInterrupt:
-            if not results or not results[-1].defences:
-                raise
-            code = INTERRUPTED
-    write_text(options.out / "audit.md", audit_table.markdown(results[-1]))
-    _draw(results[-1], options.out)
-    _show(results[-1], options.out, code)
+        steps = audit_steps(options.run, options.settings, progress)
+        prepare(out)
+        code, (*_, result) = save_steps(steps, save)
+    write_text(out / "audit.md", audit_table.markdown(result))
+    _draw(result, out)
+    _show(result, out, code)
     return code
 
 
@@ -85,5 +74,4 @@ def _show(audit: Audit, out: Path, code: int) -> None:
     say(stdout, audit_table.EXPLANATION)
     for name, reason in audit.skipped.items():
         say(stdout, f"skipped: {name} {reason}")
-    state = "" if code == 0 else "interrupted; what is finished is saved. "
-    say(stdout, f"{state}{audit.wall_seconds:.0f} s; files in {out}")
+    say_finished(stdout, code, audit.wall_seconds, out)

@@ -15,12 +15,10 @@ from ape_jax.cli import audit
 from ape_jax.cli.output import prepare, say
 from ape_jax.config import RunConfig
 from ape_jax.envs.gridworld import GridWorld
-from ape_jax.evaluation import records
+from ape_jax.evaluation import records, reproduce
 from ape_jax.evaluation.audit_records import Audit, AuditSettings
-from ape_jax.evaluation.reproduce import Panels, panels
 from ape_jax.evaluation.summary import Summary
-from ape_jax.evaluation.sweep_records import Sweep
-from ape_jax.networks import EnsembleParams
+from ape_jax.evaluation.sweep import Sweep
 from ape_jax.reporting import html
 from ape_jax.runs import checkpoint, manifest, metrics
 from ape_jax.training.trainer import DEMONSTRATE, seed_keys
@@ -63,50 +61,40 @@ def run(options: ReportOptions, console: Console) -> int:
             f"run must hold the metrics of all {summary.num_updates} updates; metrics.jsonl in "
             f"{options.run} has {len(updates)}"
         )
-    sweep, audited = _sweep(options, config, task), None
+    sweep, audited, panels = _sweep(options, config, task), None, None
     prepare(out.parent, "file")
     if task.networks.action_bounds is None or options.audit is not None:
-        folder = options.audit or options.run / "audit"
-        if options.audit is None and not _is_complete(folder):
-            quick = audit.AuditOptions(AuditSettings(quick=True), options.run, folder)
-            code = audit.run(quick, console)
-            if code:
+        path = (options.audit or options.run / "audit") / "audit.json"
+        if options.audit is None and not (path.exists() and records.read(Audit, path).complete):
+            quick = audit.AuditOptions(AuditSettings(quick=True), options.run, path.parent)
+            if code := audit.run(quick, console):
                 return code
-        audited = _audit(options.run, folder, config, metrics.fingerprint(params))
-    page = html.render(
-        html.Sources(
-            name=options.run.resolve().name,
-            task=task,
-            config=config,
-            summary=summary,
-            updates=updates,
-            audit=audited,
-            sweep=sweep,
-            panels=_panels(config, task, params),
-            facts=_facts(options.run, summary, audited),
-            commands=_commands(options),
-        )
+        audited = records.read(Audit, path)
+        if audited.fingerprint != metrics.fingerprint(params) or audited.seeds > config.seeds:
+            raise SettingError(
+                f"audit must be of the run that is reported; {path} is of other parameters than "
+                f"those in {options.run}. Make it again with ape-jax audit, or name another with "
+                "--audit"
+            )
+    if isinstance(task.world.env, GridWorld) and task.world.mdp is not None:
+        heads = jax.tree.map(lambda x: x[0], params.heads)
+        key = seed_keys(config.first_seed, 1, DEMONSTRATE)[0]
+        panels = reproduce.panels(task, heads, key, DEMONSTRATED_STEPS, with_network=False)
+    sources = html.Sources(
+        name=options.run.resolve().name,
+        task=task,
+        config=config,
+        summary=summary,
+        updates=updates,
+        audit=audited,
+        sweep=sweep,
+        panels=panels,
+        facts=_facts(options.run, summary, audited),
+        commands=_commands(options),
     )
-    metrics.write_text(out, page)
+    metrics.write_text(out, html.render(sources))
     say(Console(), f"report: {out}")
     return 0
-
-
-def _is_complete(folder: Path) -> bool:
-    path = folder / "audit.json"
-    return path.exists() and records.read(Audit, path).complete
-
-
-def _audit(run: Path, folder: Path, config: RunConfig, fingerprint: str) -> Audit:
-    """The audit, which must be of this run."""
-    path = folder / "audit.json"
-    found = records.read(Audit, path)
-    if found.fingerprint != fingerprint or found.seeds > config.seeds:
-        raise SettingError(
-            f"audit must be of the run that is reported; {path} is of other parameters than those "
-            f"in {run}. Make it again with ape-jax audit, or name another with --audit"
-        )
-    return found
 
 
 def _sweep(options: ReportOptions, config: RunConfig, task: Task) -> Sweep | None:
@@ -115,28 +103,14 @@ def _sweep(options: ReportOptions, config: RunConfig, task: Task) -> Sweep | Non
     if options.sweep is None and not folder.exists():
         return None
     found = records.read(Sweep, folder / "sweep.json")
-    own = {
-        "env": config.train.env,
-        "head": config.train.head,
-        "num_experts": config.train.num_experts,
-        "horizon": task.world.horizon,
-    }
-    for name, value in own.items():
+    own = {name: getattr(config.train, name) for name in ("env", "head", "num_experts")}
+    for name, value in (own | {"horizon": task.world.horizon}).items():
         if getattr(found, name) != value:
             raise SettingError(
                 f"sweep must be of the run's {name}, {value}; that in {folder} is of "
                 f"{getattr(found, name)}. Leave it out, or name another"
             )
     return found
-
-
-def _panels(config: RunConfig, task: Task, params: EnsembleParams) -> Panels | None:
-    """Policies of the first seed, where there is a grid to draw them on."""
-    if not isinstance(task.world.env, GridWorld) or task.world.mdp is None:
-        return None
-    heads = jax.tree.map(lambda x: x[0], params.heads)
-    key = seed_keys(config.first_seed, 1, DEMONSTRATE)[0]
-    return panels(task, heads, key, DEMONSTRATED_STEPS, with_network=False)
 
 
 def _facts(run: Path, summary: Summary, audited: Audit | None) -> dict[str, str]:
@@ -158,8 +132,8 @@ def _commands(options: ReportOptions) -> dict[str, str]:
     """Commands that train the run again, and write this report again."""
     again = ["ape-jax", "report", str(options.run)]
     for name in ("audit", "sweep", "out"):
-        value = getattr(options, name)
-        again += [] if value is None else [f"--{name}", str(value)]
+        if value := getattr(options, name):
+            again += [f"--{name}", str(value)]
     config = str(options.run / "config.yaml")
     return {
         "the run": shlex.join(["ape-jax", "train", "--config", config, "--out", "NEW"]),

@@ -2,15 +2,15 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from ape_jax.cli.output import INTERRUPTED, prepare, say
+from ape_jax.cli.output import prepare, save_steps, say, say_finished
 from ape_jax.evaluation import records, reproduce
-from ape_jax.evaluation.records import Progress
+from ape_jax.evaluation.progress import Progress
 from ape_jax.evaluation.reproduce import LABELS, Scale, Table1, Trained
 from ape_jax.reporting import reproduction, tables
 from ape_jax.reporting.progress import ProgressBars
@@ -43,22 +43,20 @@ def run(options: ReproduceOptions, console: Console) -> int:
     for name in reproduction.FIGURES:
         (out / name).unlink(missing_ok=True)
 
-    started, code = time.monotonic(), 0
+    started = time.monotonic()
     trained: list[Trained] = []
+
+    def steps() -> Iterator[Table1]:
+        for one in reproduce.train_rows(scale, progress):
+            trained.append(one)
+            yield reproduce.table1(trained, scale, time.monotonic() - started)
+        progress(Progress("figures", 0, 1))
+        reproduction.draw(trained, scale, out)
+        progress(Progress("figures", 1, 1))
+        yield reproduce.table1(trained, scale, time.monotonic() - started)
+
     with ProgressBars(console) as progress:
-        try:
-            for one in reproduce.train_rows(scale, progress):
-                trained.append(one)
-                _write(reproduce.table1(trained, scale, time.monotonic() - started), out)
-            progress(Progress("figures", 0, 1))
-            reproduction.draw(trained, scale, out)
-            progress(Progress("figures", 1, 1))
-        except KeyboardInterrupt:
-            if not trained:
-                raise
-            code = INTERRUPTED
-    table = reproduce.table1(trained, scale, time.monotonic() - started)
-    _write(table, out)
+        code, (*_, table) = save_steps(steps(), lambda table: _write(table, out))
     _write_settings(trained, out)
     _show(table, out, code)
     return code
@@ -87,5 +85,6 @@ def _show(table: Table1, out: Path, code: int) -> None:
     lines = [tables.narrow(line) for line in lines]
     stdout.print(tables.rich_table(title, tables.narrow(header), lines))
     say(stdout, f"{tables.EXPLANATION}\n{tables.PAPER_NOTE}")
-    state = "" if code == 0 else f"interrupted after {len(table.rows)} of {len(LABELS)} rows; "
-    say(stdout, f"{state}{table.wall_seconds:.0f} s; files in {out}")
+    if code:
+        say(stdout, f"{len(table.rows)} of {len(LABELS)} rows are finished")
+    say_finished(stdout, code, table.wall_seconds, out)

@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.console import Console
 
 from ape_jax import presets
-from ape_jax.cli.output import INTERRUPTED, prepare, say
+from ape_jax.cli.output import prepare, save_steps, say
 from ape_jax.config import RunConfig
 from ape_jax.evaluation import records, suite
-from ape_jax.evaluation.suite_records import QUICK, Suite, SuiteEffort, SuiteRow
+from ape_jax.evaluation.suite import QUICK, Suite, SuiteEffort, SuiteRow
 from ape_jax.reporting import figures, tables
 from ape_jax.reporting.progress import ProgressBars
 from ape_jax.runs.metrics import write_text
@@ -43,18 +43,13 @@ def run(options: SuiteOptions, console: Console) -> int:
     prepare(out.parent, "file")
     effort = QUICK if options.quick else SuiteEffort()
     rows = _known(options, configs, effort)
-    finished: list[SuiteRow] = []
-    code = 0
+
+    def save(row: SuiteRow) -> None:
+        rows[row.preset] = row
+        _save(rows, out)
+
     with ProgressBars(console) as progress:
-        try:
-            for row in suite.suite_rows(configs, effort, progress):
-                finished.append(row)
-                rows[row.preset] = row
-                _save(rows, out)
-        except KeyboardInterrupt:
-            if not finished:
-                raise
-            code = INTERRUPTED
+        code, finished = save_steps(suite.suite_rows(configs, effort, progress), save)
     stdout = Console()
     _, *names = tables.SUITE_HEADER
     for env, *cells in tables.suite_lines(Suite(tuple(finished))):  # Too wide for a terminal.

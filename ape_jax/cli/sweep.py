@@ -5,10 +5,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ape_jax.cli.output import INTERRUPTED, prepare, say
+from ape_jax.cli.output import prepare, save_steps, say, say_finished
 from ape_jax.evaluation import records
-from ape_jax.evaluation.sweep import sweep
-from ape_jax.evaluation.sweep_records import Sweep
+from ape_jax.evaluation.sweep import Sweep, sweep_steps
 from ape_jax.reporting import figures, tables
 from ape_jax.reporting.progress import ProgressBars
 from ape_jax.runs.metrics import write_text
@@ -42,29 +41,20 @@ class SweepOptions:
 
 def run(options: SweepOptions, console: Console) -> int:
     """Train, and write ``sweep.json``, ``sweep.md`` and ``frontier.png``."""
-    settings = dataclasses.asdict(options) | {"betas": _betas(options.betas)}
+    settings = vars(options) | {"betas": _betas(options.betas)}
     out = settings.pop("out")
-    results: list[Sweep] = []
 
     def save(result: Sweep) -> None:
-        results.append(result)
-        if not result.points:  # Nothing is computed yet.
-            prepare(out)
-            (out / "frontier.png").unlink(missing_ok=True)
-            return
+        (out / "frontier.png").unlink(missing_ok=True)
         records.write(out / "sweep.json", result)
 
-    code = 0
     with ProgressBars(console) as progress:
-        try:
-            sweep(**settings, progress=progress, on_step=save)
-        except KeyboardInterrupt:
-            if not results or not results[-1].points:
-                raise
-            code = INTERRUPTED
-    figures.save_figure(figures.frontier(results[-1]), out / "frontier.png")
-    write_text(out / "sweep.md", tables.sweep_markdown(results[-1]))
-    _show(results[-1], out, code)
+        steps = sweep_steps(**settings, progress=progress)
+        prepare(out)
+        code, (*_, result) = save_steps(steps, save)
+    figures.save_figure(figures.frontier(result), out / "frontier.png")
+    write_text(out / "sweep.md", tables.sweep_markdown(result))
+    _show(result, out, code)
     return code
 
 
@@ -86,5 +76,4 @@ def _show(found: Sweep, out: Path, code: int) -> None:
         title = "gap (PE - clone) of sampled training and of the exact frontier at the same PE"
         stdout.print(tables.rich_table(title, tables.COMPARISON_HEADER, compared))
     say(stdout, tables.SWEEP_NOTE)
-    state = "" if code == 0 else "interrupted; what is finished is saved. "
-    say(stdout, f"{state}{found.wall_seconds:.0f} s; files in {out}")
+    say_finished(stdout, code, found.wall_seconds, out)

@@ -19,7 +19,7 @@ from ape_jax.reporting import tables
 from ape_jax.runs.directory import Output, RunDirectory, find_start, is_finished
 from ape_jax.runs.loop import Interrupted, fit, stop_requested
 from ape_jax.training import devices
-from ape_jax.training.trainer import Trainer, mesh_of, seed_keys
+from ape_jax.training.trainer import Trainer, seed_keys
 from ape_jax.types import RunError
 
 
@@ -32,7 +32,7 @@ def run(options: TrainOptions, console: Console) -> int:
     if watch.quiet:
         logging.getLogger("ape_jax").setLevel("WARNING")
     chosen = devices.start(*place)
-    mesh_of(config.train, config.seeds, chosen)
+    devices.make_mesh(config.train, config.seeds, chosen)
     task = make_task(config.train)
     check_min_return(task, config.hypers)
     trainer = Trainer(task, devices=chosen)

@@ -160,7 +160,7 @@ def _config(options: TrainOptions) -> RunConfig:
             "out"
         )
     if options.preset is not None:
-        return resolve(presets.find(options.preset), given)
+        return resolve(presets.config(options.preset).to_flat(), given)
     if options.config is not None:
         return resolve(read_settings(options.config), given)
     if options.resume is not None:

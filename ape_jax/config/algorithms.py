@@ -26,14 +26,31 @@ from ape_jax.types import (
 @no_type_check
 @dataclasses.dataclass(frozen=True)
 class _Config:
-    """Settings that shape the program and that both algorithms have."""
+    """Settings that shape the program and that both algorithms have.
+
+    A config is hashable; another value is another compiled program.
+    """
 
     algorithm: ClassVar[AlgorithmName]
+    spreads_environments: ClassVar[bool]
+    """Whether an update can spread the environments of one seed over devices."""
+    takes_observer_reward: ClassVar[bool]
+    """Whether the observer's term can have a reward of its own."""
+    init_scale: ClassVar[float]
+    """Scale of the last layer of a head at the start; tables start with standard deviation 1."""
 
     env: str = "GridWorld-ape"
     """Name of a registered environment: the package's own, or any of gymnax."""
     env_param: tuple[str, ...] = ()
     """Parameter of the environment that differs from its default: name=value. May be repeated."""
+    head: HeadName = "tabular"
+    """Kind of the expert heads: a table of logits where observations are finite, an MLP, a
+    convolution and an MLP for images, or (with ppo) an MLP with a Gaussian for continuous
+    actions."""
+    observer: ObserverName = "uniform"
+    """Observer that experts are trained against: the paper's uniform mixture, the exact posterior
+    p(c|s) of a finite MDP, a classifier that is trained along in any environment, or (with ppo)
+    none, which trains experts alone."""
     num_experts: int = 2
     """Number of expert heads in the ensemble (E)."""
     envs_per_expert: int = 64
@@ -61,59 +78,46 @@ class _Config:
                 f"hidden_sizes must be a tuple of widths of at least 1; got {sizes!r}"
             )
 
+    def without_observer(self):
+        """The same settings: β = 0 leaves an observer that always runs without effect."""
+        return self
+
+    def with_state_std(self):
+        """The same settings, where no head has standard deviations."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class PGConfig(_Config):
-    """What shapes the program of PG-APE, the paper's policy gradient over whole episodes.
-
-    It is hashable; another value is another compiled program.
-    """
+    """What shapes the program of PG-APE, the paper's policy gradient over whole episodes."""
 
     algorithm: ClassVar[AlgorithmName] = "pg"
+    spreads_environments: ClassVar[bool] = True
+    takes_observer_reward: ClassVar[bool] = True
+    init_scale: ClassVar[float] = 1.0
     constraint: ClassVar[ConstraintName] = "multipliers"
     std: ClassVar[StdName] = "constant"
     normalize_observations: ClassVar[bool] = False
 
     head: PGHeadName = "tabular"
-    """Kind of the expert heads: a table of logits where observations are finite, an MLP, a
-    convolution and an MLP for images, or (with ppo) an MLP with a Gaussian for continuous
-    actions."""
     observer: PGObserverName = "uniform"
-    """Observer that experts are trained against: the paper's uniform mixture, the exact posterior
-    p(c|s) of a finite MDP, a classifier that is trained along in any environment, or (with ppo)
-    none, which trains experts alone."""
     critic: CriticForm = "separate"
     """Baselines: one critic for each term, or one shared by both (paper, Eq. 4 as printed)."""
-
-    def without_observer(self) -> "PGConfig":
-        """The same settings: PG-APE always runs an observer, which β = 0 leaves without effect."""
-        return self
-
-    def with_state_std(self) -> "PGConfig":
-        """The same settings: no head of PG-APE has standard deviations."""
-        return self
 
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(_Config):
-    """What shapes the program of PPO-APE, clipped surrogates over rollouts of fixed length.
-
-    It is hashable; another value is another compiled program.
-    """
+    """What shapes the program of PPO-APE, clipped surrogates over rollouts of fixed length."""
 
     algorithm: ClassVar[AlgorithmName] = "ppo"
+    spreads_environments: ClassVar[bool] = False
+    takes_observer_reward: ClassVar[bool] = False
+    # Small clipped steps would first have to undo a start far from uniform.
+    init_scale: ClassVar[float] = 0.01
     critic: ClassVar[CriticForm] = "separate"
 
-    head: HeadName = "tabular"
-    """Kind of the expert heads: a table of logits where observations are finite, an MLP, a
-    convolution and an MLP for images, or (with ppo) an MLP with a Gaussian for continuous
-    actions."""
     std: StdName = "constant"
     """Standard deviations of a Gaussian head: one for all states, or a function of the state."""
-    observer: ObserverName = "uniform"
-    """Observer that experts are trained against: the paper's uniform mixture, the exact posterior
-    p(c|s) of a finite MDP, a classifier that is trained along in any environment, or (with ppo)
-    none, which trains experts alone."""
     constraint: ConstraintName = "multipliers"
     """What keeps every expert at min_return: one multiplier for each (paper, Eq. 2), or a gate that
     closes the observer's gradient to an expert whose return is too low."""
@@ -155,7 +159,10 @@ TrainConfig = PGConfig | PPOConfig
 @no_type_check
 @struct.dataclass
 class _Hypers:
-    """Numbers in the program that both algorithms have."""
+    """Numbers in the program that both algorithms have.
+
+    They are a pytree of scalars, so that a sweep over them is one compile and one ``vmap``.
+    """
 
     learning_rate: float = 0.05
     """Learning rate of the expert heads (Adam)."""
@@ -199,18 +206,12 @@ class _Hypers:
 
 @struct.dataclass
 class PGHypers(_Hypers):
-    """Numbers in the program of PG-APE.
-
-    They are a pytree of scalars, so that a sweep over them is one compile and one ``vmap``.
-    """
+    """Numbers in the program of PG-APE."""
 
 
 @struct.dataclass
 class PPOHypers(_Hypers):
-    """Numbers in the program of PPO-APE.
-
-    They are a pytree of scalars, so that a sweep over them is one compile and one ``vmap``.
-    """
+    """Numbers in the program of PPO-APE."""
 
     init_temperature: float | None = None
     """Temperature of the observer at the first update, from where it falls linearly to the last

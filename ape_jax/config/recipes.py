@@ -2,14 +2,7 @@
 
 import dataclasses
 
-from ape_jax.config.algorithms import (
-    Hypers,
-    PGConfig,
-    PGHypers,
-    PPOConfig,
-    PPOHypers,
-    TrainConfig,
-)
+from ape_jax.config.algorithms import Hypers, PGConfig, PGHypers, PPOConfig, PPOHypers, TrainConfig
 from ape_jax.types import AlgorithmName, HeadName
 
 
@@ -18,12 +11,8 @@ def recipe(
 ) -> tuple[TrainConfig, Hypers]:
     """Settings that train a kind of head: with pg on the gridworld, with ppo elsewhere.
 
-    Args:
-      head: the kind of head.
-      min_return: the return to keep, in the constrained form. Training then takes longer, because
-        multipliers have to settle, and learning rates have to fall for the experts to end on the
-        constraint instead of around it. None is the penalised form.
-      algorithm: which algorithm the settings are for.
+    With ``min_return``, which is the constrained form, pg trains longer: multipliers have to
+    settle, and learning rates have to fall for the experts to end on the constraint.
 
     Raises:
       SettingError: the algorithm has no such head.
@@ -34,24 +23,21 @@ def recipe(
 
 
 def _pg_recipe(head, min_return: float | None) -> tuple[PGConfig, PGHypers]:
-    if head == "mlp":
-        train = PGConfig(head="mlp", num_updates=4000)
-        hypers = PGHypers(
-            beta=0.27, learning_rate=1e-2, critic_learning_rate=0.1, lr_end_fraction=0.02
-        )
-    else:
-        train, hypers = PGConfig(head=head), PGHypers()
-    if min_return is None:
-        return train, hypers
-    hypers = dataclasses.replace(hypers, min_return=min_return)
-    if head == "mlp":
+    constrained = min_return is not None
+    if head != "mlp":
+        hypers = PGHypers(min_return=min_return, lr_end_fraction=0.1 if constrained else 1.0)
+        return PGConfig(head=head, num_updates=6000 if constrained else 3000), hypers
+    hypers = PGHypers(
+        beta=0.27,
+        learning_rate=1e-2,
+        critic_learning_rate=0.1,
+        lr_end_fraction=0.02,
+        min_return=min_return,
+    )
+    if constrained:
         # Without the entropy, an expert now and then ends up certain of a bad action.
-        train = dataclasses.replace(train, num_updates=5000)
         hypers = dataclasses.replace(hypers, ent_coef=0.1, max_multiplier=30.0)
-    else:
-        train = dataclasses.replace(train, num_updates=6000)
-        hypers = dataclasses.replace(hypers, lr_end_fraction=0.1)
-    return train, hypers
+    return PGConfig(head="mlp", num_updates=5000 if constrained else 4000), hypers
 
 
 def _ppo_recipe(head: HeadName, min_return: float | None) -> tuple[PPOConfig, PPOHypers]:

@@ -13,15 +13,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ape_jax.config.algorithms import (
-    ALGORITHMS,
-    Hypers,
-    PGConfig,
-    PGHypers,
-    PPOConfig,
-    PPOHypers,
-    TrainConfig,
-)
+from ape_jax.config.algorithms import ALGORITHMS, Hypers, PGConfig, PGHypers, TrainConfig
 from ape_jax.config.recipes import recipe
 from ape_jax.types import AlgorithmName, SettingError
 
@@ -53,7 +45,7 @@ class RunConfig:
         if self.save_every is not None and self.save_every < 1:
             raise SettingError(f"save_every must be at least 1; got {self.save_every}")
         train, hypers = self.train, self.hypers
-        _, hypers_type = ALGORITHMS[train.algorithm]
+        hypers_type = ALGORITHMS[train.algorithm][1]
         if not isinstance(hypers, hypers_type):
             raise SettingError(
                 f"hypers must be {hypers_type.__name__} with algorithm={train.algorithm}; "
@@ -85,31 +77,29 @@ class RunConfig:
         return {n: list(value) if isinstance(value, tuple) else value for n, value in flat.items()}
 
     @classmethod
-    def from_flat(cls, settings: Mapping[str, Any], source: str = "") -> "RunConfig":
+    def from_flat(cls, settings: Mapping[str, Any]) -> "RunConfig":
         """The run of settings by name; a setting that is left out keeps the default of its class.
-
-        Args:
-          settings: names and values, such as ``to_flat`` gives.
-          source: where they come from, which messages begin with.
 
         Raises:
           SettingError: an unknown name, a setting of the other algorithm, a value of the wrong
             type, or one that breaks a rule.
         """
-        settings = _typed(settings, source)
+        settings = _typed(settings)
         algorithm: AlgorithmName = settings.pop("algorithm", "pg")
-        parts: list[dict[str, Any]] = []
-        for owner in (*ALGORITHMS[algorithm], cls):
+
+        def take(owner: type) -> dict[str, Any]:
             names = {field.name for field in dataclasses.fields(owner)} & settings.keys()
-            parts.append({name: settings.pop(name) for name in names})
+            return {name: settings.pop(name) for name in names}
+
+        config, hypers, others = (take(owner) for owner in (*ALGORITHMS[algorithm], cls))
         for name in settings:
             other = "ppo" if algorithm == "pg" else "pg"
             raise SettingError(
-                f"{_prefix(source)}{name} is a setting of algorithm={other}; got "
-                f"algorithm={algorithm!r}. Leave it out, or choose algorithm={other}"
+                f"{name} is a setting of algorithm={other}; got algorithm={algorithm!r}. Leave it "
+                f"out, or choose algorithm={other}"
             )
         config_type, hypers_type = ALGORITHMS[algorithm]
-        return cls(config_type(**parts[0]), hypers_type(**parts[1]), **parts[2])
+        return cls(config_type(**config), hypers_type(**hypers), **others)
 
     def save(self, path: Path) -> None:
         """Write YAML, whole or not at all, from which ``load`` reads an equal configuration."""
@@ -122,12 +112,9 @@ class RunConfig:
     def load(cls, path: Path, complete: bool = False) -> "RunConfig":
         """Read a YAML file of settings; a recipe fills in what it leaves out.
 
-        Args:
-          path: the file.
-          complete: whether the file must leave nothing out.
-
         Raises:
-          SettingError: the file cannot be read, or as in ``from_flat``.
+          SettingError: the file cannot be read, leaves something out although it must be
+            ``complete``, or as in ``from_flat``.
         """
         settings = read_settings(path)
         config = resolve(settings)
@@ -141,11 +128,10 @@ class RunConfig:
 
 
 def resolve(*layers: Mapping[str, Any]) -> RunConfig:
-    """The run that layers of settings describe.
+    """The run that layers of settings by name describe; later layers override earlier ones.
 
-    Args:
-      layers: settings by name; later layers override earlier ones. The algorithm, the head and
-        min_return found in them choose the recipe, which fills in what all of them leave out.
+    The algorithm, the head and min_return found in them choose the recipe, which fills in what all
+    of them leave out.
 
     Raises:
       SettingError: as in ``RunConfig.from_flat``.
@@ -172,11 +158,11 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise SettingError(f"config must be YAML; {path}: {reason}") from None
     if not isinstance(flat, dict):
         raise SettingError(f"config must map names to values; {path} holds {flat!r}")
-    return _typed(flat, str(path))
+    return _typed(flat, f"{path}: ")
 
 
 def _field_docstrings(owner: type) -> dict[str, str]:
-    """The docstring below each field of a dataclass, its bases' included, in one line."""
+    """The docstring below each setting in a dataclass, its bases' included, in one line."""
     found = {}
     for base in reversed(owner.__mro__[:-1]):
         (tree,) = ast.parse(inspect.getsource(base)).body
@@ -186,13 +172,13 @@ def _field_docstrings(owner: type) -> dict[str, str]:
                 case (
                     ast.AnnAssign(target=ast.Name(id=name)),
                     ast.Expr(value=ast.Constant(value=str(words))),
-                ):
+                ) if name in ALL_SETTINGS:
                     found[name] = " ".join(words.split())
     return found
 
 
 # PPO's fields come later and win where both algorithms have one, because they allow more values.
-_OWNERS = (PGConfig, PPOConfig, PGHypers, PPOHypers, RunConfig)
+_OWNERS = (*itertools.chain(*zip(*ALGORITHMS.values(), strict=True)), RunConfig)
 
 ALL_SETTINGS: dict[str, Any] = {"algorithm": AlgorithmName} | {
     field.name: field.type
@@ -216,30 +202,26 @@ _Flat = dataclasses.make_dataclass(
 
 
 def _typed(settings: Mapping[str, Any], source: str = "") -> dict[str, Any]:
-    """The settings, with their values converted to the types that they have."""
+    """The settings with their values converted; messages begin with the source."""
     kinds = OmegaConf.structured(_Flat)
     typed = {}
     for name, value in settings.items():
         if name not in ALL_SETTINGS:
             near = difflib.get_close_matches(str(name), ALL_SETTINGS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ALL_SETTINGS)}"
-            raise SettingError(f"{_prefix(source)}unknown setting {name!r}; {hint}")
+            raise SettingError(f"{source}unknown setting {name!r}; {hint}")
         if isinstance(value, str) and ("${" in value or value == "???"):
-            raise SettingError(f"{_prefix(source)}{name} must be a plain value; got {value!r}")
+            raise SettingError(f"{source}{name} must be a plain value; got {value!r}")
         try:
             OmegaConf.update(kinds, name, value)
         except OmegaConfBaseException:
             raise SettingError(
-                f"{_prefix(source)}{name} must be {_describe(ALL_SETTINGS[name])}; got {value!r}"
+                f"{source}{name} must be {_describe(ALL_SETTINGS[name])}; got {value!r}"
             ) from None
         typed[name] = kinds[name]
         if OmegaConf.is_config(typed[name]):
             typed[name] = tuple(typed[name])
     return typed
-
-
-def _prefix(source: str) -> str:
-    return f"{source}: " if source else ""
 
 
 def _describe(kind) -> str:

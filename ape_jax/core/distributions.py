@@ -25,6 +25,10 @@ class Categorical(NamedTuple):
         """Log-probability of one action."""
         return self.log_probs[action]
 
+    def cross_entropy(self, action: Int[Array, ""]) -> Float[Array, ""]:
+        """−log π(action), as a sum over all actions: its gradient needs no scatter."""
+        return -jnp.sum(jax.nn.one_hot(action, self.log_probs.shape[-1]) * self.log_probs)
+
     def entropy(self) -> Float[Array, ""]:
         """The entropy −Σ_a π(a) log π(a), in nats."""
         terms = jnp.exp(self.log_probs) * jnp.maximum(self.log_probs, LOG_FLOOR)
@@ -35,7 +39,7 @@ class Categorical(NamedTuple):
         return CumulativeCategorical(jnp.cumsum(jnp.exp(self.log_probs), axis=-1))
 
     def sample(self, uniforms: Float[Array, " U"]) -> Int[Array, ""]:
-        """Draw an action from the first of some numbers in [0, 1)."""
+        """Draw an action; see ``CumulativeCategorical.sample``."""
         return self.for_sampling().sample(uniforms)
 
     def temper(self, temperature: Float[Array, ""] | float) -> "Categorical":
@@ -47,7 +51,7 @@ class Categorical(NamedTuple):
         return Categorical(mixture.mixture_log_probs(self.log_probs, log_weights))
 
     def pool(self, log_weights: Float[Array, " E"]) -> "Categorical":
-        """The mixture too: it is of the same family."""
+        """The mixture, which is of the same family."""
         return self.mix(log_weights)
 
 
@@ -57,16 +61,10 @@ class CumulativeCategorical(NamedTuple):
     cumulative: Float[Array, "*batch A"]
 
     def sample(self, uniforms: Float[Array, " U"]) -> Int[Array, ""]:
-        """Draw an action by inverting the cumulative distribution.
+        """Draw an action in [0, A) from the first of some numbers in [0, 1), by inversion.
 
         This takes one uniform number instead of the A Gumbel numbers of ``jax.random.categorical``.
         Scaling by the last entry keeps the draw in range when the sum is not quite one.
-
-        Args:
-          uniforms: numbers in [0, 1), of which the first is used.
-
-        Returns:
-          The action, an int32 in [0, A).
         """
         threshold = uniforms[0] * self.cumulative[-1]
         return jnp.sum(self.cumulative[:-1] <= threshold, dtype=jnp.int32)
@@ -84,6 +82,10 @@ class Gaussian(NamedTuple):
         terms = -0.5 * jnp.square(errors) - self.log_std - 0.5 * jnp.log(2.0 * jnp.pi)
         return jnp.sum(terms)
 
+    def cross_entropy(self, action: Float[Array, " D"]) -> Float[Array, ""]:
+        """Minus the log density of one action, in nats."""
+        return -self.log_prob(action)
+
     def entropy(self) -> Float[Array, ""]:
         """Differential entropy, in nats."""
         return jnp.sum(self.log_std + 0.5 * jnp.log(2.0 * jnp.pi * jnp.e))
@@ -93,8 +95,11 @@ class Gaussian(NamedTuple):
         return self
 
     def sample(self, uniforms: Float[Array, " U"]) -> Float[Array, " D"]:
-        """Draw an action from numbers in [0, 1), one for each of its dimensions."""
-        return self.mean + jnp.exp(self.log_std) * normals(uniforms[: self.mean.shape[-1]])
+        """Draw an action by inversion of numbers in [0, 1), one for each of its dimensions."""
+        # The uniforms are multiples of 2^-24; half a step more keeps them off −1 and 1.
+        symmetric = 2.0 * uniforms[: self.mean.shape[-1]] - 1.0 + 2.0**-24
+        normals = jnp.sqrt(2.0) * jax.scipy.special.erfinv(symmetric)
+        return self.mean + jnp.exp(self.log_std) * normals
 
     def temper(self, temperature: Float[Array, ""] | float) -> "Gaussian":
         """The distribution π^(1/T), normalised: its variance times T. At zero, the mean action."""
@@ -108,8 +113,7 @@ class Gaussian(NamedTuple):
     def pool(self, log_weights: Float[Array, " E"]) -> "Gaussian":
         """The Gaussian with the mean and the variance of the mixture of experts [E].
 
-        Maximum likelihood with one Gaussian fits it to pooled demonstrations, and least squares
-        fits its mean.
+        It is what one Gaussian fitted to pooled demonstrations by maximum likelihood converges to.
         """
         weights = jnp.exp(log_weights)[:, None]
         mean = jnp.sum(weights * self.mean, axis=0)
@@ -148,10 +152,7 @@ class GaussianMixture(NamedTuple):
 
 HeadDistribution = Categorical | Gaussian
 """The distribution of one action that a head of a network gives."""
-
 Distribution = Categorical | Gaussian | GaussianMixture
-"""The distribution of one action, discrete or continuous."""
-
 Sampler = CumulativeCategorical | Distribution
 """Anything that an action can be sampled from."""
 
@@ -159,8 +160,3 @@ Sampler = CumulativeCategorical | Distribution
 def point(action: Float[Array, " D"]) -> Gaussian:
     """The distribution that always gives the same action."""
     return Gaussian(action, jnp.full_like(action, LOG_FLOOR))
-
-
-def normals(uniforms: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Standard normal numbers by inversion of uniform ones, multiples of 2^-24 in [0, 1)."""
-    return jnp.sqrt(2.0) * jax.scipy.special.erfinv(2.0 * uniforms - 1.0 + 2.0**-24)

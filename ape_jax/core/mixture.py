@@ -19,12 +19,7 @@ def mixture_log_probs(
 
         log π_o(a|s) = logsumexp_c [ log w_c(s) + log π_c(a|s) ]          (paper, Eq. 1)
 
-    Args:
-      log_probs: every expert's log π_c(·|s); each row normalised.
-      log_weights: log w_c(s) = log p(c|s); normalised.
-
-    Returns:
-      Normalised log-probabilities; differentiable in both arguments.
+    Both arguments are normalised, and so is the result, which is differentiable in both.
     """
     joint = jnp.maximum(log_weights, LOG_FLOOR)[:, None] + jnp.maximum(log_probs, LOG_FLOOR)
     return jnp.maximum(jax.nn.logsumexp(joint, axis=0), LOG_FLOOR)
@@ -35,13 +30,9 @@ def temper(
 ) -> Float[Array, " A"]:
     """A policy deployed at a temperature: π_T ∝ π^(1/T).
 
-    Args:
-      log_probs: log π(·|s), normalised.
-      temperature: T ≥ 0. One returns the policy itself; zero is greedy, with ties shared evenly.
-        Below 1e-6 all temperatures are alike: there the rounding of ``log_probs`` decides.
-
-    Returns:
-      Normalised log-probabilities, finite for every T, as are their gradients.
+    T = 1 gives the policy itself, and T = 0 the greedy one, with ties shared evenly. All
+    temperatures below 1e-6 are alike: there the rounding of ``log_probs`` decides. The result is
+    normalised, and finite for every T ≥ 0, as are its gradients.
     """
     log_probs = jnp.maximum(log_probs, LOG_FLOOR)
     below_best = log_probs - jnp.max(log_probs)
@@ -59,11 +50,8 @@ def posterior_log_weights(occupancies: Float[Array, " E"]) -> Float[Array, " E"]
 
         w_c(s) = d_c(s) / Σ_k d_k(s)
 
-    Args:
-      occupancies: d_c(s), expected visits of each expert to the state in an episode.
-
-    Returns:
-      Normalised log-weights; uniform where no expert comes.
+    The occupancy d_c(s) is how often expert c is expected in the state in one episode. The weights
+    are uniform where no expert comes.
     """
     return jax.nn.log_softmax(jnp.log(jnp.maximum(occupancies, 1e-30)))
 

@@ -15,10 +15,9 @@ from jaxtyping import Array, Float
 
 
 class LossInputs(NamedTuple):
-    """What the losses need of one trajectory: one entry for each step.
+    """What the losses need of one trajectory: an entry for each step, or for several steps alike.
 
-    Where states are finite, an entry may also stand for all steps of many trajectories with the
-    same state and action (``samples.aggregate_by_state_action``).
+    ``samples.aggregate_by_state_action`` makes the latter, where states are finite.
     """
 
     log_probs: Float[Array, " T"]
@@ -26,7 +25,6 @@ class LossInputs(NamedTuple):
     values: Float[Array, "T V"]
     """V(s_t): one column, or one per expert head where the observer's term shares their critics."""
     entropies: Float[Array, " T"]
-    """Entropy of the policy that acted, in nats."""
     returns: Float[Array, " T"]
     """R(t), the return to go."""
     variances: Float[Array, " T"]
@@ -39,21 +37,12 @@ class Loss(NamedTuple):
     """The parts of one trajectory's loss, each summed over time."""
 
     policy: Float[Array, ""]
-    """Policy-gradient surrogate."""
+    """The surrogate −Σ_t w_t log π(a_t|s_t) Ã(t), with Ã held constant. Its gradient is minus the
+    trajectory's policy gradient (paper, Eq. 5)."""
     value: Float[Array, ""]
     """Squared error of the critic."""
     entropy: Float[Array, ""]
-    """Entropy of the policy that acted, in nats; it enters the total with a minus sign."""
-
-
-def policy_gradient_loss(
-    log_probs: Float[Array, " T"], advantages: Float[Array, " T"], weights: Float[Array, " T"]
-) -> Float[Array, ""]:
-    """Surrogate whose gradient is minus one trajectory's policy gradient (paper, Eq. 5).
-
-    −Σ_t w_t log π(a_t|s_t) Ã(t), with Ã held constant.
-    """
-    return -_weighted_sum(log_probs * jax.lax.stop_gradient(advantages), weights)
+    """In nats; it enters the total with a minus sign."""
 
 
 def clipped_surrogate(
@@ -97,12 +86,7 @@ def gate(
 ) -> Float[Array, " E"]:
     """Share of the observer's gradient that each expert takes: clip((R_c − α) / width, 0, 1).
 
-    It is zero for an expert whose return is at most α, or unknown (nan).
-
-    Args:
-      expert_returns: R_c.
-      min_return: α.
-      width: return above α at which the gate is fully open.
+    It is zero for an expert whose return R_c is at most α = ``min_return``, or unknown (nan).
     """
     expert_returns = jnp.where(jnp.isnan(expert_returns), min_return, expert_returns)
     return jnp.clip((expert_returns - min_return) / width, 0.0, 1.0)
@@ -122,8 +106,7 @@ def value_loss(
 def expert_loss(expert: LossInputs) -> Loss:
     """The experts' term for a trajectory of π_c: Ã_c(t) = R(t) − V_c(s_t)  (paper, Eq. 5).
 
-    Args:
-      expert: a trajectory of expert c, with V_c as its only column of values.
+    V_c is the only column of values.
     """
     return _loss(expert, 1.0)
 
@@ -133,11 +116,8 @@ def observer_loss(observer: LossInputs, beta: Float[Array, ""] | float) -> Loss:
 
     With separate critics ``values`` is V_o alone. With the shared critic of Eq. 4 as printed it
     holds every V_c(s_t): each regresses on −β R(t), and their mean, the expectation over the
-    expert that the paper draws at each state, is the baseline.
-
-    Args:
-      observer: a trajectory of the observer.
-      beta: β ≥ 0, the weight of the observer's return against the experts'.
+    expert that the paper draws at each state, is the baseline. The weight of the observer's return
+    against the experts' is β ≥ 0.
     """
     return _loss(observer, -beta)
 
@@ -147,7 +127,9 @@ def _loss(trajectory: LossInputs, scale: Float[Array, ""] | float) -> Loss:
     targets, variances = scale * trajectory.returns, scale**2 * trajectory.variances
     advantages = targets - jnp.mean(trajectory.values, axis=-1)
     return Loss(
-        policy=policy_gradient_loss(trajectory.log_probs, advantages, trajectory.weights),
+        policy=-_weighted_sum(
+            trajectory.log_probs * jax.lax.stop_gradient(advantages), trajectory.weights
+        ),
         value=value_loss(trajectory.values, targets, variances, trajectory.weights),
         entropy=_weighted_sum(trajectory.entropies, trajectory.weights),
     )
@@ -170,30 +152,17 @@ def dual_step(
         min_θ J(π_o)  subject to  J(π_c) ≥ α for every expert c
         λ_c ← λ_c exp(η (α − J(π_c))),   kept in [1 / largest, largest]
 
-    Each expert has its own multiplier, so that no expert is sacrificed for the others.
-
-    Args:
-      multipliers: λ_c > 0.
-      expert_returns: J(π_c), or an estimate.
-      min_return: α.
-      step_size: η, per unit of return.
-      largest: bound that lets a satisfied constraint become active again quickly.
+    Each expert has its own multiplier, so that no expert is sacrificed for the others. The bounds
+    let a satisfied constraint become active again quickly. The step size η is per unit of return.
     """
     grown = multipliers * jnp.exp(step_size * (min_return - expert_returns))
     return jnp.clip(grown, 1.0 / largest, largest)
 
 
 def dual_weights(multipliers: Float[Array, " E"]) -> tuple[Float[Array, " E"], Float[Array, ""]]:
-    """Weights of the two terms, given the multipliers: λ_c / (1 + mean λ), and 1 / (1 + mean λ).
+    """Weights of each expert's and of the observer's return: λ_c / (1 + mean λ), 1 / (1 + mean λ).
 
-    The divisor keeps the size of the gradient independent of λ.
-
-    Args:
-      multipliers: λ_c > 0.
-
-    Returns:
-      The weight of each expert's return, and the weight of the observer's return. No gradient
-      flows through them.
+    The divisor keeps the size of the gradient independent of λ. No gradient flows through them.
     """
     multipliers = jax.lax.stop_gradient(multipliers)
     divisor = 1.0 + jnp.mean(multipliers)

@@ -29,10 +29,9 @@ class MemorylessPolicy:
 
 @struct.dataclass
 class TablePolicy(MemorylessPolicy):
-    """A policy over a finite observation space, as a table."""
+    """A policy over a finite observation space, as a table of distributions [S, …]."""
 
     table: Any
-    """A ``Distribution`` whose arrays have a first axis S: one row for each state."""
 
     def distribution(self, observation: Shaped[Array, ""]) -> Any:
         """The row of the state."""
@@ -44,7 +43,6 @@ class ConstantPolicy(MemorylessPolicy):
     """A policy that has the same distribution at every observation."""
 
     constant: Any
-    """A ``Distribution``."""
 
     def distribution(self, observation: Shaped[Array, "..."]) -> Any:
         """The constant, whatever the observation."""
@@ -56,7 +54,6 @@ class Tempered:
     """A policy deployed at a temperature: π^(1/T), normalised."""
 
     policy: Any
-    """Any ``Policy``."""
     temperature: Float[Array, "..."] | float
     """T ≥ 0; one is the policy itself, zero is greedy with ties shared evenly."""
 
@@ -68,11 +65,6 @@ class Tempered:
         """The next carry, and the tempered distribution."""
         carry, distribution = self.policy(carry, observation, last_action)
         return carry, distribution.temper(self.temperature)
-
-
-def tempered(policy: Policy, temperature: Float[Array, ""] | float) -> Tempered:
-    """The same policy, deployed at a temperature."""
-    return Tempered(policy, temperature)
 
 
 def greedy(policy: Policy) -> Tempered:

@@ -18,7 +18,7 @@ _PARITY = 0x1BD11BDA
 def split(keys: Key[Array, " N"], num: int) -> Key[Array, "num N"]:
     """Split every key into ``num`` new keys, the same ones that ``jax.random.split`` gives.
 
-    They are the same while ``jax_threefry_partitionable`` is on, which is the default.
+    This needs ``jax_threefry_partitionable``, which is on by default.
     """
     if jax.random.key_impl(keys) != _THREEFRY:
         return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
@@ -28,9 +28,8 @@ def split(keys: Key[Array, " N"], num: int) -> Key[Array, "num N"]:
 def uniforms(keys: Key[Array, " N"], num: int) -> Float[Array, "num N"]:
     """Draw ``num`` numbers from [0, 1) with every key, as multiples of 2^-24.
 
-    A block of threefry has two random words, and each becomes one number here, while
-    ``jax.random.bits`` makes one number of both. Keys of other generators are handed to
-    ``jax.random.uniform``.
+    Each of the two words of a threefry block becomes one number; ``jax.random.bits`` makes one of
+    both. Keys of other generators go to ``jax.random.uniform``.
     """
     if jax.random.key_impl(keys) != _THREEFRY:
         return jax.vmap(lambda key: jax.random.uniform(key, (num,)), out_axes=1)(keys)

@@ -12,12 +12,7 @@ def discounted_returns(
 
         R(t) = r_t + γ_t R(t+1),      R(T) = 0
 
-    Args:
-      rewards: r_t.
-      discounts: γ_t, which multiplies the return after step t; zero where nothing follows.
-
-    Returns:
-      R(t), in the units of the reward.
+    The discount γ_t multiplies the return after step t; it is zero where nothing follows.
     """
 
     def backward(later, now):
@@ -48,17 +43,8 @@ def generalized_advantages(
     A truncated step still bootstraps, because the episode would have gone on. Both kinds of end
     stop the sum, because step t + 1 belongs to another episode.
 
-    Args:
-      rewards: r_t.
-      values: V(s_t).
-      next_values: V(s'_t) of the true successor, before any autoreset (``final_observation``).
-      terminated: the task ended at t.
-      truncated: a time limit cut the episode at t.
-      gamma: γ.
-      gae_lambda: λ; 0 gives one-step temporal differences, 1 gives returns minus values.
-
-    Returns:
-      Â_t.
+    ``next_values`` holds V(s'_t) of the true successor, before any autoreset. λ = 0 gives one-step
+    temporal differences, and λ = 1 gives returns minus values.
     """
     deltas = rewards + gamma * jnp.where(terminated, 0.0, next_values) - values
     decays = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda)

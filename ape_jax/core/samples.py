@@ -13,7 +13,6 @@ class Samples(NamedTuple):
     """Observations, actions and the returns that followed, with any leading axes."""
 
     observation: Shaped[Array, "..."]
-    """What the actor saw before it acted."""
     action: Int[Array, "..."]
     returns: Float[Array, "..."]
     """Return to go R(t) after the action; or the mean of several returns."""
@@ -51,9 +50,8 @@ def aggregate_by_state_action(steps: Samples, num_states: int, num_actions: int)
       num_actions: A.
 
     Returns:
-      Samples [S * A, G, 1]. The weight of a pair is its mean number of visits in a trajectory. Sums
-      are float32: counts are exact up to 2^24 visits of a pair, and sums of returns are rounded
-      beyond.
+      Samples [S * A, G, 1]. The weight of a pair is how often it comes in a trajectory on average.
+      Sums are float32, so counts are exact up to 2^24.
     """
     assert steps.weights is not None
     _, num_blocks, num_trajectories = steps.action.shape

@@ -45,8 +45,9 @@ def mean_of_newest(
     """Running mean of one value for each episode, over about the last ``size`` episodes.
 
     Args:
-      mean: mean over the episodes that ended before. It is a plain mean up to ``size`` episodes.
-      num_before: how many episodes those were.
+      mean: mean over the ``num_before`` episodes that ended before. It is a plain mean up to
+        ``size`` episodes.
+      num_before: number of those episodes.
       ended: steps at which an episode ended.
       values: the value of that episode; anything at other steps.
       size: how many episodes count.
@@ -56,10 +57,6 @@ def mean_of_newest(
     share = jnp.minimum(count / jnp.clip(num_before + count, 1, size), 1.0)
     moved = mean * (1.0 - share) + share * total / jnp.maximum(count, 1)
     return jnp.where(count > 0, moved, mean)
-
-
-NUM_BINS = 10
-"""Number of bins of the confidence."""
 
 
 def expected_calibration_error(
@@ -73,12 +70,10 @@ def expected_calibration_error(
       log_probs: log-probability of every class, for each example.
       labels: the true classes.
       weights: how much each example counts; n_b is the sum of the weights in a bin.
-
-    Returns:
-      A number between 0 and 1.
     """
+    num_bins = 10
     confidence = jnp.exp(jnp.max(log_probs, axis=-1))
     right = (jnp.argmax(log_probs, axis=-1) == labels).astype(jnp.float32)
-    bins = jnp.clip((confidence * NUM_BINS).astype(jnp.int32), 0, NUM_BINS - 1)
-    sums = jax.ops.segment_sum(weights * (right - confidence), bins, num_segments=NUM_BINS)
+    bins = jnp.clip((confidence * num_bins).astype(jnp.int32), 0, num_bins - 1)
+    sums = jax.ops.segment_sum(weights * (right - confidence), bins, num_segments=num_bins)
     return jnp.sum(jnp.abs(sums)) / jnp.sum(weights)

@@ -1,4 +1,4 @@
-"""Exact quantities of finite MDPs, differentiable; tests compare sampled estimates with them."""
+"""Exact quantities of finite MDPs, differentiable. A policy [S, A] holds probabilities π(a|s)."""
 
 import dataclasses
 
@@ -40,11 +40,9 @@ class FiniteMDP:
 def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     """Undiscounted return from each state with all H steps left, by H backward steps.
 
-        V_h(s) = Σ_a π(a|s) [ r(s, a) + Σ_s' P(s'|s, a) V_{h−1}(s') ],   V_h(terminal) = 0
+        V_h(s) = Σ_a π(a|s) [ r(s, a) + Σ_s' P(s'|s, a) V_{h−1}(s') ]
 
-    Args:
-      mdp: the process.
-      policy: π(a|s), probabilities.
+    A terminal state has the value zero.
     """
     rewards, moves = _under(mdp, policy)
 
@@ -56,12 +54,7 @@ def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " 
 
 
 def policy_return(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, ""]:
-    """J(π): expected undiscounted return of an episode.
-
-    Args:
-      mdp: the process.
-      policy: π(a|s), probabilities.
-    """
+    """J(π): expected undiscounted return of an episode."""
     return mdp.start @ state_values(mdp, policy)
 
 
@@ -91,31 +84,21 @@ def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
 
 
 def state_occupancy(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
-    """Expected visits to each state that is not terminal in an episode, by H forward steps.
+    """How often each state that is not terminal is expected in an episode, by H forward steps.
 
         d(s) = E Σ_{t<H} 1{s_t = s, s_t not terminal}
 
     The sum over states is the expected length of an episode, in steps.
-
-    Args:
-      mdp: the process.
-      policy: π(a|s), probabilities.
     """
-    occupancy, _ = _forward(mdp, policy)
-    return occupancy
+    return _push(mdp, mdp.start, _under(mdp, policy)[1])[0]
 
 
 def reach_limit(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     """Probability that the time limit cuts an episode in each state that is not terminal.
 
     The sum over states is ε, the share of episodes that are truncated.
-
-    Args:
-      mdp: the process.
-      policy: π(a|s), probabilities.
     """
-    _, alive = _forward(mdp, policy)
-    return alive
+    return _push(mdp, mdp.start, _under(mdp, policy)[1])[1]
 
 
 def observer_weights(
@@ -147,8 +130,7 @@ def exact_objective(
       beta: β ≥ 0.
       weights: how the observer models the expert given the state.
       temperature: T; the observer deploys π_o^(1/T), normalised.
-      differentiate_weights: whether gradients flow through w_c(s) too. The default holds w_c(s)
-        constant, as sampled training does.
+      differentiate_weights: whether gradients flow through w_c(s) too, unlike in sampled training.
       observer_reward: r̃(s, a), the reward in J(π_o) (paper, section 6); None means the experts'.
     """
     log_probs = jax.nn.log_softmax(logits)
@@ -171,19 +153,15 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
     The ideal clone plays π_o with posterior weights. Without a time limit its state-action
     occupancy is the average of the experts', so its return is J(PE). With a time limit, let a
     stopped clone stop on arrival in s with probability k(s), the share of the experts' arrivals
-    there that the limit cuts off. The stopped clone has the experts' average occupancy again, so
-    its return is J(PE). It stops with probability ε, the share of expert episodes that reach the
-    limit. The clone itself differs from it in two ways. Where the stopped clone stops, the clone
-    goes on, for at most H steps. At step H the clone is cut, and the stopped clone may go on. With
-    r⁻ = max(0, −min r) and r⁺ = max(0, max r) therefore
+    there that the limit cuts off. It has the experts' average occupancy again, so its return is
+    J(PE), and it stops with probability ε, the share of expert episodes that reach the limit. The
+    clone itself differs from it in two ways. Where the stopped clone stops, the clone goes on, for
+    at most H steps. At step H the clone is cut, and the stopped clone may go on. Therefore, with
+    r⁻ = max(0, −min r) and r⁺ = max(0, max r),
 
         J(clone) ≥ J(PE) − r⁻ H ε − r⁺ · E[steps of the stopped clone beyond H].
 
     For a reward of −1 in each step this is J(PE) − H ε.
-
-    Args:
-      mdp: the process.
-      policies: every expert's π_c(a|s), probabilities.
     """
     occupancies, cuts, returns = (
         jax.vmap(quantity, in_axes=(None, 0))(mdp, policies)
@@ -196,7 +174,7 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
     arrivals = occupancy + cut
     goes_on = jnp.where(arrivals > 0, occupancy / jnp.maximum(arrivals, 1e-30), 1.0)
     _, moves = _under(mdp, clone)
-    within_limit, _ = _push(goes_on * mdp.start, moves * goes_on[None, :], mdp)
+    within_limit, _ = _push(mdp, goes_on * mdp.start, moves * goes_on[None, :])
     beyond_limit = jnp.maximum(jnp.sum(occupancy) - jnp.sum(within_limit), 0.0)
 
     rewards = jnp.where(mdp.terminal[:, None], 0.0, mdp.reward)
@@ -216,24 +194,16 @@ def _under(
     return rewards, moves
 
 
-def _forward(
-    mdp: FiniteMDP, policy: Float[Array, "S A"]
-) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
-    """Occupancy within the time limit, and the probabilities that the limit cuts off."""
-    _, moves = _under(mdp, policy)
-    return _push(mdp.start, moves, mdp)
-
-
 def _push(
-    mass: Float[Array, " S"], moves: Float[Array, "S S"], mdp: FiniteMDP
+    mdp: FiniteMDP, mass: Float[Array, " S"], moves: Float[Array, "S S"]
 ) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
     """Move probability mass H steps, without terminal states: its sum over t < H, and mass at H."""
     alive = ~mdp.terminal
 
     def forward(carry, _):
-        mass, visits = carry
-        return ((mass @ moves) * alive, visits + mass), None
+        mass, total = carry
+        return ((mass @ moves) * alive, total + mass), None
 
     mass = mass * alive
-    (mass, visits), _ = jax.lax.scan(forward, (mass, jnp.zeros_like(mass)), length=mdp.horizon)
-    return visits, mass
+    (mass, total), _ = jax.lax.scan(forward, (mass, jnp.zeros_like(mass)), length=mdp.horizon)
+    return total, mass

@@ -66,8 +66,8 @@ def expert_policies(task: Task, heads: Params) -> ActFn:
       heads: parameters of the expert heads [E, …].
     """
     # All heads' outputs and then one of them: parallel streams would copy a head for each.
-    distributions = task.world.samplers(
-        lambda observation: task.networks.distributions(heads, observation)
+    distributions = task.networks.tabulate(
+        lambda observation: task.networks.distributions(heads, observation).for_sampling()
     )
 
     def act(observation, expert):

@@ -24,15 +24,12 @@ def make(env_id: str, overrides: Overrides = (), **kwargs) -> tuple[Environment,
 
     Args:
       env_id: a name from ``gymnax.registered_envs``; the user's own registrations count.
-      overrides: parameters to replace, such as ``(("max_steps_in_episode", 200),)``.
+      overrides: default parameters to replace, such as ``(("max_steps_in_episode", 200),)``.
       **kwargs: passed to the environment's constructor.
 
-    Returns:
-      The environment and its parameters: its defaults, but for the overrides.
-
     Raises:
-      SettingError: no environment has that name, or no parameter (the message names the nearest);
-        a value that the parameter cannot take; or data of the environment that cannot be had.
+      SettingError: an unknown environment or parameter, a value that the parameter cannot take, or
+        data of the environment that cannot be had.
     """
     if env_id not in gymnax.registered_envs:
         lower = {name.lower(): name for name in gymnax.registered_envs}
@@ -46,7 +43,7 @@ def make(env_id: str, overrides: Overrides = (), **kwargs) -> tuple[Environment,
         env, params = gymnax.make(env_id, **kwargs)
     except OSError as error:  # Some download their data when they are made.
         raise SettingError(f"env {env_id!r} cannot be made here: {error}") from None
-    return env, replace(params, overrides, env_id) if overrides else params
+    return env, replace(params, overrides, env_id)
 
 
 def finite_mdp(env: Environment, params: EnvParams) -> FiniteMDP | None:

@@ -16,19 +16,14 @@ from ape_jax.types import SettingError
 class GymnaxEnv(gymnasium.Env):
     """A gymnax environment with the interface of Gymnasium, for policies of other libraries.
 
-    The wrapper of gymnax itself starts the next episode inside the step that ends one. The last
-    observation of an episode is lost there, and an agent that calls ``reset`` skips an episode.
+    Unlike gymnax's own wrapper it does not start the next episode inside the step that ends one, so
+    the last observation is not lost, and an agent that calls ``reset`` skips no episode.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  Gymnasium declares it so.
 
     def __init__(self, env: Environment, env_params: EnvParams | None = None):
-        """Wrap an environment.
-
-        Args:
-          env: any gymnax environment.
-          env_params: its parameters; None takes its defaults.
-        """
+        """Wrap an environment; None takes its default parameters."""
         params = env.default_params if env_params is None else env_params
         self.observation_space = spaces.gymnax_space_to_gym_space(env.observation_space(params))
         self.action_space = spaces.gymnax_space_to_gym_space(env.action_space(params))
@@ -52,25 +47,21 @@ class GymnaxEnv(gymnasium.Env):
         key = jax.random.key(int(self.np_random.integers(2**31)))
         self._key, key_start = jax.random.split(key)
         observation, self._state = self._reset(key_start)
-        return self._shown(observation), {}
+        return self._as_declared(observation), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take a step. The last step of an episode is terminated or truncated, never both."""
         action = np.asarray(action, self.action_space.dtype)
         self._key, self._state, moved = self._step(self._key, self._state, action)
         observation, reward, terminated, truncated = jax.device_get(moved)
-        return self._shown(observation), float(reward), bool(terminated), bool(truncated), {}
+        return self._as_declared(observation), float(reward), bool(terminated), bool(truncated), {}
 
-    def _shown(self, observation):
+    def _as_declared(self, observation):
         return np.asarray(observation, self.observation_space.dtype)[()]
 
 
 def to_gymnasium(env_id: str, env_param: Sequence[str] = ()) -> GymnaxEnv:
-    """Make a registered environment with the interface of Gymnasium.
-
-    Args:
-      env_id: its name.
-      env_param: its parameters that differ from its defaults, as name=value.
+    """Make a registered environment with the interface of Gymnasium; parameters are name=value.
 
     Raises:
       SettingError: no environment or parameter has that name.
@@ -81,16 +72,13 @@ def to_gymnasium(env_id: str, env_param: Sequence[str] = ()) -> GymnaxEnv:
 def score(
     policy: Callable[[Any], Any], env: str | gymnasium.Env, episodes: int, seed: int
 ) -> np.ndarray:
-    """Run a policy of any library, and return the undiscounted return of each episode.
+    """Undiscounted return of each episode that a policy of any library plays.
 
     Args:
       policy: maps an observation to an action, on the host.
       env: the name of a registered environment, or a Gymnasium environment.
       episodes: number of episodes.
       seed: determines starts and transitions. The policy draws its own random numbers.
-
-    Returns:
-      Returns [episodes], in float64.
 
     Raises:
       SettingError: fewer than one episode, or no environment has that name.

@@ -29,10 +29,7 @@ _HIGHEST: dict[type, Callable[[Any], float]] = {
 def highest_return(env: Environment, params: EnvParams, mdp: FiniteMDP | None) -> float | None:
     """A bound of the undiscounted return of an episode; None where none is known.
 
-    Args:
-      env: the environment.
-      params: its parameters.
-      mdp: the same as a finite MDP, whose best return is exact; None where it is not one.
+    The best return of a finite MDP is exact.
     """
     if mdp is not None:
         best = jnp.max(optimal_action_values(mdp), axis=-1)

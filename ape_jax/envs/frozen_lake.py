@@ -18,12 +18,8 @@ def finite_mdp(env: FrozenLake, params: EnvParams) -> FiniteMDP:
 
     States are the tiles, row by row. The agent moves as it meant to with ``success_rate``, else to
     either side with equal probability; at the edge it stays. The reward is that of the tile it
-    lands on. A hole or the goal ends the episode; on from there, which no episode gets to see,
-    ``step_env`` moves and rewards as from any tile, and so do the rows here.
-
-    Args:
-      env: any map, slippery or not.
-      params: the time limit.
+    lands on. A hole or the goal ends the episode. The rows of these tiles are as ``step_env`` has
+    them, and no episode uses them.
     """
     tiles = np.asarray(env.desc)
     rows, columns = tiles.shape

@@ -12,7 +12,6 @@ from ape_jax.core.tabular import FiniteMDP
 from ape_jax.types import SettingError
 
 ACTIONS = ("up", "down", "left", "right", "stay")
-"""Names of the actions, in order."""
 MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)], np.int32)
 """(row, column) step of each action."""
 
@@ -28,14 +27,12 @@ def _move(action: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @struct.dataclass
 class EnvState(environment.EnvState):
-    """Where the agent is, and for how long the episode has lasted."""
+    """Cell of the agent, from the top left, and steps since the episode began."""
 
     time: jax.Array  # gymnax says int, and holds arrays.
     """Steps since the episode began."""
     row: jax.Array
-    """Row of the cell, from the top."""
     column: jax.Array
-    """Column of the cell, from the left."""
 
 
 @struct.dataclass
@@ -43,7 +40,6 @@ class EnvParams(environment.EnvParams):
     """The time limit in steps."""
 
     max_steps_in_episode: int | jax.Array = 100  # Traced by gymnax.
-    """Steps after which an episode is truncated."""
 
 
 class GridWorld(environment.Environment[EnvState, EnvParams]):
@@ -55,16 +51,13 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
     """
 
     def __init__(self, size: int = 10, goal: tuple[int, int] = (0, 0), horizon: int = 100):
-        """A grid of ``size`` × ``size`` cells.
+        """A grid of ``size`` × ``size`` cells with a goal at (row, column).
 
-        Args:
-          size: cells along each side, at least 2.
-          goal: (row, column) of the goal. In a corner, an optimal policy of the 10 × 10 grid
-            returns −9.09.
-          horizon: default time limit in steps.
+        With the defaults an optimal policy returns −9.09. ``horizon`` is the default time limit in
+        steps.
 
         Raises:
-          SettingError: a size or horizon too small, or a goal off the grid.
+          SettingError: a size below 2, a horizon below 1, or a goal off the grid.
         """
         super().__init__()
         if size < 2:
@@ -75,9 +68,7 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
             )
         if horizon < 1:
             raise SettingError(f"horizon must be at least 1; got {horizon}")
-        self.size = size
-        self.goal = goal
-        self.horizon = horizon
+        self.size, self.goal, self.horizon = size, goal, horizon
         goal_cell = goal[0] * size + goal[1]
         self._starts = np.delete(np.arange(size * size, dtype=np.int32), goal_cell)
 
@@ -110,11 +101,7 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
         return self.observe(key, state, None, params), state
 
     def step_env(
-        self,
-        key: jax.Array,
-        state: EnvState,
-        action: int | float | jax.Array,
-        params: EnvParams,
+        self, key: jax.Array, state: EnvState, action: int | float | jax.Array, params: EnvParams
     ) -> tuple[jax.Array, EnvState, jax.Array, jax.Array, dict[Any, Any]]:
         """Move; −1 for the step. Deterministic: the key is not used."""
         row_step, column_step = _move(jnp.asarray(action))
@@ -155,17 +142,12 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
 
     def state_space(self, params: EnvParams) -> spaces.Dict:
         """Cell and elapsed time."""
-        return spaces.Dict(
-            {
-                "row": spaces.Discrete(self.size),
-                "column": spaces.Discrete(self.size),
-                "time": spaces.Discrete(params.max_steps_in_episode + 1),
-            }
-        )
+        cells, times = spaces.Discrete(self.size), spaces.Discrete(params.max_steps_in_episode + 1)
+        return spaces.Dict({"row": cells, "column": cells, "time": times})
 
     def finite_mdp(self, params: EnvParams | None = None) -> FiniteMDP:
         """The same world as arrays, built cell by cell and apart from ``step_env``."""
-        params = self.default_params if params is None else params
+        params = params or self.default_params
         cells, actions = self.num_states, self.num_actions
         transition = np.zeros((cells, actions, cells), np.float32)
         for cell in range(cells):
@@ -176,28 +158,10 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
                 transition[cell, action, successor] = 1.0
         start = np.zeros(cells, np.float32)
         start[self._starts] = 1.0 / len(self._starts)
-        terminal = start == 0.0
         return FiniteMDP(
             transition=jnp.asarray(transition),
             reward=jnp.full((cells, actions), -1.0),
             start=jnp.asarray(start),
-            terminal=jnp.asarray(terminal),
+            terminal=jnp.asarray(start == 0.0),
             horizon=int(params.max_steps_in_episode),
         )
-
-    def render(self, state: EnvState, params: EnvParams | None = None):
-        """Draw the agent ``A`` and the goal ``G``; returns the figure and its axes."""
-        del params
-        import matplotlib.pyplot as plt  # Only here: training never draws.
-
-        figure, axes = plt.subplots(figsize=(4, 4))
-        axes.imshow(np.ones((self.size, self.size)), cmap="Greys", vmin=0, vmax=10)
-        axes.set_xticks(np.arange(-0.5, self.size), labels=[])
-        axes.set_yticks(np.arange(-0.5, self.size), labels=[])
-        axes.grid(color="white", linewidth=1.5)
-        axes.tick_params(length=0)
-        centre = {"ha": "center", "va": "center", "fontsize": 16}
-        axes.text(self.goal[1], self.goal[0], "G", color="tab:green", **centre)
-        axes.text(int(state.column), int(state.row), "A", color="tab:blue", **centre)
-        axes.set_title(f"step {int(state.time)}")
-        return figure, axes

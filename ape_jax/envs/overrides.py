@@ -14,9 +14,8 @@ Overrides = tuple[tuple[str, Any], ...]
 """Pairs of a parameter's name and its value, a flag or a number. The last of equal names counts."""
 
 TIME_LIMIT = "max_steps_in_episode"
-"""The parameter that limits the steps of an episode."""
 LONGEST = 100_000
-"""Steps of an episode: random numbers of whole ones are drawn beforehand, and take memory."""
+"""Largest time limit: the random numbers of whole episodes are drawn beforehand, into memory."""
 
 
 def parse_overrides(texts: Sequence[str]) -> Overrides:
@@ -25,7 +24,7 @@ def parse_overrides(texts: Sequence[str]) -> Overrides:
     Raises:
       SettingError: a text without name or ``=``, or a value that is no number, true or false.
     """
-    return tuple(_parse(text) for text in texts)
+    return tuple(map(_parse, texts))
 
 
 def _parse(text: str) -> tuple[str, bool | int | float]:
@@ -45,10 +44,7 @@ def _parse(text: str) -> tuple[str, bool | int | float]:
 def replace(params: EnvParams, overrides: Overrides, env_id: str) -> EnvParams:
     """The parameters with some replaced, each in the type that it has.
 
-    Args:
-      params: the environment's defaults; left as they are.
-      overrides: what to replace. A flag may also be the text "true" or "false".
-      env_id: the environment's name, for messages.
+    A flag may also be the text "true" or "false". Messages name the environment.
 
     Raises:
       SettingError: a parameter that does not exist, or a value that it cannot take.

@@ -14,15 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ape_jax.core import random
 from ape_jax.core.distributions import Distribution, Sampler
-from ape_jax.envs.step import (
-    Standing,
-    broadcast,
-    hold,
-    reset,
-    restart,
-    step,
-    uniform_numbers,
-)
+from ape_jax.envs.step import Standing, broadcast, hold, reset, restart, step
 from ape_jax.envs.world import World
 from ape_jax.types import Policy, Transition
 
@@ -46,14 +38,14 @@ def draw_with_log_prob(
     return action, acts.log_prob(action)
 
 
-def acting(policy: Policy, draw: Callable = draw_action) -> Callable:
-    """A policy that draws: as ``Actors``, for one environment."""
+def everywhere(policy: Policy) -> Actors:
+    """The same policy in all environments."""
 
     def act(carry, observation, last_action, uniforms):
         carry, acts = policy(carry, observation, last_action)
-        return carry, draw(acts, uniforms)
+        return carry, draw_action(acts, uniforms)
 
-    return act
+    return jax.vmap(act)
 
 
 def in_blocks(
@@ -63,52 +55,50 @@ def in_blocks(
     observer: Policy | None,
     draw: Callable = draw_action,
 ) -> Actors:
-    """Policies without memory: the experts in blocks of environments, then the observer.
+    """Policies without memory: stacked experts [E] in their blocks, then the observer.
 
-    Args:
-      experts: policies [E], stacked.
-      num_experts: E.
-      block: environments of each expert (B): expert c acts in those from c B to (c + 1) B.
-      observer: the policy of all other environments; None where there are none.
-      draw: a distribution and uniform numbers to what is drawn.
+    Expert c acts in the environments from c B to (c + 1) B, with B the size of a block. The
+    observer acts in all others; it is None where there are none.
     """
-    num_own = num_experts * block
+
+    def drawing(policy):
+        def act(observation, last_action, uniforms):
+            return draw(policy((), observation, last_action)[1], uniforms)
+
+        return jax.vmap(act)
 
     def actors(carries, *inputs):
-        own = jax.tree.map(lambda x: x[:num_own].reshape(num_experts, block, *x.shape[1:]), inputs)
-        by_block = jax.vmap(lambda policy, *own: jax.vmap(_without_carry(policy, draw))(*own))
-        drawn = jax.tree.map(lambda x: x.reshape(num_own, *x.shape[2:]), by_block(experts, *own))
+        own, others = _split(inputs, num_experts, block)
+        drawn = jax.vmap(lambda policy, *own: drawing(policy)(*own))(experts, *own)
+        drawn = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
         if observer is None:
             return carries, drawn
-        others = jax.tree.map(lambda x: x[num_own:], inputs)
-        by_observer = jax.vmap(_without_carry(observer, draw))(*others)
-        return carries, jax.tree.map(lambda *x: jnp.concatenate(x), drawn, by_observer)
+        return carries, jax.tree.map(
+            lambda *x: jnp.concatenate(x), drawn, drawing(observer)(*others)
+        )
 
     return actors
 
 
-def _without_carry(policy: Policy, draw: Callable) -> Callable:
-    act = acting(policy, draw)
-    return lambda *inputs: act((), *inputs)[1]
+def _split(tree: Any, num_experts: int, block: int) -> tuple[Any, Any]:
+    """The experts' own entries [E, B, …], and those of the observer, of entries [N, …]."""
+    num_own = num_experts * block
+    own = jax.tree.map(lambda x: x[:num_own].reshape(num_experts, block, *x.shape[1:]), tree)
+    return own, jax.tree.map(lambda x: x[num_own:], tree)
 
 
 def episodes(keys: Key[Array, " N"], policy: Policy, world: World) -> Transition:
     """One episode of a policy for each key, from a fresh start.
 
-    Episodes advance side by side, one step of all at a time.
-
-    Args:
-      keys: each drives start, actions and transitions of its episode, from streams of their own.
-      policy: how to act.
-      world: the environment. An episode that reaches ``world.horizon`` before its own limit is cut
-        there without being marked truncated.
+    An episode that reaches ``world.horizon`` before its own limit is cut there, without being
+    marked truncated.
 
     Returns:
       Transitions [T, N], T the horizon. After the end of an episode the last state is repeated
       with reward zero, and its steps are not valid.
     """
-    actors = jax.vmap(acting(world.for_sampling(policy)))
-    return _episodes(keys, actors, policy.initial_carry(), world)
+    actors = everywhere(world.for_sampling(policy))
+    return jax.lax.scan(*_prepare(keys, actors, policy.initial_carry(), world))[1]
 
 
 def ensemble_episodes(
@@ -118,49 +108,36 @@ def ensemble_episodes(
     observer: Policy,
     world: World,
 ) -> tuple[Transition, Transition]:
-    """Episodes of every expert and of the observer, all in one loop over time.
+    """Episodes of stacked experts and of the observer: transitions [T, E, B] and [T, N].
 
-    Each expert acts in its own block of environments: the draw of the expert is stratified.
-
-    Args:
-      expert_keys: keys of the experts' episodes.
-      observer_keys: keys of the observer's.
-      experts: policies [E] without memory, stacked.
-      observer: a policy without memory.
-      world: the environment.
-
-    Returns:
-      Transitions [T, E, B] and [T, N].
+    No policy may have memory. All episodes advance in one loop over time. Each expert acts in its
+    own block of environments: the draw of the expert is stratified.
     """
     num_experts, block = expert_keys.shape
-    num_own = num_experts * block
     keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
     actors = in_blocks(
         jax.vmap(world.for_sampling)(experts), num_experts, block, world.for_sampling(observer)
     )
-    steps = _episodes(keys, actors, (), world)
-    own = jax.tree.map(
-        lambda x: x[:, :num_own].reshape(x.shape[0], num_experts, block, *x.shape[2:]), steps
-    )
-    return own, jax.tree.map(lambda x: x[:, num_own:], steps)
+    _, steps = jax.lax.scan(*_prepare(keys, actors, (), world))
+    return jax.vmap(lambda now: _split(now, num_experts, block))(steps)
 
 
 def episode_returns(keys: Key[Array, " N"], policy: Policy, world: World) -> Float[Array, " N"]:
     """Undiscounted returns of ``episodes``, in a loop that ends with the last of them."""
-    running, uniforms, move_keys = _start(keys, policy.initial_carry(), world)
-    actors = jax.vmap(acting(world.for_sampling(policy)))
+    actors = everywhere(world.for_sampling(policy))
+    advance, start, draws = _prepare(keys, actors, policy.initial_carry(), world)
 
     def is_running(loop):
         time, running, _ = loop
         return (time < world.horizon) & jnp.any(running.mask)
 
-    def advance(loop):
+    def advance_and_sum(loop):
         time, running, returns = loop
-        running, steps = _held_step(world, actors, running, uniforms[time], move_keys[time])
+        running, steps = advance(running, jax.tree.map(lambda x: x[time], draws))
         return time + 1, running, returns + steps.reward
 
-    loop = (0, running, jnp.zeros(keys.shape[0]))
-    return jax.lax.while_loop(is_running, advance, loop)[-1]
+    loop = (0, start, jnp.zeros(keys.shape[0]))
+    return jax.lax.while_loop(is_running, advance_and_sum, loop)[-1]
 
 
 class _Running(NamedTuple):
@@ -173,41 +150,38 @@ class _Running(NamedTuple):
     """The episodes that have not ended."""
 
 
-def _start(keys: Key[Array, " N"], carry: Any, world: World):
-    """Fresh episodes, uniform numbers [T, N, U] and keys [T, N] of their steps."""
+def _prepare(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World):
+    """What ``jax.lax.scan`` needs for one episode of each key: step, start and random draws [T, …].
+
+    The step holds the episodes that have ended.
+    """
     # Without the barrier the split is fused into, and repeated for, every number drawn from it.
     start_keys, action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 3))
     num_episodes = keys.shape[0]
-    running = _Running(
+    start = _Running(
         at=reset(world, start_keys),
         carries=broadcast(carry, num_episodes),
         last_actions=broadcast(world.no_action, num_episodes),
         mask=jnp.ones(num_episodes, bool),
     )
-    uniforms = uniform_numbers(action_keys, world.horizon, world.num_uniforms)
-    return running, uniforms, random.split(move_keys, world.horizon)
+    uniforms = _uniform_numbers(action_keys, world.horizon, world.num_uniforms)
+
+    def advance(running: _Running, draws) -> tuple[_Running, Transition]:
+        uniforms, keys = draws
+        at = running.at
+        carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
+        transition, moved = step(world, keys, at, actions)
+        transition, at = hold(running.mask, transition, at, moved)
+        mask = running.mask & ~transition.terminated & ~transition.truncated
+        return _Running(at, carries, actions, mask), transition
+
+    return advance, start, (uniforms, random.split(move_keys, world.horizon))
 
 
-def _held_step(
-    world: World, actors: Actors, running: _Running, uniforms, keys
-) -> tuple[_Running, Transition]:
-    """Act, step, and hold what has ended."""
-    at = running.at
-    carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
-    transition, moved = step(world, keys, at, actions)
-    transition, at = hold(running.mask, transition, at, moved)
-    mask = running.mask & ~transition.terminated & ~transition.truncated
-    return _Running(at, carries, actions, mask), transition
-
-
-def _episodes(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World) -> Transition:
-    running, uniforms, move_keys = _start(keys, carry, world)
-    _, transitions = jax.lax.scan(
-        lambda running, draws: _held_step(world, actors, running, *draws),
-        running,
-        (uniforms, move_keys),
-    )
-    return transitions
+def _uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T N U"]:
+    """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each."""
+    uniforms = random.uniforms(keys, num_steps * size)
+    return uniforms.reshape(num_steps, size, -1).swapaxes(1, 2)
 
 
 class EnvLoopState(NamedTuple):
@@ -247,22 +221,13 @@ def collect_rollout(
     num_steps: int,
     gamma: Float[Array, ""] | float,
 ) -> tuple[EnvLoopState, Transition, Rollout]:
-    """Continue streams of episodes: where one ends, the next begins.
+    """Continue streams of episodes for T steps: where an episode ends, the next begins.
 
-    Args:
-      keys: drive actions, transitions and starts of each stream.
-      state: where the streams stand.
-      actors: policies without memory, which draw ``draw_with_log_prob``.
-      world: the environment.
-      num_steps: T.
-      gamma: γ of the discounted returns.
-
-    Returns:
-      Where the streams then stand; transitions [T, N], all of them valid, with actions as they were
-      drawn; and their returns and log-probabilities.
+    The policies have no memory, and draw by ``draw_with_log_prob``. γ is that of the discounted
+    returns. All transitions [T, N] are valid, and hold the actions as they were drawn.
     """
     action_keys, move_keys = jax.lax.optimization_barrier(random.split(keys, 2))
-    uniforms = uniform_numbers(action_keys, num_steps, world.num_uniforms)
+    uniforms = _uniform_numbers(action_keys, num_steps, world.num_uniforms)
     moves = random.split(move_keys, 2 * num_steps)
     no_actions = broadcast(world.no_action, keys.shape[0])
 
@@ -296,16 +261,9 @@ def stream(
 ) -> tuple[Transition, Int[Array, "T N"]]:
     """Streams of episodes of an ensemble; an expert is drawn for each episode.
 
-    Args:
-      keys: drive starts, draws of the expert, actions and transitions of each stream.
-      act: one observation and the number of an expert to that expert's distribution.
-      num_experts: E.
-      world: the environment.
-      num_steps: T.
-
-    Returns:
-      Transitions [T, N], all of them valid, with actions as the environment was given them; and the
-      expert that acted in each step.
+    ``act`` maps one observation and the number of an expert to that expert's distribution. All
+    transitions [T, N] are valid, and hold the actions as the environment was given them. With them
+    comes the number of the expert that acted in each step.
     """
     # Parameters are arrays, as in gymnax's own ``step``: numbers of Python are rounded less often.
     with jax.ensure_compile_time_eval():
@@ -321,7 +279,7 @@ def stream(
         at, experts = state
         uniforms, keys = draws
         step_keys, reset_keys = random.split(keys, 2)
-        actions = jax.vmap(lambda *seen: act(*seen[:2]).sample(seen[2]))(
+        actions = jax.vmap(lambda observation, expert, x: act(observation, expert).sample(x))(
             at.observation, experts, uniforms[:, :-1]
         )
         actions = world.clip_action(actions)

@@ -4,9 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Bool, Key, Shaped
 
-from ape_jax.core import random
 from ape_jax.envs.world import World
 from ape_jax.types import Transition
 
@@ -27,11 +26,7 @@ def reset(world: World, keys: Key[Array, " N"]) -> Standing:
 def step(
     world: World, keys: Key[Array, " N"], at: Standing, actions: Shaped[Array, "N ..."]
 ) -> tuple[Transition, Standing]:
-    """One step of every environment, whatever it ends.
-
-    Returns:
-      Transitions [N], all of them valid steps, and where the environments then are.
-    """
+    """One step of every environment: transitions [N], all valid, and where they then are."""
     observations, states, rewards, terminated, _ = jax.vmap(
         world.env.step_env, in_axes=(0, 0, 0, None)
     )(keys, at.state, world.clip_action(actions), world.params)
@@ -51,10 +46,7 @@ def step(
 def hold(
     mask: Bool[Array, " N"], transition: Transition, at: Standing, moved: Standing
 ) -> tuple[Transition, Standing]:
-    """A step of the episodes in the mask alone; the others stay where they are, without reward.
-
-    So no environment is stepped from a state in which that has no meaning.
-    """
+    """A step of the episodes in the mask alone; the others stay where they are, without reward."""
     held = _select(mask, moved, at)
     transition = transition._replace(
         reward=jnp.where(mask, transition.reward, 0.0),
@@ -77,12 +69,6 @@ def _select(mask: Bool[Array, " N"], chosen: Standing, other: Standing) -> Stand
     return jax.tree.map(
         lambda x, y: jnp.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y), chosen, other
     )
-
-
-def uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T N U"]:
-    """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each."""
-    uniforms = random.uniforms(keys, num_steps * size)
-    return uniforms.reshape(num_steps, size, -1).swapaxes(1, 2)
 
 
 def broadcast(tree: Any, size: int) -> Any:

@@ -1,9 +1,7 @@
 """An environment with everything that is fixed about it: parameters, time limit, spaces."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,6 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment, EnvParams
 from jaxtyping import Array, Shaped
 
-from ape_jax.core.distributions import Distribution
 from ape_jax.core.policies import TablePolicy, remembers, tabulate
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.types import Policy
@@ -80,37 +77,15 @@ class World:
         low, high = jnp.asarray(self.action_bounds)
         return jnp.clip(actions, *(x.reshape(*[1] * (actions.ndim - 1), -1) for x in (low, high)))
 
-    def samplers(self, function: Callable[[Shaped[Array, "..."]], Distribution]) -> Callable:
-        """A function of one observation to a distribution, as a rollout samples it.
-
-        Where states are finite, it becomes a table of distributions that are ready to be sampled. A
-        rollout then computes nothing twice.
-        """
-        if self.num_states is None:
-            return function
-        return look_up(lambda observation: function(observation).for_sampling(), self.num_states)
-
     def for_sampling(self, policy: Policy) -> Policy:
-        """The same for a policy; one that remembers something stays as it is."""
+        """The policy as a rollout samples it.
+
+        Where states are finite, it becomes a table of distributions that are ready to be sampled,
+        so that a rollout computes nothing twice. A policy that remembers something stays as it is.
+        """
         if self.num_states is None or remembers(policy):
             return policy
         return TablePolicy(tabulate(policy, self.num_states).table.for_sampling())
-
-
-def look_up(function: Callable[[Shaped[Array, "..."]], Any], num_states: int | None) -> Callable:
-    """The same function of one observation, as a table where there are finitely many states.
-
-    A rollout or a loss asks for the same few states again and again. To look the values up, instead
-    of applying a network to each, is what makes both fast.
-
-    Args:
-      function: one observation to any pytree of arrays.
-      num_states: states (S); None leaves the function as it is.
-    """
-    if num_states is None:
-        return function
-    table = jax.vmap(function)(jnp.arange(num_states, dtype=jnp.int32))
-    return lambda state: jax.tree.map(lambda rows: rows[state], table)
 
 
 def finite_size(space: spaces.Space) -> int | None:

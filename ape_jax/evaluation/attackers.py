@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ape_jax.algorithms.task import Task
+from ape_jax.config import TrainConfig
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
 from ape_jax.evaluation.deployment import Outcome, deploy, deploy_modes
@@ -29,19 +30,15 @@ class Effort:
     """How much observers see and compute. Hashable."""
 
     num_steps: int = 1_000_000
-    """Demonstration steps."""
     curve_steps: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
     """Points of the curve over demonstration steps, with the widest network."""
     curve_widths: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
     """Points of the curve over width, with all demonstrations."""
     limited_steps: int = 1_000
-    """Demonstration steps of ``limited``."""
     limited_width: int = 8
     """Hidden units of ``limited``."""
     fit_updates: int = 2000
-    """Updates of cloning by a network."""
     recurrent_updates: int = 1000
-    """Updates of ``recurrent``."""
     latent_restarts: int = 8
     """Random starts of expectation maximisation; the one with the highest likelihood counts."""
 
@@ -63,7 +60,6 @@ QUICK = Effort(
     recurrent_updates=200,
     latent_restarts=3,
 )
-"""The effort of ``--quick``."""
 
 
 class Setting(NamedTuple):
@@ -84,14 +80,12 @@ class Attacker(NamedTuple):
     needs_experts: bool = False
     """Whether it looks inside the ensemble, or asks it."""
     deploy: Callable[[World, Any, Demonstrations, PRNGKey], dict[str, Outcome]] = deploy
-    """How its fitted policy is deployed."""
 
 
-def _network(setting: Setting, width: int | None = None) -> Networks:
-    """One head of the experts' kind, or an MLP with one hidden layer of this width."""
-    world, config = setting.task.world, setting.task.config
-    if width is not None:
-        config = dataclasses.replace(config, head="mlp", hidden_sizes=(width,))
+def _network(setting: Setting, config: TrainConfig | None = None) -> Networks:
+    """One head of the experts' kind, or of another config's."""
+    world = setting.task.world
+    config = config or setting.task.config
     return make_networks(config, world.observation_space, world.action_space)
 
 
@@ -100,12 +94,14 @@ def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
     networks = setting.task.networks
     if networks.num_states is not None:
         return TabularCloning(networks.num_states, networks.num_actions)
-    return BehaviourCloning(_network(setting), setting.effort.fit_updates)
+    return BehaviourCloning(_network(setting), num_updates=setting.effort.fit_updates)
 
 
 def limited(setting: Setting, num_steps: int, width: int) -> Limited:
-    """Cloning of the first steps by a network of this width."""
-    cloning = BehaviourCloning(_network(setting, width), setting.effort.fit_updates)
+    """Cloning of the first steps by an MLP with one hidden layer of this width."""
+    config = dataclasses.replace(setting.task.config, head="mlp", hidden_sizes=(width,))
+    network, num_updates = _network(setting, config), setting.effort.fit_updates
+    cloning = BehaviourCloning(network, num_updates=num_updates)
     return Limited(cloning, num_steps)
 
 
@@ -152,7 +148,6 @@ ATTACKERS = {
         needs_experts=True,
     ),
 }
-"""Observers by name."""
 
 CONTINUOUS = ("mean_action", "gaussian_mixture")
 """Observers of continuous actions, which the audit does not run."""

@@ -15,17 +15,11 @@ from ape_jax.core import tabular
 from ape_jax.evaluation import attackers, returns, subjects
 from ape_jax.evaluation.attackers import ATTACKERS, Effort
 from ape_jax.evaluation.audit_records import ALL, Audit, AuditRow, AuditSettings, Curve, Defence
-from ape_jax.evaluation.defences import DEFENCES, Ensemble
-from ape_jax.evaluation.deployment import Outcome
+from ape_jax.evaluation.defences import Ensemble, label_of
+from ape_jax.evaluation.deployment import DEPLOYMENTS, Outcome
 from ape_jax.evaluation.intervals import Interval
-from ape_jax.evaluation.measure import (
-    Measures,
-    attack,
-    attack_limited,
-    demonstrate,
-    measure,
-)
-from ape_jax.evaluation.records import Progress, ProgressFn, ignore_progress
+from ape_jax.evaluation.measure import Measures, attack, attack_limited, demonstrate, measure
+from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress
 from ape_jax.evaluation.subjects import Subject
 from ape_jax.types import Params, SettingError
 
@@ -46,7 +40,6 @@ def audit(
     progress: ProgressFn = ignore_progress,
     heads: Params | None = None,
     hypers: Hypers | None = None,
-    on_step: Callable[[Audit], None] = lambda result: None,
 ) -> Audit:
     """Attack an ensemble with every observer, and measure what each clone gets.
 
@@ -62,14 +55,13 @@ def audit(
       progress: called after every step.
       heads: the task's experts [K, E, …]; if None they are trained here.
       hypers: hyperparameters of that training; those of the recipe if None.
-      on_step: called with what is known so far: first with an audit without rows, when all settings
-        are checked and nothing is trained; then after each step.
 
     Raises:
       SettingError: a setting breaks a rule, or the subject cannot be audited.
+      NonFiniteError: losses or parameters of a training are not finite any more.
 
     >>> import ape_jax
-    >>> config = ape_jax.TrainConfig(num_updates=2, envs_per_expert=2)
+    >>> config = ape_jax.PGConfig(num_updates=2, envs_per_expert=2)
     >>> task = ape_jax.make_task(config, ape_jax.envs.GridWorld(size=3, goal=(0, 1), horizon=8))
     >>> result = ape_jax.audit(task, observers=["behaviour_cloning"], seeds=2, steps=200)
     >>> [row.deployment for row in result.rows]
@@ -82,75 +74,63 @@ def audit(
         steps=steps,
         quick=quick,
     )
-    started = time.monotonic()
-    effort, runnable, skipped = _choose(subject, settings)
-    points = _curve_points(effort) if "limited" in runnable else []
-    done, total = 0, None
-
-    def training(name: str, updates: int, num_updates: int) -> None:
-        progress(Progress("audit", done, total, f"{_label(name)}: {updates}/{num_updates} updates"))
-
-    found = subjects.find(subject, settings, training, heads, hypers)
-    if found.given is not None:
-        effort = effort.within(found.given.shown.action.shape[1])
-    total = found.num_ensembles * (1 + len(runnable) + len(points))
-    result = _empty(found, effort, skipped, settings)
-    on_step(result)
-    for ensemble in found.ensembles:
-        for status, news in _attack_ensemble(found, effort, runnable, points, ensemble, result):
-            done += 1
-            result = dataclasses.replace(
-                result,
-                **{name: getattr(result, name) + records for name, records in news.items()},
-                complete=done == total,
-                wall_seconds=time.monotonic() - started,
-            )
-            progress(Progress("audit", done, total, f"{_label(ensemble.name)}: {status}"))
-            on_step(result)
+    *_, result = audit_steps(subject, settings, progress, heads, hypers)
     return result
+
+
+def audit_steps(
+    subject: Path | str | Task | None,
+    settings: AuditSettings,
+    progress: ProgressFn = ignore_progress,
+    heads: Params | None = None,
+    hypers: Hypers | None = None,
+) -> Iterator[Audit]:
+    """Check all settings now; the iterator then trains, attacks, and yields what is known so far.
+
+    Arguments and errors are those of ``audit``.
+    """
+    started = time.monotonic()
+    if settings.steps is not None and settings.steps < 2:
+        raise SettingError(f"steps must be at least 2; got {settings.steps}")
+    found = subjects.find(subject, settings, progress, heads, hypers)
+    names = [*ATTACKERS, *attackers.CONTINUOUS]
+    if settings.observers != ALL:
+        names = subjects.names_of(settings.observers)
+    runs, skipped = attackers.choose(names, has_experts=found.given is None)
+    effort = attackers.QUICK if settings.quick else Effort()
+    num_steps = settings.steps if found.given is None else found.given.shown.action.shape[1]
+    if num_steps is not None:
+        effort = effort.within(num_steps)
+
+    def steps():
+        result = _empty(found, effort, skipped, settings)
+        points = _curve_points(effort) if "limited" in runs else []
+        done, total = 0, found.num_ensembles * (1 + len(runs) + len(points))
+        progress(Progress("audit", done, total))
+        for ensemble in found.ensembles:
+            for status, records in _attack_ensemble(found, effort, runs, points, ensemble, result):
+                done += 1
+                result = dataclasses.replace(
+                    result,
+                    **{name: getattr(result, name) + new for name, new in records.items()},
+                    complete=done == total,
+                    wall_seconds=time.monotonic() - started,
+                )
+                progress(Progress("audit", done, total, f"{label_of(ensemble.name)}: {status}"))
+                yield result
+
+    return steps()
 
 
 def _text(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else ",".join(names)
 
 
-def _choose(
-    subject: Path | str | Task | None, settings: AuditSettings
-) -> tuple[Effort, list[str], dict[str, str]]:
-    """The effort, the observers that run, and those that cannot with the reason."""
-    path = None if subject is None or isinstance(subject, Task) else Path(subject)
-    if path is not None and not path.exists():
-        raise SettingError(
-            f"run must be a run of ape-jax train or a file of demonstrations; no {path}"
-        )
-    is_file = path is not None and path.is_file()
-    effort = attackers.QUICK if settings.quick else Effort()
-    if settings.steps is not None:
-        if is_file:
-            raise SettingError(
-                f"steps must be left out for a demonstration file; got {settings.steps}"
-            )
-        if settings.steps < 2:
-            raise SettingError(f"steps must be at least 2; got {settings.steps}")
-        effort = effort.within(settings.steps)
-    names = [*ATTACKERS, *attackers.CONTINUOUS]
-    if settings.observers != ALL:
-        names = subjects.names_of(settings.observers)
-    return effort, *attackers.choose(names, has_experts=not is_file)
-
-
-def _label(name: str) -> str:
-    return DEFENCES[name].label if name in DEFENCES else name
-
-
 def _empty(
     found: Subject, effort: Effort, skipped: dict[str, str], settings: AuditSettings
 ) -> Audit:
-    """The audit before the first row."""
-    task = found.task
-    key = jax.random.fold_in(found.keys[0], RANDOM)
-    at_random = returns.random_policy(task.world)
-    random_return = returns.expected_return(task.world, at_random, key)
+    task, key = found.task, jax.random.fold_in(found.keys[0], RANDOM)
+    random_return = returns.expected_return(task.world, returns.random_policy(task.world), key)
     optimal_return = None
     if task.world.mdp is not None:
         optimal = tabular.optimal_policy(task.world.mdp)
@@ -185,7 +165,8 @@ def _attack_ensemble(
     task, heads = found.task, ensemble.heads
     if found.given is not None:
         shown, held_out, pe_return = found.given
-        summarise, defence = Interval.percentiles, _unknown(ensemble, pe_return)
+        summarise = Interval.percentiles
+        defence = Defence(name=ensemble.name, label=ensemble.name, pe_return=summarise(pe_return))
     else:
         shown = demonstrate(task, keys_shown, heads, effort.num_steps)
         held_out = demonstrate(task, keys_held_out, heads, HELD_OUT_STEPS)
@@ -195,14 +176,16 @@ def _attack_ensemble(
     yield "demonstrations", {"defences": (defence,)}
     for observer in observers:
         outcomes = attack(task, effort, observer, keys_attack, heads, shown, held_out)
-        about = {
-            "defence": ensemble.name,
-            "observer": observer,
-            "sees": ATTACKERS[observer].sees(effort),
-        }
         rows = tuple(
-            _row(outcome, pe_return, audit.random_return, summarise, deployment=name, **about)
-            for name, outcome in outcomes.items()
+            AuditRow(
+                defence=ensemble.name,
+                observer=observer,
+                deployment=deployment,
+                sees=ATTACKERS[observer].sees(effort),
+                **_scores(outcomes[deployment], pe_return, audit.random_return, summarise),
+            )
+            for deployment in DEPLOYMENTS
+            if deployment in outcomes
         )
         yield observer, {"rows": rows}
     for axis, value in points:
@@ -223,55 +206,46 @@ def _attack_ensemble(
         yield f"{axis} {value}", {"curves": curves}
 
 
-def _row(
+def _scores(
     outcome: Outcome,
     pe_return: np.ndarray,
     random_return: float,
     summarise: Callable[[Any], Interval],
-    **about: str,
-) -> AuditRow:
-    clone = np.asarray(outcome.clone_return, np.float64)
-    scale = pe_return - random_return
+) -> dict[str, Any]:
+    clone, scale = np.asarray(outcome.clone_return, np.float64), pe_return - random_return
     log_likelihood = outcome.log_likelihood
-    return AuditRow(
-        **about,
-        clone_return=summarise(clone),
-        gap=summarise(pe_return - clone),
-        fraction=summarise((clone - random_return) / scale) if np.all(scale > 1e-6) else None,
-        agreement=summarise(outcome.agreement),
-        log_likelihood=None if log_likelihood is None else summarise(log_likelihood),
-    )
+    return {
+        "clone_return": summarise(clone),
+        "gap": summarise(pe_return - clone),
+        "fraction": summarise((clone - random_return) / scale) if np.all(scale > 1e-6) else None,
+        "agreement": summarise(outcome.agreement),
+        "log_likelihood": None if log_likelihood is None else summarise(log_likelihood),
+    }
 
 
 def _known(ensemble: Ensemble, measures: Measures, optimal_return: float | None) -> Defence:
     """An ensemble that was measured; arrays [K, …]."""
-    interval = Interval.bootstrap
+
+    def interval(values):
+        return None if values is None else Interval.bootstrap(values)
+
     experts = np.asarray(measures.experts, np.float64)
     pe_return = experts.mean(axis=1)
     entropy = np.asarray(measures.posterior_entropy, np.float64)
-    several = ensemble.num_experts > 1
-    floor, mixture_entropy = measures.floor, measures.mixture_entropy
     return Defence(
         name=ensemble.name,
-        label=_label(ensemble.name),
+        label=label_of(ensemble.name),
         num_experts=ensemble.num_experts,
         **ensemble.facts,
-        pe_return=interval(pe_return),
+        pe_return=Interval.bootstrap(pe_return),
         worst_expert=interval(experts.min(axis=1)),
         greedy_experts=interval(np.mean(measures.greedy_experts, axis=1)),
         worst_greedy_expert=interval(np.min(measures.greedy_experts, axis=1)),
         price=None if optimal_return is None else interval(optimal_return - pe_return),
-        floor=None if floor is None else interval(floor),
-        mixture_entropy=None if mixture_entropy is None else interval(mixture_entropy),
-        posterior_entropy=tuple(interval(step) for step in entropy.T) if several else None,
+        floor=interval(measures.floor),
+        mixture_entropy=interval(measures.mixture_entropy),
+        posterior_entropy=tuple(map(interval, entropy.T)) if ensemble.num_experts > 1 else None,
     )
-
-
-def _unknown(ensemble: Ensemble, pe_return: np.ndarray) -> Defence:
-    """Demonstrations whose experts are not there: only what they returned is known."""
-    unknown: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(Defence))
-    known = {"name": ensemble.name, "label": ensemble.name}
-    return Defence(**unknown | known | {"pe_return": Interval.percentiles(pe_return)})
 
 
 def _curve_points(effort: Effort) -> list[tuple[str, int]]:

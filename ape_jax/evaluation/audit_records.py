@@ -6,7 +6,6 @@ from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.records import OPTIONAL
 
 ALL = "all"
-"""Stands for every name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,6 @@ class AuditRow:
     observer: str
     deployment: str
     sees: str
-    """What the observer may see, in a few words."""
     clone_return: Interval
     gap: Interval
     """Return of the ensemble (PE) minus that of the clone."""
@@ -54,23 +52,23 @@ class Defence:
 
     name: str
     label: str
-    num_experts: int | None
+    num_experts: int | None = None
     trapped: tuple[bool, ...] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Whether each seed's trap ensemble is one."""
     from_every_start: tuple[bool, ...] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Whether its greedy experts arrive from every start."""
     pe_return: Interval
-    worst_expert: Interval | None
-    greedy_experts: Interval | None
+    worst_expert: Interval | None = None
+    greedy_experts: Interval | None = None
     """Mean over the experts, each deployed greedily itself."""
-    worst_greedy_expert: Interval | None
-    price: Interval | None
+    worst_greedy_expert: Interval | None = None
+    price: Interval | None = None
     """Optimal return minus that of the ensemble (PE)."""
-    floor: Interval | None
+    floor: Interval | None = None
     """Least return of the ideal sampling cloner."""
-    mixture_entropy: Interval | None
+    mixture_entropy: Interval | None = None
     """Nats for each step."""
-    posterior_entropy: tuple[Interval, ...] | None
+    posterior_entropy: tuple[Interval, ...] | None = None
     """Entropy of the expert at each step of an episode, in nats."""
 
 
@@ -92,7 +90,6 @@ class Audit:
 
     env: str
     horizon: int
-    """Time limit of an episode, in steps."""
     fingerprint: str | None
     """Fingerprint of the run's parameters; None where no run was audited."""
     options: AuditSettings
@@ -100,9 +97,7 @@ class Audit:
     """False while it is computed, and where it was interrupted."""
     seeds: int
     num_steps: int
-    """Demonstration steps of each seed."""
     random_return: float
-    """Return of a uniformly random policy."""
     optimal_return: float | None
     """None without a finite MDP."""
     rows: tuple[AuditRow, ...] = ()

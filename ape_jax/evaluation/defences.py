@@ -22,15 +22,14 @@ from ape_jax.core import tabular
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.envs.world import World
+from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress, train
 from ape_jax.networks import Networks
-from ape_jax.training.trainer import Trainer
 from ape_jax.types import Params, PGObserverName, PRNGKey, SettingError
 
 GREEDY_BETA, GREEDY_TEMPERATURE = 0.3, 0.1
 """Hyperparameters of greedy-APE: the observer trained against is nearly greedy."""
 
 GREEDY_UPDATES = 2000
-"""The most updates of greedy-APE."""
 
 ENTROPY_BONUS = 1.0
 """Return for each nat of entropy. On the gridworld it costs about as much as PG-APE."""
@@ -49,35 +48,27 @@ class Ensemble(NamedTuple):
     heads: Params
     """Parameters [K, E, …]; None where there are demonstrations only."""
     facts: dict[str, tuple[bool, ...]] = {}  # noqa: RUF012  Never changed.
-    """What else is known of each seed."""
+    """What else is known of each seed: fields of ``Defence``."""
 
 
 class Setting(NamedTuple):
     """What defences are made for."""
 
     task: Task
-    """Where all ensembles demonstrate."""
     config: TrainConfig
-    """Settings of those that are trained."""
     hypers: Hypers
     """Their learning rates and the like. What each is trained for is the defence's own."""
     keys: Key[Array, " K"]
-    """Training keys, one for each seed."""
-    progress: Callable[[str, int, int], None]
-    """Told the defence that is trained, how far it is, and how far it goes."""
+    progress: ProgressFn
     made: dict[str, Ensemble]
-    """Defences that are made already."""
 
 
 class Kind(NamedTuple):
     """One way to make an ensemble."""
 
     label: str
-    """What people call it."""
     make: Callable[[Setting, str], Ensemble]
-    """The ensemble of this name for a setting."""
     needs_mdp: bool = False
-    """Whether it is made from a finite MDP."""
     least_experts: int = 1
 
 
@@ -85,17 +76,12 @@ def prepare(
     config: TrainConfig,
     hypers: Hypers,
     keys: Key[Array, " K"],
-    progress: Callable[[str, int, int], None] = lambda name, done, total: None,
+    progress: ProgressFn = ignore_progress,
     world: World | None = None,
 ) -> Setting:
     """What defences are made for, with nothing made yet.
 
-    Args:
-      config: environment, number of experts, heads and updates of the experts to compare with.
-      hypers: their learning rates and the like.
-      keys: training keys, one for each seed.
-      progress: called after every chunk of training.
-      world: the environment itself, where it is not the one that ``config`` names.
+    The world is the environment itself, where it is not the one that ``config`` names.
     """
     config = dataclasses.replace(config, observer="uniform")
     world = make_task(config).world if world is None else world
@@ -143,14 +129,21 @@ def adopt(setting: Setting, name: str, networks: Networks, heads: Params) -> Ens
     """The ensemble of heads [K, E', …] that were trained in the same environment."""
     if setting.task.networks.num_states is not None:
         heads = as_tables(jax.vmap(networks.tabulate_experts)(heads))
-    heads = jax.device_get(heads)  # However they were trained: one compile for all ensembles.
-    return Ensemble(name, networks.num_experts, _repeat(setting, heads, networks.num_experts))
+    # Copied to the host, however they were trained: one compile for all ensembles.
+    return _ensemble(setting, name, jax.device_get(heads))
 
 
-def _repeat(setting: Setting, heads: Params, num_experts: int) -> Params:
+def label_of(name: str) -> str:
+    """What people call an ensemble."""
+    return DEFENCES[name].label if name in DEFENCES else name
+
+
+def _ensemble(setting: Setting, name: str, heads: Params) -> Ensemble:
+    """Repeat experts [K, E', …] until there are as many as everywhere."""
+    num_experts = jax.tree.leaves(heads)[0].shape[1]
     times, rest = divmod(setting.config.num_experts, num_experts)
     assert rest == 0, (setting.config.num_experts, num_experts)
-    return jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), heads)
+    return Ensemble(name, num_experts, jax.tree.map(lambda x: jnp.repeat(x, times, axis=1), heads))
 
 
 @lru_cache(maxsize=16)
@@ -180,22 +173,21 @@ def _train(
         setting.hypers, beta=beta, temperature=temperature, ent_coef=ent_coef, min_return=None
     )
     task = _task(config, world)
-    for chunk in Trainer(task).chunks(setting.keys, hypers):
-        setting.progress(name, chunk.num_done, chunk.num_updates)
-    return adopt(setting, name, task.networks, chunk.state.params.heads)
+    state, _ = train(label_of(name), task, setting.keys, hypers, setting.progress)
+    return adopt(setting, name, task.networks, state.params.heads)
 
 
 def _build(setting: Setting, name: str, policies: Float[Array, "K E S A"]) -> Ensemble:
     """Experts whose policies are known."""
-    heads = as_tables(jnp.maximum(jnp.log(policies), LOG_FLOOR))
-    return Ensemble(name, policies.shape[1], _repeat(setting, heads, policies.shape[1]))
+    return _ensemble(setting, name, as_tables(jnp.maximum(jnp.log(policies), LOG_FLOOR)))
 
 
 def _single_optimal(setting: Setting, name: str) -> Ensemble:
-    if setting.task.world.mdp is None:
+    mdp = setting.task.world.mdp
+    if mdp is None:
         return _train(setting, name, num_experts=1)
-    policy = tabular.optimal_policy(setting.task.world.mdp)[None]
-    return _build(setting, name, jnp.tile(policy, (len(setting.keys), 1, 1, 1)))
+    policies = jnp.tile(tabular.optimal_policy(mdp), (len(setting.keys), 1, 1, 1))
+    return _build(setting, name, policies)
 
 
 def _independent_optimal(setting: Setting, name: str) -> Ensemble:
@@ -220,16 +212,18 @@ def _bounded_random(setting: Setting, name: str) -> Ensemble:
 
 
 def _trap(setting: Setting, name: str) -> Ensemble:
-    train = jax.jit(traps.train, static_argnums=(2, 3))
-    trained = []
+    mdp, num_experts = setting.task.world.mdp, setting.config.num_experts
+    search = jax.jit(traps.train, static_argnums=(2, 3))
+    logits, reports = [], []
     for index, key in enumerate(setting.keys):
-        mdp, num_experts = setting.task.world.mdp, setting.config.num_experts
-        trained.append(train(key, mdp, num_experts, traps.TrapConfig()))
-        setting.progress(name, index + 1, len(setting.keys))
-    ensemble = _build(setting, name, jax.nn.softmax(jnp.stack([one for one, _ in trained])))
+        found, report = search(key, mdp, num_experts, traps.TrapConfig())
+        logits.append(found)
+        reports.append(report)
+        setting.progress(Progress(label_of(name), index + 1, len(setting.keys)))
+    ensemble = _build(setting, name, jax.nn.softmax(jnp.stack(logits)))
     facts = {
-        "trapped": tuple(bool(report.trapped) for _, report in trained),
-        "from_every_start": tuple(bool(report.from_every_start) for _, report in trained),
+        fact: tuple(bool(getattr(report, fact)) for report in reports)
+        for fact in ("trapped", "from_every_start")
     }
     return ensemble._replace(facts=facts)
 
@@ -244,7 +238,6 @@ DEFENCES = {
     "greedy_ape_single": Kind("greedy-APE, 1 expert", partial(_train, num_experts=1, greedy=True)),
     "trap": Kind("trap ensemble", _trap, needs_mdp=True, least_experts=2),
 }
-"""Defences by name."""
 
 
 def greedy_weights(mdp: FiniteMDP | None) -> PGObserverName:
@@ -274,13 +267,7 @@ def bounded_random(
     ``bound``, Q*(s, a) ≥ V*(s) − bound; p is the one that brings the return down to ``target``.
     The idea is that of constrained randomisation of policies (CRoP, arXiv 2109.14678).
 
-    Args:
-      mdp: the process.
-      target: the return to come down to. A target above the optimal return gives p = 0.
-      bound: the most that one such action may cost, in return.
-
-    Returns:
-      Probabilities.
+    A target above the optimal return gives p = 0.
     """
     action_values = tabular.optimal_action_values(mdp)
     values = jnp.max(action_values, axis=-1, keepdims=True)

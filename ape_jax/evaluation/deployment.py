@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ape_jax.core.policies import greedy, remembers, tempered
+from ape_jax.core.policies import Tempered, greedy, remembers
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
 from ape_jax.evaluation.returns import expected_return
@@ -17,7 +17,6 @@ DEPLOYMENTS = ("sampled", "tempered", "greedy", "best")
 """The ways in which a clone acts, in the order of tables."""
 
 TEMPERATURE = 0.5
-"""Temperature of the tempered deployment."""
 
 LEAST_PROB = 1e-6
 """Lower probabilities count as this much in a log-likelihood: a clone by counting has zeros."""
@@ -30,7 +29,6 @@ class Outcome(NamedTuple):
     """What one deployment of a clone achieves."""
 
     clone_return: Float[Array, "..."]
-    """Expected return of the clone."""
     agreement: Float[Array, "..."]
     """Probability of the action that a demonstrator took, mean over held-out steps."""
     log_likelihood: Float[Array, "..."] | None
@@ -40,23 +38,15 @@ class Outcome(NamedTuple):
 def deploy(
     world: World, policy: Policy, held_out: Demonstrations, key: PRNGKey
 ) -> dict[str, Outcome]:
-    """Deploy a fitted policy sampled, greedily and tempered.
-
-    Args:
-      world: the environment.
-      policy: the clone.
-      held_out: demonstrations that it did not see.
-      key: for sampled evaluation.
-
-    Returns:
-      The outcome of each deployment, by its name.
-    """
+    """Deploy a clone sampled, greedily and tempered; score it on demonstrations it did not see."""
+    sampled, by_greedy, by_tempered = (
+        _outcome(world, deployed, held_out, key)
+        for deployed in (policy, greedy(policy), Tempered(policy, TEMPERATURE))
+    )
     return {
-        "sampled": _outcome(world, policy, held_out, key),
-        "greedy": _outcome(world, greedy(policy), held_out, key)._replace(log_likelihood=None),
-        "tempered": _outcome(world, tempered(policy, TEMPERATURE), held_out, key)._replace(
-            log_likelihood=None
-        ),
+        "sampled": sampled,
+        "greedy": by_greedy._replace(log_likelihood=None),
+        "tempered": by_tempered._replace(log_likelihood=None),
     }
 
 
@@ -66,15 +56,6 @@ def deploy_modes(
     """Deploy a mixture of modes: one drawn for each episode, or the best one.
 
     The attacker finds the best mode by trying them in the environment, sampled and greedy.
-
-    Args:
-      world: the environment.
-      mixture: the clone.
-      held_out: demonstrations that it did not see.
-      key: for sampled evaluation.
-
-    Returns:
-      The outcome of each deployment, by its name.
     """
     shares = mixture.shares
 
@@ -97,7 +78,7 @@ def deploy_modes(
     # The best of noisy returns is too high, so that policy is evaluated once more.
     policy = jax.tree.map(lambda x: x[best % len(shares)], mixture.policies)
     temperature = jnp.where(best < len(shares), 1.0, 0.0)
-    best_return = expected_return(world, tempered(policy, temperature), jax.random.fold_in(key, 1))
+    best_return = expected_return(world, Tempered(policy, temperature), jax.random.fold_in(key, 1))
 
     def average(outcome, log_likelihood=None):
         return Outcome(shares @ outcome.clone_return, shares @ outcome.agreement, log_likelihood)
@@ -125,8 +106,8 @@ def step_log_probs(policy: Policy, demonstrations: Demonstrations) -> Float[Arra
     of_actions = begins.reshape(-1, *[1] * (actions.ndim - 1))
     last_actions = jnp.where(of_actions, -1, jnp.roll(actions, 1, axis=0))
 
-    def step(carry, seen):
-        begin, observation, last_action, action = seen
+    def step(carry, transition):
+        begin, observation, last_action, action = transition
         start = policy.initial_carry()
         carry = jax.tree.map(lambda new, old: jnp.where(begin, new, old), start, carry)
         carry, acts = policy(carry, observation, last_action)
@@ -135,4 +116,4 @@ def step_log_probs(policy: Policy, demonstrations: Demonstrations) -> Float[Arra
     steps = (begins, demonstrations.observation, last_actions, actions)
     if remembers(policy):
         return jax.lax.scan(step, policy.initial_carry(), steps)[1]
-    return jax.vmap(lambda *seen: step((), seen)[1])(*steps)
+    return jax.vmap(lambda *transition: step((), transition)[1])(*steps)

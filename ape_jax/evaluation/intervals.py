@@ -1,7 +1,7 @@
 """Summaries of one number over seeds: the mean, and how much it varies."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 from scipy.stats import bootstrap
 
 Values = ArrayLike | Sequence[Any]
-"""Numbers that NumPy makes an array of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +29,12 @@ class Interval:
         >>> Interval.bootstrap([-12.0, -13.0, -14.0])
         Interval(mean=-13.0, low=-14.0, high=-12.0, values=(-12.0, -13.0, -14.0))
         """
-        values = np.asarray(values, np.float64)
-        if len(values) == 1:
-            return cls(float(values[0]), None, None, tuple(values.tolist()))
-        drawn = bootstrap(
-            (values,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(0)
-        )
-        return cls._of(values, drawn.confidence_interval)
+
+        def ends(values):
+            rng = np.random.default_rng(0)
+            return bootstrap((values,), np.mean, method="percentile", rng=rng).confidence_interval
+
+        return cls._of(values, ends)
 
     @classmethod
     def percentiles(cls, values: Values) -> "Interval":
@@ -45,14 +43,12 @@ class Interval:
         >>> Interval.percentiles([0.0, 1.0]).low
         0.025
         """
-        values = np.asarray(values, np.float64)
-        if len(values) == 1:
-            return cls.bootstrap(values)
-        return cls._of(values, np.quantile(values, (0.025, 0.975)))
+        return cls._of(values, lambda values: np.quantile(values, (0.025, 0.975)))
 
     @classmethod
-    def _of(cls, values: np.ndarray, ends) -> "Interval":
-        low, high = (float(end) for end in ends)
+    def _of(cls, values: Values, ends: Callable[[np.ndarray], Any]) -> "Interval":
+        values = np.asarray(values, np.float64)
+        low, high = (None, None) if len(values) == 1 else map(float, ends(values))
         return cls(float(values.mean()), low, high, tuple(values.tolist()))
 
     @property

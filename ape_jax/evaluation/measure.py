@@ -15,17 +15,18 @@ from jaxtyping import Array, Float, Key
 from ape_jax.algorithms.task import Task
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical
+from ape_jax.core.policies import greedy
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.evaluation import returns
 from ape_jax.evaluation.attackers import ATTACKERS, Effort, Setting, limited
-from ape_jax.evaluation.deployment import DEPLOYMENTS, LEAST_PROB, Outcome
+from ape_jax.evaluation.deployment import LEAST_PROB, Outcome
 from ape_jax.observers.posterior import exact_posterior
 from ape_jax.observers.recurrent import episodes_of
-from ape_jax.types import Params, PRNGKey
+from ape_jax.types import Params
 
 SEEDS_AT_ONCE = 10
-"""Seeds that are measured side by side."""
+"""Seeds that are measured side by side; memory does not grow with more."""
 
 POSTERIOR_STEPS = 30
 """Steps of an episode along which the posterior entropy of the expert is followed."""
@@ -71,13 +72,9 @@ def demonstrate(
 def measure(
     task: Task, keys: Key[Array, " K"], heads: Params, held_out: Demonstrations
 ) -> Measures:
-    """Measures [K, …] of the ensembles themselves.
+    """Measures [K, …] of ensembles [K, E, …].
 
-    Args:
-      task: environment, time limit and networks.
-      keys: one for each seed, for sampled evaluation.
-      heads: parameters of the experts [K, E, …].
-      held_out: demonstrations of the same ensembles [K, N, …], for the posterior entropy.
+    The posterior entropy is that of held-out demonstrations [K, N, …] of the same ensembles.
     """
 
     def one(key, heads, held_out):
@@ -118,6 +115,7 @@ def _posterior_entropy(task: Task, heads: Params, held_out: Demonstrations) -> F
     return jnp.sum(jnp.where(mask, entropies, 0.0), axis=0) / num_episodes
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def attack(
     task: Task,
     effort: Effort,
@@ -139,14 +137,9 @@ def attack(
       held_out: demonstrations that the clone is scored on [K, M, …].
 
     Returns:
-      Outcomes [K] by deployment, in the order of tables.
+      Outcomes [K] by deployment.
     """
-    outcomes = _attack(task, effort, name, keys, heads, shown, held_out)
-    return {name: outcomes[name] for name in DEPLOYMENTS if name in outcomes}
 
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _attack(task, effort, name, keys, heads, shown, held_out):
     def one(key, heads, shown, held_out):
         key_fit, key_deploy = jax.random.split(key)
         attacker = ATTACKERS[name]
@@ -170,13 +163,12 @@ def attack_limited(
 ) -> dict[str, Float[Array, " K"]]:
     """Clone returns by deployment, of a network of this width that sees so many steps."""
 
-    def one(key: PRNGKey, shown):
+    def one(key, shown):
         key_fit, key_deploy = jax.random.split(key)
-        observer = limited(Setting(task, effort, None), num_steps, width)
-        clone = observer.fit(key_fit, shown)
+        clone = limited(Setting(task, effort, None), num_steps, width).fit(key_fit, shown)
         return {
             "sampled": returns.expected_return(task.world, clone, key_deploy),
-            "greedy": returns.expected_return(task.world, returns.greedy(clone), key_deploy),
+            "greedy": returns.expected_return(task.world, greedy(clone), key_deploy),
         }
 
     return over_seeds(one, keys, shown)

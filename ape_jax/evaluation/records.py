@@ -1,4 +1,4 @@
-"""One reader and one writer of JSON for all result records, and the record of progress.
+"""One reader and one writer of JSON for all result records.
 
 A record is a frozen dataclass. Its fields have the names that the file has, and all of them must be
 there. Only a field with the metadata ``OPTIONAL`` may be absent: it is left out where it is None.
@@ -8,41 +8,18 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from ape_jax.algorithms.common import Metrics
 from ape_jax.runs.metrics import write_json
 from ape_jax.types import SettingError
 
 Record = TypeVar("Record")
 
 
-class Progress(NamedTuple):
-    """How far a long computation is."""
-
-    task: str
-    """What is computed; each task gets its own progress bar."""
-    done: int
-    total: int | None
-    """None where it is not known yet."""
-    status: str = ""
-    """What happens now, in a few words."""
-    metrics: Metrics | None = None
-    """The newest metrics of training [K, updates, …]."""
-
-
-ProgressFn = Callable[[Progress], None]
-"""Called whenever a computation has come a step further."""
-
-
 OPTIONAL = {"optional": True}
 """Metadata of a field that is absent from the file where it is None."""
-
-
-def ignore_progress(progress: Progress) -> None:
-    """Do nothing: the progress callback of those who give none."""
 
 
 def to_json(record: Any) -> Any:
@@ -92,7 +69,8 @@ def from_json(kind: Any, content: Any, name: str = "") -> Any:
         kind is bool or not isinstance(content, bool)
     ):
         return content
-    raise SettingError(f"{name or 'the content'} must be of type {_describe(kind)}")
+    type_name = getattr(kind, "__name__", str(kind))
+    raise SettingError(f"{name or 'the content'} must be of type {type_name}")
 
 
 def _record(kind: Any, content: Any, name: str) -> Any:
@@ -124,10 +102,6 @@ def _first_that_fits(kinds: tuple[Any, ...], content: Any, name: str) -> Any:
 
 def _join(name: str, field: str) -> str:
     return f"{name}.{field}" if name else field
-
-
-def _describe(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind))
 
 
 def read(kind: type[Record], path: Path) -> Record:

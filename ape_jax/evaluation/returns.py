@@ -10,28 +10,23 @@ from jaxtyping import Array, Bool, Float
 from ape_jax.algorithms.task import Task
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical, Gaussian
-from ape_jax.core.policies import ConstantPolicy, greedy, remembers, tabulate, tempered
+from ape_jax.core.policies import ConstantPolicy, greedy, remembers, tabulate
 from ape_jax.envs import rollout
 from ape_jax.envs.world import World
 from ape_jax.networks import HeadPolicy, MixturePolicy, UniformWeights
 from ape_jax.types import Params, Policy, PRNGKey
 
 NUM_EPISODES = 1024
-"""Fresh episodes behind each sampled return."""
 
 BATCH_SIZE = 256
-"""Episodes that are sampled side by side."""
 
 
 class EnsembleReturns(NamedTuple):
     """Undiscounted returns of one ensemble."""
 
     experts: Float[Array, " E"]
-    """Return of each expert, sampling its actions."""
     greedy_experts: Float[Array, " E"]
-    """Return of each expert, taking its most probable action."""
     mixture: Float[Array, ""]
-    """Return of the uniform mixture of the paper, sampling."""
 
     @property
     def pe(self) -> Float[Array, "..."]:
@@ -49,13 +44,8 @@ def expected_return(
 ) -> Float[Array, ""]:
     """Undiscounted return of a policy.
 
-    It is exact where the environment is a finite MDP and the policy remembers nothing.
-
-    Args:
-      world: the environment.
-      policy: how to act.
-      key: for sampled evaluation; a key of its own, never a training key.
-      num_episodes: episodes of a sampled evaluation.
+    It is exact where the environment is a finite MDP and the policy remembers nothing, and the mean
+    of sampled episodes otherwise. The key must never be a training key.
     """
     if world.mdp is not None and not remembers(policy):
         return tabular.policy_return(world.mdp, policy_table(policy, world.mdp.num_states))
@@ -67,31 +57,18 @@ def sampled_returns(
 ) -> Float[Array, " N"]:
     """Undiscounted returns of single episodes of a policy.
 
-    Args:
-      world: the environment.
-      policy: how to act.
-      key: a key of its own, never a training key.
-      num_episodes: number of episodes, rounded up to a multiple of 256 where it is larger.
+    Their number is rounded up to a multiple of 256 where it is larger.
     """
     shape = (-(-num_episodes // BATCH_SIZE), min(num_episodes, BATCH_SIZE))
-
-    def of_batch(keys):
-        return rollout.episode_returns(keys, policy, world)
-
-    return jax.lax.map(of_batch, jax.random.split(key, shape)).reshape(-1)
+    keys = jax.random.split(key, shape)
+    sampled = jax.lax.map(lambda batch: rollout.episode_returns(batch, policy, world), keys)
+    return sampled.reshape(-1)
 
 
 def ensemble_returns(
     task: Task, heads: Params, key: PRNGKey, num_episodes: int = NUM_EPISODES
 ) -> EnsembleReturns:
-    """Returns of each expert, of each greedy expert and of the uniform mixture.
-
-    Args:
-      task: environment and networks.
-      heads: parameters of the expert heads [E, …].
-      key: for sampled evaluation.
-      num_episodes: episodes of each policy in a sampled evaluation.
-    """
+    """Returns of each expert [E, …], of each greedy expert and of the uniform mixture."""
     networks = task.networks
     key_experts, key_greedy, key_mixture = jax.random.split(key, 3)
 
@@ -144,28 +121,7 @@ def collapsed_experts(
 
     None has collapsed where nobody learned anything, that is where the best expert is within one
     standard deviation of the random policy's episodes.
-
-    Args:
-      expert_returns: returns of every seed's experts.
-      at_random: returns of a uniformly random policy.
     """
     above = np.asarray(expert_returns, np.float64) - at_random.mean
     best = above.max(axis=-1, keepdims=True)
     return (best > at_random.std) & (above < COLLAPSE_SHARE * best)
-
-
-__all__ = [
-    "COLLAPSE_SHARE",
-    "NUM_EPISODES",
-    "EnsembleReturns",
-    "Spread",
-    "collapsed_experts",
-    "ensemble_returns",
-    "expected_return",
-    "greedy",
-    "policy_table",
-    "random_policy",
-    "random_return",
-    "sampled_returns",
-    "tempered",
-]

@@ -1,7 +1,7 @@
 """What an audit can be made of: a run, a file of demonstrations, a task, or all defences."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,25 +13,21 @@ from jaxtyping import Array, Key
 
 from ape_jax import envs
 from ape_jax.algorithms.task import Task, make_task
-from ape_jax.config import Hypers, PGConfig, TrainConfig, recipe
+from ape_jax.config import Hypers, PGConfig, recipe
 from ape_jax.demonstrations import collect, files
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.evaluation import defences
 from ape_jax.evaluation.audit_records import ALL, AuditSettings
 from ape_jax.evaluation.defences import Ensemble
+from ape_jax.evaluation.progress import ProgressFn, train
 from ape_jax.runs import checkpoint
 from ape_jax.runs.metrics import fingerprint
-from ape_jax.training.trainer import EVALUATE, Trainer, seed_keys
+from ape_jax.training.trainer import EVALUATE, seed_keys
 from ape_jax.types import Params, PGHeadName, SettingError
 
 RUN = "run"
-"""Name of the given ensemble among the defences."""
 
 QUICK_UPDATES = 400
-"""The most updates of training, in a first look."""
-
-TrainingFn = Callable[[str, int, int], None]
-"""Told what is trained, how far it is, and how far it goes."""
 
 
 class Given(NamedTuple):
@@ -50,7 +46,6 @@ class Subject(NamedTuple):
 
     env: str
     task: Task
-    """Environment, time limit and networks of the ensembles."""
     keys: Key[Array, " K"]
     """Evaluation keys, one for each seed."""
     ensembles: Iterator[Ensemble]
@@ -59,7 +54,6 @@ class Subject(NamedTuple):
     given: Given | None = None
     """None where demonstrations are sampled from the ensembles."""
     fingerprint: str | None = None
-    """Fingerprint of the run's parameters."""
 
 
 def names_of(text: str) -> list[str]:
@@ -70,114 +64,91 @@ def names_of(text: str) -> list[str]:
 def find(
     subject: Path | str | Task | None,
     settings: AuditSettings,
-    training: TrainingFn,
+    progress: ProgressFn,
     heads: Params | None = None,
     hypers: Hypers | None = None,
 ) -> Subject:
-    """The subject of an audit.
-
-    Args:
-      subject: directory of a run, file of demonstrations, a task, or None for defences alone.
-      settings: what is asked of the audit.
-      training: told how far training is.
-      heads: experts of the task [K, E, …]; they are trained if None.
-      hypers: hyperparameters of that training; those of the recipe if None.
+    """The subject of an audit; the arguments are those of ``audit``.
 
     Raises:
       SettingError: it cannot be audited.
     """
     if settings.seeds is not None and settings.seeds < 1:
         raise SettingError(f"seeds must be at least 1; got {settings.seeds}")
-    default_seeds = settings.seeds or (3 if settings.quick else 10)
+    task, name, digest, first_seed = None, "the task", None, 0
+    seeds = settings.seeds or (3 if settings.quick else 10)
     if subject is None:
         config, hypers = recipe("tabular")
-        return _with_defences(settings, config, hypers, 0, default_seeds, training)
-    if isinstance(subject, Task):
-        _check_discrete(subject, "the task")
-        config = subject.config
+    elif isinstance(subject, Task):
+        task, config = subject, subject.config
         hypers = hypers or recipe(config.head, algorithm=config.algorithm)[1]
-        seeds = default_seeds if heads is None else _seeds(settings, len(jax.tree.leaves(heads)[0]))
-        return _with_defences(settings, config, hypers, 0, seeds, training, subject, heads)
-    path = Path(subject)
-    if path.is_file():
-        if settings.defences is not None:
-            raise SettingError("defences cannot be made beside a demonstration file; give a run")
-        return _file(path, settings.seeds or 5)
-    run, task, params = checkpoint.load_run(path)
-    _check_discrete(task, str(path))
-    seeds = _seeds(settings, run.seeds)
-    found = _with_defences(
-        settings, run.train, run.hypers, run.first_seed, seeds, training, task, params.heads
-    )
-    return found._replace(fingerprint=fingerprint(params))
-
-
-def _check_discrete(task: Task, name: str) -> None:
-    if task.networks.action_bounds is not None:
+    else:
+        path = Path(subject)
+        if not path.exists():
+            raise SettingError(
+                f"run must be a run of ape-jax train or a file of demonstrations; no {path}"
+            )
+        if path.is_file():
+            return _file(path, settings)
+        run, task, params = checkpoint.load_run(path)
+        config, hypers, heads, first_seed = run.train, run.hypers, params.heads, run.first_seed
+        name, digest = str(path), fingerprint(params)
+    if task is not None and task.networks.action_bounds is not None:
         raise SettingError(
             f"run must have discrete actions; those of {name} are continuous, which audit cannot "
             "score. Use ape-jax suite, or observers.MeanAction and the like in Python"
         )
-
-
-def _seeds(settings: AuditSettings, trained: int) -> int:
-    """Seeds to audit, of so many that are trained."""
-    if settings.seeds is not None and settings.seeds > trained:
-        raise SettingError(
-            f"seeds must be at most the {trained} of the run; got {settings.seeds}. "
-            f"Train with --seeds {settings.seeds}"
-        )
-    return settings.seeds or trained
-
-
-def _with_defences(
-    settings: AuditSettings,
-    config: TrainConfig,
-    hypers: Hypers,
-    first_seed: int,
-    seeds: int,
-    training: TrainingFn,
-    task: Task | None = None,
-    heads: Params | None = None,
-) -> Subject:
-    """The ensemble of a task, if there is one, and the defences to compare with."""
-    env = config.env
-    train_keys = seed_keys(first_seed, seeds)
+    if heads is not None:
+        trained = len(jax.tree.leaves(heads)[0])
+        seeds = settings.seeds or trained
+        if seeds > trained:
+            raise SettingError(
+                f"seeds must be at most the {trained} of the run; got {seeds}. "
+                f"Train with --seeds {seeds}"
+            )
     if settings.quick:
         config = dataclasses.replace(config, num_updates=min(config.num_updates, QUICK_UPDATES))
-    world = None if task is None else task.world
-    setting = defences.prepare(config, hypers, train_keys, training, world)
-    if settings.defences is None:
-        chosen = [] if task is not None else defences.available(setting)
-    elif settings.defences == ALL:
-        chosen = defences.available(setting)
-    else:
-        chosen = names_of(settings.defences)
-        defences.check(setting, chosen)
-    if not chosen and task is None:
-        raise SettingError("defences must hold one where there is no run; got none")
+    train_keys, world = seed_keys(first_seed, seeds), None if task is None else task.world
+    setting = defences.prepare(config, hypers, train_keys, progress, world)
+    chosen = _chosen(settings, setting, task is not None)
 
     def ensembles():
         if task is not None:
-            trained = _train(task, train_keys, hypers, training) if heads is None else heads
-            trained = jax.tree.map(lambda x: x[:seeds], trained)
-            yield defences.adopt(setting, RUN, task.networks, trained)
+            own = heads
+            if own is None:
+                own = train(RUN, task, train_keys, hypers, progress)[0].params.heads
+            own = jax.tree.map(lambda x: x[:seeds], own)
+            yield defences.adopt(setting, RUN, task.networks, own)
         for name in chosen:
             yield defences.make(setting, name)
 
-    keys = seed_keys(first_seed, seeds, EVALUATE)
-    num_ensembles = len(chosen) + (task is not None)
-    return Subject(env, setting.task, keys, ensembles(), num_ensembles)
+    return Subject(
+        env=config.env,
+        task=setting.task,
+        keys=seed_keys(first_seed, seeds, EVALUATE),
+        ensembles=ensembles(),
+        num_ensembles=len(chosen) + (task is not None),
+        fingerprint=digest,
+    )
 
 
-def _train(task: Task, keys: Key[Array, " K"], hypers: Hypers, training: TrainingFn) -> Params:
-    for chunk in Trainer(task).chunks(keys, hypers):
-        training(RUN, chunk.num_done, chunk.num_updates)
-    return chunk.state.params.heads
+def _chosen(settings: AuditSettings, setting: defences.Setting, has_run: bool) -> list[str]:
+    """Names of the defences to make."""
+    if settings.defences == ALL or (settings.defences is None and not has_run):
+        return defences.available(setting)
+    chosen = names_of(settings.defences or "")
+    defences.check(setting, chosen)
+    if not chosen and not has_run:
+        raise SettingError("defences must hold one where there is no run; got none")
+    return chosen
 
 
-def _file(path: Path, seeds: int) -> Subject:
+def _file(path: Path, settings: AuditSettings) -> Subject:
     """A file of demonstrations in place of an ensemble."""
+    for name in ("defences", "steps"):
+        if (value := getattr(settings, name)) is not None:
+            raise SettingError(f"{name} must be left out for a demonstration file; got {value}")
+    seeds = settings.seeds or 5
     file = files.load(path)
     env, params = envs.make(file.env_id, envs.parse_overrides(file.env_param))
     if not isinstance(env.action_space(params), spaces.Discrete):

@@ -11,27 +11,84 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ape_jax import presets as known_presets
+from ape_jax import presets
 from ape_jax.algorithms import steps_per_update
 from ape_jax.algorithms.task import Task, make_task
-from ape_jax.config import CHUNK, Hypers, RunConfig, TrainConfig
+from ape_jax.config import Hypers, RunConfig, TrainConfig
+from ape_jax.core.policies import greedy
 from ape_jax.demonstrations import collect
 from ape_jax.evaluation import returns
 from ape_jax.evaluation.intervals import Interval
-from ape_jax.evaluation.records import Progress, ProgressFn, ignore_progress
-from ape_jax.evaluation.suite_records import QUICK, Control, Suite, SuiteEffort, SuiteRow
+from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress, train
 from ape_jax.networks import make_networks
 from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
-from ape_jax.training import guards
-from ape_jax.training.trainer import EVALUATE, RANDOM, Trainer, seed_keys
+from ape_jax.training.trainer import EVALUATE, RANDOM, seed_keys
 from ape_jax.types import Params, PRNGKey, SettingError
 
 VARIANTS = ("ensemble", "beta0", "single")
 """What is trained: the preset, the same without an observer, the same with one expert."""
 
-
 Presets = str | Sequence[str] | Mapping[str, RunConfig] | None
 """Names of presets or environments, or settings by name; None stands for all presets."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteEffort:
+    """How much is measured. Hashable."""
+
+    num_steps: int = 256_000
+    fit_updates: int = 1000
+    """Updates of every clone that is a network, and of the posterior's classifier."""
+    num_episodes: int = 256
+    """Episodes behind each return that is sampled."""
+
+
+QUICK = SuiteEffort(num_steps=25_600, fit_updates=100, num_episodes=64)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Control:
+    """Returns of an ensemble and of its clones."""
+
+    pe_return: Interval
+    worst_expert: Interval
+    greedy_experts: Interval
+    """Mean over the experts, each taking its most probable, or mean, actions."""
+    worst_greedy_expert: Interval
+    clones: dict[str, Interval]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SuiteRow:
+    """One preset: its ensemble, as in ``Control``, and two controls."""
+
+    preset: str
+    env: str
+    config: dict[str, Any]
+    effort: SuiteEffort
+    seeds: int
+    num_experts: int
+    pe_return: Interval
+    worst_expert: Interval
+    greedy_experts: Interval
+    worst_greedy_expert: Interval
+    clones: dict[str, Interval]
+    dead_experts: int
+    """Collapsed experts, over all seeds."""
+    beta0_return: Interval
+    """Return of the ensemble without an observer."""
+    random_return: float
+    beta0_control: Control
+    single_expert_control: Control
+    steps_per_second: float | None
+    """Environment steps of training; None where the run was too short to leave compiling out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """The content of ``suite.json``."""
+
+    rows: tuple[SuiteRow, ...]
 
 
 def suite(
@@ -77,45 +134,39 @@ def suite_configs(
       SettingError: a setting breaks a rule.
     """
     if not isinstance(presets, Mapping):
-        presets = {name: known_presets.config(name) for name in _chosen(presets)}
+        presets = _chosen(presets)
     configs = {}
     for name, config in presets.items():
-        train = config.train
+        settings = config.train
         if quick:
-            train = dataclasses.replace(train, num_updates=max(train.num_updates // 20, 2))
-        configs[name] = RunConfig(train, config.hypers, seeds, first_seed)
+            settings = dataclasses.replace(settings, num_updates=max(settings.num_updates // 20, 2))
+        configs[name] = RunConfig(settings, config.hypers, seeds, first_seed)
     return configs
 
 
-def _chosen(names: str | Sequence[str] | None) -> list[str]:
-    """Names of presets, of names of presets or environments."""
+def _chosen(names: str | Sequence[str] | None) -> dict[str, RunConfig]:
+    """Presets by name, of names of presets or environments; all presets if None."""
+    known = {name: presets.config(name) for name in presets.PRESETS}
     if names is None:
-        return list(known_presets.PRESETS)
+        return known
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
-    by_env = {known_presets.config(name).train.env: name for name in known_presets.PRESETS}
+    by_env = {config.train.env: name for name, config in known.items()}
     chosen = [by_env.get(name, name) for name in names]
     for name in chosen:
-        if name not in known_presets.PRESETS:
+        if name not in known:
             raise SettingError(
-                f"only must name presets or environments of {', '.join(known_presets.PRESETS)}; "
-                f"got {name!r}"
+                f"only must name presets or environments of {', '.join(known)}; got {name!r}"
             )
     if not chosen:
         raise SettingError("only must name a preset or an environment; got none")
-    return list(dict.fromkeys(chosen))
+    return {name: known[name] for name in chosen}
 
 
 def suite_rows(
     configs: Mapping[str, RunConfig], effort: SuiteEffort, progress: ProgressFn = ignore_progress
 ) -> Iterator[SuiteRow]:
-    """One row after the other.
-
-    Args:
-      configs: settings by the name of the row.
-      effort: how much is measured.
-      progress: called after every chunk of training and every clone.
-    """
+    """Train and measure one row after the other, and yield each as soon as it is finished."""
     for done, (name, config) in enumerate(configs.items()):
 
         def report(status: str, name=name, done=done) -> None:
@@ -131,7 +182,6 @@ class Measured(NamedTuple):
     experts: Float[Array | np.ndarray, "... E"]
     greedy_experts: Float[Array | np.ndarray, "... E"]
     clones: dict[str, Float[Array | np.ndarray, "..."]]
-    """Returns of clones, by observer and deployment."""
 
 
 def variant(name: str, config: TrainConfig, hypers: Hypers) -> tuple[TrainConfig, Hypers]:
@@ -152,41 +202,37 @@ def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Mea
     shown, _ = collect.collect(key_shown, task, heads, effort.num_steps)
     clones: dict[str, Any] = {}
 
-    def score(name: str, key: PRNGKey, policy: Any):
-        clones[name] = returns.expected_return(task.world, policy, key, effort.num_episodes)
+    def score(name: str, policy: Any):
+        clones[name] = returns.expected_return(task.world, policy, keys[1], effort.num_episodes)
 
-    networks = task.networks
+    networks, world = task.networks, task.world
     if networks.num_states is not None:
         clone: Any = TabularCloning(networks.num_states, networks.num_actions).fit(keys[0], shown)
     else:
-        world = task.world
         own_kind = make_networks(
             task.config.with_state_std(), world.observation_space, world.action_space
         )
-        clone = BehaviourCloning(own_kind, effort.fit_updates, 2048, 3e-3).fit(keys[0], shown)
-    score("behaviour_cloning_sampled", keys[1], clone)
-    score("behaviour_cloning_greedy", keys[1], returns.greedy(clone))
-    posterior = Posterior(task, heads, num_updates=effort.fit_updates).fit(keys[2], None)
-    score("posterior_sampled", keys[1], posterior)
+        cloning = BehaviourCloning(
+            own_kind, num_updates=effort.fit_updates, batch_size=2048, learning_rate=3e-3
+        )
+        clone = cloning.fit(keys[0], shown)
+    score("behaviour_cloning_sampled", clone)
+    score("behaviour_cloning_greedy", greedy(clone))
+    posterior = Posterior(task, heads, num_updates=effort.fit_updates)
+    score("posterior_sampled", posterior.fit(keys[2], None))
     if networks.action_bounds is not None:
-        regression = MeanAction(num_updates=effort.fit_updates).fit(keys[3], shown)
-        score("mean_action", keys[1], regression)
+        regression = MeanAction(num_updates=effort.fit_updates)
+        score("mean_action", regression.fit(keys[3], shown))
     return Measured(own.experts, own.greedy_experts, clones)
 
 
 def train_seeds(
-    task: Task, keys: Key[Array, " K"], hypers: Hypers, report: Callable[[str], None]
+    name: str, task: Task, keys: Key[Array, " K"], hypers: Hypers, report: Callable[[str], None]
 ) -> tuple[Params, float | None]:
-    """Train one ensemble for each key.
+    """Train one ensemble for each key, and report in words how far the training of this name is.
 
     Seeds are trained side by side. Only where observations are images they are trained one after
     the other: the images of all seeds at once take gigabytes, and more time.
-
-    Args:
-      task: what is trained.
-      keys: one for each seed.
-      hypers: numbers of the training.
-      report: told how far training is.
 
     Returns:
       Heads [K, E, …], and environment steps for each second. The latter is None where the run was
@@ -198,18 +244,18 @@ def train_seeds(
     together = 1 if task.config.head == "conv" else len(keys)
     heads, updates_timed, seconds = [], 0, 0.0
     for first in range(0, len(keys), together):
-        started, num_done = time.monotonic(), 0
         which = f"seed {first + 1}/{len(keys)}" if together == 1 else f"{len(keys)} seeds"
-        for chunk in Trainer(task).chunks(keys[first : first + together], hypers):
-            guards.check(chunk.metrics, chunk.state, num_done)
-            num_done = chunk.num_done
-            report(f"{num_done}/{chunk.num_updates}, {which}")
-            now = time.monotonic()
-            if num_done > CHUNK:  # The first chunk compiles.
-                updates_timed += chunk.metrics.pe_return.size
-                seconds += now - started
-            started = now
-        heads.append(chunk.state.params.heads)
+        times: list[tuple[int, float]] = []  # Before compiling, and after each chunk of updates.
+
+        def trained(progress: Progress, which=which, times=times) -> None:
+            times.append((progress.done, time.monotonic()))
+            report(f"{name} {progress.done}/{task.config.num_updates}, {which}")
+
+        state, _ = train(which, task, keys[first : first + together], hypers, trained)
+        heads.append(state.params.heads)
+        (num_first, first_time), (num_last, last_time) = times[1], times[-1]
+        updates_timed += together * (num_last - num_first)
+        seconds += last_time - first_time
     speed = updates_timed * steps_per_update(task) / seconds if updates_timed else None
     return jax.tree.map(lambda *x: jnp.concatenate(x), *heads), speed
 
@@ -219,30 +265,25 @@ def _row(
 ) -> SuiteRow:
     """Train the ensemble and the controls of one preset, and clone them all."""
     results: dict[str, Measured] = {}
-    speed = None
+    speeds = []
     first_seed, num_seeds = config.first_seed, config.seeds
     with_observer = make_task(config.train)
     for which in VARIANTS:
-        train, hypers = variant(which, config.train, config.hypers)
-        task = with_observer if which == "ensemble" else make_task(train)
-
-        def training(text: str, which=which) -> None:
-            report(f"{which} {text}")
-
-        heads, rate = train_seeds(task, seed_keys(first_seed, num_seeds), hypers, training)
-        if which == "ensemble":
-            speed = rate
+        settings, hypers = variant(which, config.train, config.hypers)
+        task = with_observer if which == "ensemble" else make_task(settings)
+        heads, speed = train_seeds(which, task, seed_keys(first_seed, num_seeds), hypers, report)
+        speeds.append(speed)
         # The heads are the same with an observer and without, so one program measures both.
-        judged = task if which == "single" else with_observer
+        measured_in = task if which == "single" else with_observer
         measured = []
         for seed, key in enumerate(seed_keys(first_seed, num_seeds, EVALUATE)):
             report(f"{which}, clones of seed {seed + 1}/{num_seeds}")
             own = jax.tree.map(lambda x, seed=seed: x[seed], heads)
-            measured.append(jax.device_get(measure(judged, effort, own, key)))
+            measured.append(jax.device_get(measure(measured_in, effort, own, key)))
         results[which] = jax.tree.map(lambda *x: np.stack(x), *measured)
     key_random = seed_keys(first_seed, 1, RANDOM)[0]
     at_random = returns.random_return(task.world, key_random, effort.num_episodes)
-    return make_row(name, config, effort, results, at_random, speed)
+    return make_row(name, config, effort, results, at_random, speeds[0])
 
 
 def make_row(
@@ -257,13 +298,13 @@ def make_row(
     ensemble, beta0, single = (_summarise(results[which]) for which in VARIANTS)
     collapsed = returns.collapsed_experts(results["ensemble"].experts, at_random)
     return SuiteRow(
+        **vars(ensemble),
         preset=name,
         env=config.train.env,
         config=config.to_flat(),
         effort=effort,
         seeds=config.seeds,
         num_experts=config.train.num_experts,
-        **vars(ensemble),
         dead_experts=int(collapsed.sum()),
         beta0_return=beta0.pe_return,
         random_return=at_random.mean,

@@ -25,20 +25,15 @@ class Summary:
     greedy_experts: MeanStd
     """Return of each expert, deployed greedily itself [K, E]."""
     mixture: MeanStd
-    """Return of the uniform mixture π_o."""
     random_return: float
-    """Mean return of a uniformly random policy."""
     random_std: float
-    """Standard deviation over its episodes."""
+    """Standard deviation of a random policy's return over episodes."""
     dead_experts: tuple[tuple[bool, ...], ...]
-    """Whether each expert has collapsed [K, E]."""
     evaluation: str
     """How returns were evaluated: ``exact``, or on how many episodes."""
     num_updates: int
     fingerprint: str
-    """Fingerprint of the parameters."""
     min_return: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
-    """Return that experts had to keep."""
     train_seconds: float | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Seconds of training in this process; None where it was not timed."""
     multipliers: MeanStd | None = dataclasses.field(default=None, metadata=OPTIONAL)

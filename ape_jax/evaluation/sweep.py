@@ -2,33 +2,79 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from gymnax.environments.environment import Environment
 from jaxtyping import Array, Float, Key
 
 from ape_jax.algorithms import exact
 from ape_jax.algorithms.task import Task, make_task
-from ape_jax.config import Hypers, RunConfig, recipe
+from ape_jax.config import RunConfig, recipe
+from ape_jax.core.policies import greedy
 from ape_jax.envs import GRIDWORLD
 from ape_jax.evaluation import returns
 from ape_jax.evaluation.defences import GREEDY_TEMPERATURE, as_tables, greedy_weights
 from ape_jax.evaluation.intervals import Interval
-from ape_jax.evaluation.records import Progress, ProgressFn, ignore_progress
-from ape_jax.evaluation.sweep_records import OBSERVERS, Sweep, SweepPoint, compare
+from ape_jax.evaluation.measure import over_seeds
+from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress, train
 from ape_jax.observers import Mixture, Posterior
-from ape_jax.training import guards
-from ape_jax.training.trainer import EVALUATE, Trainer, seed_keys
+from ape_jax.training.trainer import EVALUATE, seed_keys
 from ape_jax.types import HeadName, Params, Policy, SettingError
 
 BETAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
-"""Weights of the observer's return that are swept over by default."""
+
+TEMPERATURES = {"uniform": 1.0, "greedy": GREEDY_TEMPERATURE}
+"""Observers that are trained against and then measured, with their temperature in training: the
+uniform mixture, which samples; and the posterior mixture, which is measured greedily."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepPoint:
+    """All seeds of one β."""
+
+    observer: str
+    """The observer trained against, one of ``TEMPERATURES``."""
+    training: str
+    """``sampled``, or ``exact`` by gradients of exact returns."""
+    beta: float
+    pe_return: Interval
+    worst_expert: Interval
+    clone_return: Interval
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Sampled training beside exact training of the same PE return."""
+
+    observer: str
+    beta: float
+    pe_return: float
+    sampled_gap: float
+    """PE return minus clone return."""
+    exact_gap: float
+    ratio: float | None
+    """The sampled gap over the exact one; None where the exact one is not positive."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The content of ``sweep.json``."""
+
+    env: str
+    head: str
+    num_experts: int
+    horizon: int
+    seeds: int
+    num_updates: int
+    points: tuple[SweepPoint, ...] = ()
+    comparison: tuple[Comparison, ...] = ()
+    wall_seconds: float = 0.0
 
 
 def sweep(
@@ -40,7 +86,6 @@ def sweep(
     seeds: int = 5,
     first_seed: int = 0,
     progress: ProgressFn = ignore_progress,
-    on_step: Callable[[Sweep], None] = lambda result: None,
 ) -> Sweep:
     """Train over β and seeds side by side, against two observers.
 
@@ -55,8 +100,6 @@ def sweep(
       seeds: runs for each β.
       first_seed: number of the first seed.
       progress: called after every chunk of training.
-      on_step: called with what is known so far: first with a sweep without points, when all
-        settings are checked; then after each point.
 
     Raises:
       SettingError: a setting breaks a rule.
@@ -68,6 +111,25 @@ def sweep(
     >>> [(point.observer, point.training) for point in result.points]
     [('uniform', 'sampled'), ('uniform', 'exact'), ('greedy', 'sampled'), ('greedy', 'exact')]
     """
+    asked = betas, env, head, num_experts, num_updates, seeds, first_seed
+    *_, result = sweep_steps(*asked, progress)
+    return result
+
+
+def sweep_steps(
+    betas: Sequence[float],
+    env: str | Environment,
+    head: HeadName,
+    num_experts: int,
+    num_updates: int | None,
+    seeds: int,
+    first_seed: int,
+    progress: ProgressFn,
+) -> Iterator[Sweep]:
+    """Check all settings now; the iterator then trains, and yields what is known after each point.
+
+    Arguments and errors are those of ``sweep``.
+    """
     started = time.monotonic()
     if not betas or not all(0 <= beta < math.inf for beta in betas):
         raise SettingError(f"betas must be one or more numbers >= 0; got {list(betas)}")
@@ -76,107 +138,118 @@ def sweep(
     name, instance = (env, None) if isinstance(env, str) else (env.name, env)
     num_updates = config.num_updates if num_updates is None else num_updates
     config = dataclasses.replace(config, env=name, num_experts=num_experts, num_updates=num_updates)
-    RunConfig(config, hypers, seeds, first_seed)  # Checks the seeds.
-    mdp = make_task(dataclasses.replace(config, observer="uniform"), instance).world.mdp
-    weights = {"uniform": "uniform", "greedy": greedy_weights(mdp)}
-    tasks = {
-        observer: make_task(dataclasses.replace(config, observer=weights[observer]), instance)
-        for observer in OBSERVERS
-    }
-    result = Sweep(
-        env=name,
-        head=config.head,
-        num_experts=num_experts,
-        horizon=tasks["uniform"].world.horizon,
-        seeds=seeds,
-        num_updates=num_updates,
-    )
-    on_step(result)
-    for observer, task in tasks.items():
-        train_keys = seed_keys(first_seed, seeds)
-        keys = seed_keys(first_seed, seeds, EVALUATE)
-        grid = _Grid(task, observer, betas, train_keys, keys)
-        points = _sampled(grid, hypers, progress)
-        if mdp is not None:
-            exact_task = make_task(dataclasses.replace(task.config, head="tabular"), instance)
-            points = itertools.chain(points, _exact(grid, exact_task, progress))
-        for point in points:
-            found = (*result.points, point)
-            result = dataclasses.replace(
-                result,
-                points=found,
-                comparison=compare(found),
-                wall_seconds=time.monotonic() - started,
+    run = RunConfig(config, hypers, seeds, first_seed)
+
+    def make(**changes):
+        return make_task(dataclasses.replace(config, **changes), instance)
+
+    uniform = make(observer="uniform")
+    exact_task, mdp = None, uniform.world.mdp
+    tasks = {"uniform": uniform, "greedy": make(observer=greedy_weights(mdp))}
+    if mdp is not None:
+        exact_task = make(observer="uniform", head="tabular")
+
+    def steps():
+        result = Sweep(
+            env=name,
+            head=config.head,
+            num_experts=num_experts,
+            horizon=uniform.world.horizon,
+            seeds=seeds,
+            num_updates=num_updates,
+        )
+        for observer, task in tasks.items():
+            for point in _points(observer, task, exact_task, run, betas, progress):
+                result = dataclasses.replace(
+                    result,
+                    points=(*result.points, point),
+                    comparison=compare((*result.points, point)),
+                    wall_seconds=time.monotonic() - started,
+                )
+                yield result
+
+    return steps()
+
+
+def compare(points: Sequence[SweepPoint]) -> tuple[Comparison, ...]:
+    """The gap of sampled training beside the gap of exact training at the same PE return.
+
+    The exact frontier is the line through the means of exact training over β. Points of sampled
+    training that return more or less than all of the frontier are left out.
+    """
+    compared = []
+    for observer in TEMPERATURES:
+        own = [point for point in points if point.observer == observer]
+        frontier = sorted(
+            (point.pe_return.mean, point.clone_return.mean)
+            for point in own
+            if point.training == "exact"
+        )
+        if len(frontier) < 2:
+            continue
+        pe_returns, clone_returns = zip(*frontier, strict=True)
+        for point in own:
+            pe_return = point.pe_return.mean
+            within = pe_returns[0] <= pe_return <= pe_returns[-1]
+            if point.training != "sampled" or not within:
+                continue
+            gap = pe_return - point.clone_return.mean
+            exact_gap = pe_return - float(np.interp(pe_return, pe_returns, clone_returns))
+            compared.append(
+                Comparison(
+                    observer=observer,
+                    beta=point.beta,
+                    pe_return=pe_return,
+                    sampled_gap=gap,
+                    exact_gap=exact_gap,
+                    ratio=gap / exact_gap if exact_gap > 0 else None,
+                )
             )
-            on_step(result)
-    return result
+    return tuple(compared)
 
 
-class _Grid(NamedTuple):
-    """What is trained against one observer."""
+def _points(
+    observer: str,
+    task: Task,
+    exact_task: Task | None,
+    config: RunConfig,
+    betas: Sequence[float],
+    progress: ProgressFn,
+) -> Iterator[SweepPoint]:
+    """Train from samples, all β and seeds side by side; then by exact gradients, β after β."""
+    train_keys = seed_keys(config.first_seed, config.seeds)
+    keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
 
-    task: Task
-    observer: str
-    betas: tuple[float, ...]
-    train_keys: Key[Array, " K"]
-    keys: Key[Array, " K"]
+    def point(training: str, beta: float, task: Task, heads: Params) -> SweepPoint:
+        numbers = map(Interval.bootstrap, _measure(task, observer, heads, keys))
+        names = ("pe_return", "worst_expert", "clone_return")
+        measured = dict(zip(names, numbers, strict=True))
+        return SweepPoint(observer=observer, training=training, beta=beta, **measured)
 
-
-class _Returns(NamedTuple):
-    """Returns of ensembles [K]."""
-
-    pe: Float[Array, "..."]
-    worst_expert: Float[Array, "..."]
-    clone: Float[Array, "..."]
-
-
-def _point(grid: _Grid, training: str, beta: float, task: Task, heads: Params) -> SweepPoint:
-    found = _measure(task, grid.observer, heads, grid.keys)
-    return SweepPoint(
-        observer=grid.observer,
-        training=training,
-        beta=beta,
-        pe_return=Interval.bootstrap(found.pe),
-        worst_expert=Interval.bootstrap(found.worst_expert),
-        clone_return=Interval.bootstrap(found.clone),
-    )
-
-
-def _sampled(grid: _Grid, hypers: Hypers, progress: ProgressFn) -> Iterator[SweepPoint]:
-    """Train from samples, all β and seeds side by side."""
-    shape = (len(grid.betas), len(grid.keys))
-    hypers = dataclasses.replace(hypers, temperature=_temperature(grid.observer))
+    shape = (len(betas), config.seeds)
+    hypers = dataclasses.replace(config.hypers, temperature=TEMPERATURES[observer])
     hypers = jax.tree.map(lambda x: jnp.full(math.prod(shape), x), hypers)
-    betas: Any = jnp.repeat(jnp.asarray(grid.betas), shape[1])
-    hypers = dataclasses.replace(hypers, beta=betas)
-    keys = jnp.tile(grid.train_keys, shape[0])
-    name, num_done = f"{grid.observer}, sampled", 0
-    progress(Progress(name, 0, None, "compiling"))
-    for chunk in Trainer(grid.task, sweep=True).chunks(keys, hypers):
-        guards.check(chunk.metrics, chunk.state, num_done)
-        num_done = chunk.num_done
-        progress(Progress(name, num_done, chunk.num_updates, metrics=chunk.metrics))
-    heads = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), chunk.state.params.heads)
-    for index, beta in enumerate(grid.betas):
-        own = jax.tree.map(lambda x, index=index: x[index], heads)
-        yield _point(grid, "sampled", beta, grid.task, own)
-
-
-def _exact(grid: _Grid, exact_task: Task, progress: ProgressFn) -> Iterator[SweepPoint]:
-    """Ascend exact gradients, the seeds of one β side by side."""
-    name = f"{grid.observer}, exact"
-    progress(Progress(name, 0, len(grid.betas)))
-    for index, beta in enumerate(grid.betas):
-        logits = _ascend(grid.task, grid.observer, grid.train_keys, jnp.float32(beta))
-        heads = as_tables(jax.nn.log_softmax(logits))
-        yield _point(grid, "exact", beta, exact_task, heads)
-        progress(Progress(name, index + 1, len(grid.betas), f"beta {beta:g}"))
+    every_beta: Any = jnp.repeat(jnp.asarray(betas), config.seeds)
+    hypers = dataclasses.replace(hypers, beta=every_beta)
+    tiled = jnp.tile(train_keys, len(betas))
+    state, _ = train(f"{observer}, sampled", task, tiled, hypers, progress, sweep=True)
+    heads = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), state.params.heads)
+    for index, beta in enumerate(betas):
+        yield point("sampled", beta, task, jax.tree.map(lambda x, index=index: x[index], heads))
+    if exact_task is None:
+        return
+    progress(Progress(f"{observer}, exact", 0, len(betas)))
+    for index, beta in enumerate(betas):
+        logits = _ascend(task, observer, train_keys, jnp.float32(beta))
+        yield point("exact", beta, exact_task, as_tables(jax.nn.log_softmax(logits)))
+        progress(Progress(f"{observer}, exact", index + 1, len(betas), f"beta {beta:g}"))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _ascend(
     task: Task, observer: str, keys: Key[Array, " K"], beta: Float[Array, ""]
 ) -> Float[Array, "K E S A"]:
+    """Logits after ascending exact gradients, the seeds side by side."""
     mdp = task.world.mdp
     assert mdp is not None
 
@@ -187,14 +260,18 @@ def _ascend(
             beta,
             num_experts=task.config.num_experts,
             weights="uniform" if observer == "uniform" else "posterior",
-            temperature=_temperature(observer),
+            temperature=TEMPERATURES[observer],
         )
 
     return jax.vmap(one)(keys)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _measure(task: Task, observer: str, heads: Params, keys: Key[Array, " K"]) -> _Returns:
+def _measure(
+    task: Task, observer: str, heads: Params, keys: Key[Array, " K"]
+) -> tuple[Float[Array, " K"], Float[Array, " K"], Float[Array, " K"]]:
+    """Returns [K] of each ensemble, of its worst expert, and of its clone."""
+
     def one(heads, key):
         key_experts, key_fit, key_clone = jax.random.split(key, 3)
         experts = returns.ensemble_returns(task, heads, key_experts).experts
@@ -202,12 +279,8 @@ def _measure(task: Task, observer: str, heads: Params, keys: Key[Array, " K"]) -
         if observer == "uniform":
             clone = Mixture(task.networks, heads).fit(key_fit, None)
         else:
-            clone = returns.greedy(Posterior(task, heads).fit(key_fit, None))
+            clone = greedy(Posterior(task, heads).fit(key_fit, None))
         clone_return = returns.expected_return(task.world, clone, key_clone)
-        return _Returns(jnp.mean(experts), jnp.min(experts), clone_return)
+        return jnp.mean(experts), jnp.min(experts), clone_return
 
-    return jax.lax.map(lambda both: one(*both), (heads, keys), batch_size=10)
-
-
-def _temperature(observer: str) -> float:
-    return GREEDY_TEMPERATURE if observer == "greedy" else 1.0
+    return over_seeds(one, heads, keys)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ape_jax.config import TrainConfig
 from ape_jax.core.distributions import Categorical, Gaussian, HeadDistribution
-from ape_jax.envs.world import Bounds, action_bounds, finite_size, look_up
+from ape_jax.envs.world import Bounds, action_bounds, finite_size
 from ape_jax.networks.modules import MLP, Conv, GaussianHead, Table
 from ape_jax.types import Params, PRNGKey, SettingError
 
@@ -21,22 +21,19 @@ class EnsembleParams(NamedTuple):
     """Parameters of an ensemble and its critics."""
 
     heads: Params
-    """The experts' policies, stacked [E, …]."""
+    """Stacked [E, …]."""
     expert_critics: Params
-    """The experts' value functions V_c, stacked [E, …]."""
+    """V_c, stacked [E, …]."""
     observer_critic: Params | None
     """V_o; None where the observer's term uses the experts' critics."""
     classifier: Params | None = None
-    """Parameters of q(c|s); None where the observer's weights are not learned."""
+    """q(c|s); None where the observer's weights are not learned."""
 
 
 def with_statistics(params: Params, mean: Float[Array, " F"], scale: Float[Array, " F"]) -> Params:
-    """Put statistics of observations into every network that normalises.
+    """Put statistics of raveled observations into every network that normalises.
 
-    Args:
-      params: parameters of one network or several.
-      mean: mean of the raveled observations.
-      scale: one over their standard deviation.
+    The scale is one over their standard deviation.
     """
 
     def replace(path, leaf):
@@ -56,7 +53,6 @@ class Networks:
     head: nn.Module
     """The policy of one expert."""
     critic: nn.Module
-    """One value function."""
     num_experts: int
     num_actions: int
     """Discrete actions (A), or dimensions of a continuous one (D)."""
@@ -75,19 +71,18 @@ class Networks:
         key_heads, key_critics, key_observer, key_classifier = jax.random.split(key, 4)
         dtype = jnp.float32 if self.num_states is None else jnp.int32
         observation = jnp.zeros(self.observation_shape, dtype)
-        stacked = jax.vmap(nn.Module.init, in_axes=(None, 0, None))
-        heads = stacked(self.head, jax.random.split(key_heads, self.num_experts), observation)
+
+        def stacked(module, key):
+            keys = jax.random.split(key, self.num_experts)
+            return jax.vmap(module.init, in_axes=(0, None))(keys, observation)
+
         return EnsembleParams(
-            heads=heads,
-            expert_critics=stacked(
-                self.critic, jax.random.split(key_critics, self.num_experts), observation
-            ),
+            heads=stacked(self.head, key_heads),
+            expert_critics=stacked(self.critic, key_critics),
             observer_critic=(
                 None if self.shared_critic else self.critic.init(key_observer, observation)
             ),
-            classifier=(
-                self.classifier.init(key_classifier, observation) if self.classifier else None
-            ),
+            classifier=self.classifier and self.classifier.init(key_classifier, observation),
         )
 
     def log_probs(self, head: Params, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
@@ -139,8 +134,15 @@ class Networks:
         return jax.vmap(at_states, in_axes=(0, None))(heads, states)
 
     def tabulate(self, function: Callable) -> Callable:
-        """The same function of one observation, computed once a state where states are finite."""
-        return look_up(function, self.num_states)
+        """The same function of one observation, as a table where there are finitely many states.
+
+        A rollout or a loss asks for the same few states again and again. To look the values up,
+        instead of applying a network to each, is what makes both fast.
+        """
+        if self.num_states is None:
+            return function
+        table = jax.vmap(function)(jnp.arange(self.num_states, dtype=jnp.int32))
+        return lambda state: jax.tree.map(lambda rows: rows[state], table)
 
 
 def make_networks(
@@ -153,8 +155,7 @@ def make_networks(
     """
     _check_spaces(config, observation_space, action_space)
     num_states = finite_size(observation_space)
-    # PG needs heads that start apart; PPO's small clipped steps would first have to undo that.
-    scale = 0.01 if config.algorithm == "ppo" and config.head != "tabular" else 1.0
+    scale = 1.0 if config.head == "tabular" else config.init_scale
 
     def body(num_outputs: int, scale: float) -> nn.Module:
         if config.head == "tabular" and num_states is not None:
@@ -186,53 +187,50 @@ def make_networks(
     )
 
 
+OBSERVATIONS = {
+    "tabular": ("states",),
+    "mlp": ("states", "vectors"),
+    "conv": ("images",),
+    "gaussian": ("vectors",),
+}
+"""Kinds of observations that each head can take."""
+
+
 def _check_spaces(
     config: TrainConfig, observation_space: spaces.Space, action_space: spaces.Space
 ) -> None:
     """Check that heads can take the observations and give the actions."""
-    which = f"env={config.env!r}"
+    which, head = f"env={config.env!r}", f"head={config.head!r}"
     discrete = isinstance(action_space, spaces.Discrete)
-    vector = isinstance(action_space, spaces.Box) and len(action_space.shape) == 1
-    if not discrete and not vector:
+    if not discrete and not (isinstance(action_space, spaces.Box) and len(action_space.shape) == 1):
         raise SettingError(
             f"env must have discrete actions or vectors of continuous ones; {which} has "
             f"{action_space}"
         )
-    if discrete and config.head == "gaussian":
-        raise SettingError(f"head='gaussian' needs continuous actions; {which} has discrete ones")
-    if not discrete and config.head != "gaussian":
-        raise SettingError(
-            f"head={config.head!r} needs a discrete action space; {which} has continuous actions "
-            f"of shape {action_space.shape}. Use head='gaussian' with algorithm='ppo'"
-        )
     if not isinstance(observation_space, spaces.Discrete | spaces.Box):
         raise SettingError(
-            f"head={config.head!r} needs a Discrete or Box observation space; {which} "
-            f"has {observation_space}"
+            f"env must have a Discrete or Box observation space; {which} has {observation_space}"
         )
     shape = tuple(observation_space.shape)
-    finite = isinstance(observation_space, spaces.Discrete)
-    if config.head == "tabular" and not finite:
+    finite, is_image = isinstance(observation_space, spaces.Discrete), len(shape) == 3
+    kind = "states" if finite else "images" if is_image else "vectors"
+    fitting = ("conv" if is_image else "mlp") if discrete else "gaussian"
+    advice = "" if fitting == config.head else f". Use head={fitting!r}"
+    if discrete and config.head == "gaussian":
+        raise SettingError(f"{head} needs continuous actions; {which} has discrete ones{advice}")
+    if not discrete and config.head != "gaussian":
         raise SettingError(
-            f"head='tabular' needs a finite observation space; {which} has "
-            f"a continuous one of shape {shape}. Use head='{'conv' if len(shape) == 3 else 'mlp'}'"
+            f"{head} needs a discrete action space; {which} has continuous actions "
+            f"of shape {action_space.shape}{advice} with algorithm='ppo'"
         )
-    if (config.head == "conv") != (len(shape) == 3):
-        fitting = "conv" if len(shape) == 3 else "mlp" if discrete else "gaussian"
+    if kind not in OBSERVATIONS[config.head]:
         raise SettingError(
-            f"head={config.head!r} does not fit observations of shape {shape}, which {which} has. "
-            f"Use head={fitting!r}"
+            f"{head} needs observations that are {' or '.join(OBSERVATIONS[config.head])}; "
+            f"{which} has {kind} of shape {shape}{advice}"
         )
-    if config.head == "gaussian" and finite:
+    if is_image and min(shape[:2]) < 3:
+        raise SettingError(f"{head} needs images of at least 3 x 3; {which} has shape {shape}")
+    if config.normalize_observations and kind != "vectors":
         raise SettingError(
-            f"head='gaussian' needs observations that are vectors; {which} has states"
-        )
-    if config.head == "conv" and min(shape[:2]) < 3:
-        raise SettingError(
-            f"head='conv' needs images of at least 3 x 3; {which} has {shape[0]} x {shape[1]}"
-        )
-    if config.normalize_observations and (finite or config.head == "conv"):
-        raise SettingError(
-            f"normalize_observations needs observations that are vectors; {which} has "
-            f"{'states' if finite else 'images'}"
+            f"normalize_observations needs observations that are vectors; {which} has {kind}"
         )

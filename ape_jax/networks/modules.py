@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
+from ape_jax.types import ActivationName
+
 _ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
@@ -39,20 +41,19 @@ class MLP(nn.Module):
     """Hidden layers over a finite or a continuous observation space.
 
     For finite observations the first layer is an embedding, drawn from N(0, 1), and no layer has
-    biases. A bias would move the outputs of all states at once. All heads agree on that direction,
-    so a policy gradient would follow it before the heads have become different.
+    biases. A bias moves the outputs of all states at once, and all heads alike: a policy gradient
+    would follow that direction before the heads have become different.
     """
 
     num_outputs: int
     hidden_sizes: tuple[int, ...]
-    activation: str
-    """Nonlinearity between layers: ``tanh`` or ``relu``."""
+    activation: ActivationName
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
     scale: float
     """Scale of the orthogonal output layer at the start."""
     normalize: bool = False
-    """Whether continuous observations are normalised by their statistics."""
+    """Whether continuous observations pass through ``Normalize``."""
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
@@ -79,8 +80,7 @@ class Conv(nn.Module):
     num_outputs: int
     hidden_sizes: tuple[int, ...]
     """Widths of the dense layers between the convolution and the last layer."""
-    activation: str
-    """Nonlinearity between layers: ``tanh`` or ``relu``."""
+    activation: ActivationName
     scale: float
     """Scale of the orthogonal output layer at the start."""
     num_channels: int = 16
@@ -107,7 +107,6 @@ class GaussianHead(nn.Module):
     body: nn.Module
     """Module of the means, or of means and log standard deviations with ``std_of_state``."""
     std_of_state: bool
-    """Whether standard deviations depend on the observation."""
 
     @nn.compact
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:

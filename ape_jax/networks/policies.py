@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 from ape_jax.core import mixture
 from ape_jax.core.distributions import Distribution, HeadDistribution
-from ape_jax.core.policies import MemorylessPolicy, Tempered, tempered
+from ape_jax.core.policies import MemorylessPolicy, Tempered
 from ape_jax.networks.ensemble import Networks
 from ape_jax.types import LogWeightsFn, Params
 
@@ -34,7 +34,7 @@ class UniformWeights:
     num_experts: int = struct.field(pytree_node=False)
 
     def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " E"]:
-        """Log-weights at one observation."""
+        """Log-weights at any observation."""
         return mixture.uniform_log_weights(self.num_experts)
 
 
@@ -55,7 +55,6 @@ class MixturePolicy(MemorylessPolicy):
     """The mixture of all heads, weighed at each observation (paper, Eq. 1)."""
 
     heads: Params
-    """Parameters of the experts, stacked [E, …]."""
     networks: Networks = struct.field(pytree_node=False)
     log_weights: Any
     """A function of one observation to log-weights [E]; a pytree if the policy is to be one."""
@@ -83,4 +82,4 @@ def observer_policy(
     temperature: Float[Array, ""] | float,
 ) -> Tempered:
     """The observer that an ensemble is trained against: all heads pooled, at a temperature."""
-    return tempered(PooledPolicy(heads, networks, log_weights), temperature)
+    return Tempered(PooledPolicy(heads, networks, log_weights), temperature)

@@ -9,10 +9,9 @@ from typing import Protocol, runtime_checkable
 from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.observers.behaviour_cloning import BehaviourCloning, Limited, TabularCloning
+from ape_jax.observers.continuous import MeanAction, MixtureDensityNetwork
 from ape_jax.observers.dagger import Dagger
 from ape_jax.observers.latent import LatentCloning, LatentMixture, TabularLatent
-from ape_jax.observers.mean_action import MeanAction
-from ape_jax.observers.mixture_density import MixtureDensityNetwork
 from ape_jax.observers.posterior import Mixture, Posterior
 from ape_jax.observers.recurrent import Recurrent
 from ape_jax.types import Policy, PRNGKey

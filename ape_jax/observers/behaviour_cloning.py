@@ -12,6 +12,7 @@ from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import HeadPolicy, Networks
 from ape_jax.observers import fitting
+from ape_jax.observers.fitting import Training
 from ape_jax.types import Params, PRNGKey
 
 
@@ -40,21 +41,14 @@ def count(
     num_states: int,
     num_actions: int,
 ) -> Float[Array, "S A"]:
-    """How often each action was taken in each state.
-
-    Args:
-      demonstrations: steps [N] with finite observations.
-      weights: how much each step counts; one if None.
-      num_states: S.
-      num_actions: A.
-    """
+    """How often each action was taken in each state; a step counts once where weights are None."""
     pair = demonstrations.observation * num_actions + demonstrations.action
     counts = jnp.bincount(pair, weights, length=num_states * num_actions)
     return counts.reshape(num_states, num_actions).astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
-class BehaviourCloning:
+class BehaviourCloning(Training):
     """A network fitted by maximum likelihood, with early stopping on held-out episodes.
 
     Where observations are finite, the counts of actions are all that the loss needs, so every
@@ -63,11 +57,9 @@ class BehaviourCloning:
 
     networks: Networks
     """The clone is one head of this kind."""
-    num_updates: int = 2000
+    _: dataclasses.KW_ONLY
     batch_size: int = 4096
-    """Steps drawn, with replacement, for an update where observations are not finite."""
     learning_rate: float = 1e-2
-    """Adam step at the start; it falls along a half cosine to zero."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy:
         """Minimise −log π(action|observation)."""
@@ -76,17 +68,9 @@ class BehaviourCloning:
 
     def _fit_batches(self, keys, demonstrations: Demonstrations) -> Params:
         def loss(params, observation, action):
-            return -self.networks.distribution(params, observation).log_prob(action)
+            return self.networks.distribution(params, observation).cross_entropy(action)
 
-        return fitting.fit_samples(
-            keys,
-            self.networks.head.init,
-            loss,
-            demonstrations,
-            self.num_updates,
-            self.batch_size,
-            self.learning_rate,
-        )
+        return self.fit_samples(keys, self.networks.head.init, loss, demonstrations)
 
     def _fit_counts(self, keys, demonstrations: Demonstrations) -> Params:
         key_init, _, key_updates = keys
@@ -101,13 +85,11 @@ class BehaviourCloning:
             log_probs = jax.vmap(networks.log_probs, (None, 0))(params, states)
             return -jnp.sum(counts * log_probs) / jnp.maximum(jnp.sum(counts), 1e-9)
 
-        return fitting.minimize(
+        return self.minimize(
             key_updates,
             networks.head.init(key_init, demonstrations.observation[0]),
             lambda params, key: cross_entropy(params, shown),
             lambda params: cross_entropy(params, kept),
-            self.num_updates,
-            self.learning_rate,
         )
 
 

@@ -32,7 +32,6 @@ class Dagger:
     cloning: TabularCloning | BehaviourCloning
     """How each round fits what has been gathered."""
     num_rounds: int = 9
-    """Rounds of acting and asking."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy | HeadPolicy:
         """Clone, act, ask, and clone again."""
@@ -43,17 +42,12 @@ class Dagger:
             key_fit, key_act = jax.random.split(key)
             answered = self.query(key_act, self.cloning.fit(key_fit, data), size)
             answered = answered._replace(episode=answered.episode + index * len(data.action))
-
-            def replace(all_steps, part):
-                return jax.lax.dynamic_update_slice_in_dim(all_steps, part, index * size, axis=0)
-
-            return jax.tree.map(replace, data, answered), None
+            replace = jax.lax.dynamic_update_slice_in_dim
+            return jax.tree.map(lambda x, y: replace(x, y, index * size, 0), data, answered), None
 
         key_rounds, key_last = jax.random.split(key)
-        rounds = (
-            jnp.arange(1, self.num_rounds + 1),
-            jax.random.split(key_rounds, self.num_rounds),
-        )
+        keys = jax.random.split(key_rounds, self.num_rounds)
+        rounds = (jnp.arange(1, self.num_rounds + 1), keys)
         data, _ = jax.lax.scan(ask, demonstrations, rounds)
         return self.cloning.fit(key_last, data)
 
@@ -63,17 +57,15 @@ class Dagger:
         """Steps [N] that the clone visits, with the action of the expert who is asked."""
         key_visit, key_answer = jax.random.split(key)
         world, num_experts = self.task.world, self.task.networks.num_experts
-        acts = world.samplers(clone.distribution)
-        visited, expert = collect.pool(
-            key_visit,
-            world,
-            lambda observation, expert: acts(observation),
-            num_experts,
-            num_steps,
-        )
+        policy = world.for_sampling(clone)
+
+        def act(observation, expert):
+            return policy((), observation, world.no_action)[1]
+
+        visited, expert = collect.pool(key_visit, world, act, num_experts, num_steps)
         answer = collect.expert_policies(self.task, self.heads)
         uniforms = jax.random.uniform(key_answer, (num_steps, world.num_uniforms))
-        actions = jax.vmap(
-            lambda observation, expert, numbers: answer(observation, expert).sample(numbers)
-        )(visited.observation, expert, uniforms)
+        actions = jax.vmap(lambda *x: answer(*x[:2]).sample(x[2]))(
+            visited.observation, expert, uniforms
+        )
         return visited._replace(action=world.clip_action(actions))

@@ -1,5 +1,6 @@
 """What every fitted observer shares: held-out episodes, and Adam that stops where it was best."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,11 +17,7 @@ NUM_CHECKS = 20
 
 
 def held_out(demonstrations: Demonstrations) -> Bool[Array, "..."]:
-    """The steps that are kept out of a fit: every tenth episode, whole.
-
-    With fewer than six episodes there are none; ``all_if_empty`` then takes all steps for both
-    parts.
-    """
+    """The steps that are kept out of a fit: every tenth episode, whole; none of five or fewer."""
     return demonstrations.episode % 10 == 5
 
 
@@ -53,82 +50,83 @@ def standardize(params: Params, demonstrations: Demonstrations) -> Params:
     return with_statistics(params, jnp.mean(flat, axis=0), scale)
 
 
-def minimize(
-    key: PRNGKey,
-    params: Params,
-    loss: Callable[[Params, PRNGKey], Float[Array, ""]],
-    held_out_loss: Callable[[Params], Float[Array, ""]],
-    num_updates: int,
-    learning_rate: float,
-) -> Params:
-    """Minimise a loss by Adam, and return the parameters whose held-out loss was lowest.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long and how fast an observer trains its network, by Adam with early stopping."""
 
-    The rate falls along a half cosine to zero. All updates are run even if the loss rises again,
-    so that fits of several seeds stay one program.
+    num_updates: int = 2000
+    """Steps of Adam, rounded up to a multiple of ``NUM_CHECKS``."""
+    batch_size: int = 1024
+    """Steps of demonstrations in an update, drawn with replacement."""
+    learning_rate: float = 3e-3
+    """Adam step at the start; it falls along a half cosine to zero."""
 
-    Args:
-      key: drives what ``loss`` draws.
-      params: where to start.
-      loss: loss of a minibatch that it draws with the key.
-      held_out_loss: computed ``NUM_CHECKS`` times.
-      num_updates: steps of Adam, rounded up to a multiple of ``NUM_CHECKS``.
-      learning_rate: rate at the start.
-    """
-    between = -(-num_updates // NUM_CHECKS)
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, between * NUM_CHECKS))
+    def minimize(
+        self,
+        key: PRNGKey,
+        params: Params,
+        loss: Callable[[Params, PRNGKey], Float[Array, ""]],
+        held_out_loss: Callable[[Params], Float[Array, ""]],
+    ) -> Params:
+        """Minimise a loss, and return the parameters whose held-out loss was lowest.
 
-    def update(carry, key):
-        params, opt_state = carry
-        changes, opt_state = optimizer.update(jax.grad(loss)(params, key), opt_state)
-        return (optax.apply_updates(params, changes), opt_state), None
+        All updates are run even if the held-out loss rises again, so that fits of several seeds
+        stay one program.
 
-    def update_and_check(carry, keys):
-        now, best, lowest = carry
-        now, _ = jax.lax.scan(update, now, keys)
-        reached = held_out_loss(now[0])
-        better = reached < lowest
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now[0], best)
-        return (now, best, jnp.minimum(reached, lowest)), None
+        Args:
+          key: drives what ``loss`` draws.
+          params: where to start.
+          loss: loss of a minibatch that it draws with the key.
+          held_out_loss: computed ``NUM_CHECKS`` times.
+        """
+        between = -(-self.num_updates // NUM_CHECKS)
+        rate = optax.cosine_decay_schedule(self.learning_rate, between * NUM_CHECKS)
+        optimizer = optax.adam(rate)
 
-    start = ((params, optimizer.init(params)), params, held_out_loss(params))
-    keys = jax.random.split(key, (NUM_CHECKS, between))
-    (_, best, _), _ = jax.lax.scan(update_and_check, start, keys)
-    return best
+        def update(carry, key):
+            params, opt_state = carry
+            changes, opt_state = optimizer.update(jax.grad(loss)(params, key), opt_state)
+            return (optax.apply_updates(params, changes), opt_state), None
 
+        def update_and_check(carry, keys):
+            now, best, lowest = carry
+            now, _ = jax.lax.scan(update, now, keys)
+            reached = held_out_loss(now[0])
+            better = reached < lowest
+            best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now[0], best)
+            return (now, best, jnp.minimum(reached, lowest)), None
 
-def fit_samples(
-    keys: Key[Array, " 3"] | Sequence[PRNGKey],
-    init: Callable[[PRNGKey, Shaped[Array, "..."]], Params],
-    loss: Callable[[Params, Shaped[Array, "..."], Shaped[Array, "..."]], Float[Array, ""]],
-    demonstrations: Demonstrations,
-    num_updates: int,
-    batch_size: int,
-    learning_rate: float,
-) -> Params:
-    """Fit parameters to steps drawn with replacement, with early stopping on held-out ones.
+        start = ((params, optimizer.init(params)), params, held_out_loss(params))
+        keys = jax.random.split(key, (NUM_CHECKS, between))
+        (_, best, _), _ = jax.lax.scan(update_and_check, start, keys)
+        return best
 
-    Args:
-      keys: three keys: of the start, of the held-out batch, and of the updates.
-      init: a key and an observation to the parameters to start from.
-      loss: parameters, observation and action of one step to its loss.
-      demonstrations: steps [N].
-      num_updates: as in ``minimize``.
-      batch_size: steps of an update, and of the held-out batch.
-      learning_rate: as in ``minimize``.
-    """
-    key_init, key_kept, key_updates = keys
-    shown, kept = split(demonstrations)
+    def fit_samples(
+        self,
+        keys: Key[Array, " 3"] | Sequence[PRNGKey],
+        init: Callable[[PRNGKey, Shaped[Array, "..."]], Params],
+        loss: Callable[[Params, Shaped[Array, "..."], Shaped[Array, "..."]], Float[Array, ""]],
+        demonstrations: Demonstrations,
+    ) -> Params:
+        """Fit parameters to minibatches of steps, with early stopping on held-out ones.
 
-    def batch_loss(params, key, weights):
-        rows = draw(key, weights, batch_size)
-        steps = (demonstrations.observation[rows], demonstrations.action[rows])
-        return jnp.mean(jax.vmap(loss, (None, 0, 0))(params, *steps))
+        Args:
+          keys: three keys: of the start, of the held-out batch, and of the updates.
+          init: a key and an observation to the parameters to start from.
+          loss: parameters, observation and action of one step to its loss.
+          demonstrations: steps [N].
+        """
+        key_init, key_kept, key_updates = keys
+        shown, kept = split(demonstrations)
 
-    return minimize(
-        key_updates,
-        standardize(init(key_init, demonstrations.observation[0]), demonstrations),
-        lambda params, key: batch_loss(params, key, shown),
-        lambda params: batch_loss(params, key_kept, kept),
-        num_updates,
-        learning_rate,
-    )
+        def batch_loss(params, key, weights):
+            rows = draw(key, weights, self.batch_size)
+            steps = (demonstrations.observation[rows], demonstrations.action[rows])
+            return jnp.mean(jax.vmap(loss, (None, 0, 0))(params, *steps))
+
+        return self.minimize(
+            key_updates,
+            standardize(init(key_init, demonstrations.observation[0]), demonstrations),
+            lambda params, key: batch_loss(params, key, shown),
+            lambda params: batch_loss(params, key_kept, kept),
+        )

@@ -10,6 +10,7 @@ best. Each mode is a clone of its own.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,15 +25,15 @@ from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import HeadPolicy, Networks
 from ape_jax.observers import fitting
 from ape_jax.observers.behaviour_cloning import TabularCloning
-from ape_jax.types import Params, PRNGKey
+from ape_jax.types import PRNGKey
 
 
 @struct.dataclass
 class LatentMixture:
     """Several clones, of which one is drawn for each episode.
 
-    As a policy it is the law of that draw: at each step the mixture of the clones, weighed by their
-    probabilities given the episode so far.
+    As a policy it mixes the clones at each step by their probabilities given the episode so far.
+    That is the law of the draw.
     """
 
     policies: Any
@@ -67,11 +68,8 @@ def episode_log_probs(
 def simplest(log_likelihoods: Float[Array, "K samples"]) -> Int[Array, ""]:
     """Index of the first model that is within one standard error of the likeliest one.
 
-    With a single sample there is no standard error, and the first model is chosen.
-
-    Args:
-      log_likelihoods: log-likelihood of each sample under models of growing size; zero under all
-        models for a sample that is not held out.
+    Models are ordered by size. A sample that is not held out has log-likelihood zero under all of
+    them. With a single sample there is no standard error, and the first model is chosen.
     """
     exists = jnp.any(log_likelihoods != 0, axis=0)
     count = jnp.sum(exists)
@@ -81,6 +79,18 @@ def simplest(log_likelihoods: Float[Array, "K samples"]) -> Int[Array, ""]:
     centred = jnp.where(exists[None], missing - total[:, None] / jnp.maximum(count, 1), 0.0)
     error = jnp.sqrt(jnp.sum(jnp.square(centred), axis=1) * count / jnp.maximum(count - 1, 1))
     return jnp.where(count < 2, 0, jnp.argmax(total <= error))
+
+
+def choose(search: Callable[[PRNGKey, int], tuple], key: PRNGKey, max_modes: int) -> Any:
+    """The fit of the number of modes that ``simplest`` takes, of 1 to K.
+
+    The search maps a key and a number of modes to a fit, padded to K modes, and to the
+    log-likelihoods of held-out samples under it.
+    """
+    numbers = range(1, max_modes + 1)
+    fits, scores = zip(*(search(jax.random.fold_in(key, m), m) for m in numbers), strict=True)
+    chosen = simplest(jnp.stack(scores))
+    return jax.tree.map(lambda *x: jnp.stack(x)[chosen], *fits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +104,6 @@ class TabularLatent:
     num_restarts: int = 8
     """Random starts for each K; the one with the highest likelihood counts."""
     num_iterations: int = 100
-    """Iterations of expectation maximisation."""
     num_steps: int = 20_000
     """Steps that the search for modes uses; the chosen modes are then fitted to all steps."""
     shrinkage: float = 1.0
@@ -108,8 +117,6 @@ class TabularLatent:
         pooled = jnp.exp(clone.table.log_probs).ravel()
 
         def search(key, num_modes):
-            """The best of several starts."""
-
             def start(key):
                 noise = jax.random.normal(key, (len(pooled), num_modes))
                 tables = self._normalise(pooled[:, None] * jnp.exp(noise))
@@ -121,20 +128,16 @@ class TabularLatent:
                 carry, _ = jax.lax.scan(iterate, carry, length=self.num_iterations)
                 return carry, jnp.sum(self._log_likelihoods(part, shown, *carry))
 
-            found, log_likelihoods = jax.lax.map(start, jax.random.split(key, self.num_restarts))
-            found = jax.tree.map(lambda x: x[jnp.argmax(log_likelihoods)], found)
-            return found, self._log_likelihoods(part, kept, *found)
+            found, likelihoods = jax.lax.map(start, jax.random.split(key, self.num_restarts))
+            tables, log_shares = jax.tree.map(lambda x: x[jnp.argmax(likelihoods)], found)
+            missing = (0, self.max_modes - num_modes)
+            padded = (
+                jnp.pad(tables, ((0, 0), missing), mode="edge"),
+                jnp.pad(log_shares, missing, constant_values=LOG_FLOOR),
+            )
+            return padded, self._log_likelihoods(part, kept, tables, log_shares)
 
-        candidates, scores = [], []
-        for num_modes in range(1, self.max_modes + 1):
-            (tables, log_shares), score = search(jax.random.fold_in(key, num_modes), num_modes)
-            missing = self.max_modes - num_modes
-            tables = jnp.pad(tables, ((0, 0), (0, missing)), mode="edge")
-            log_shares = jnp.pad(log_shares, (0, missing), constant_values=LOG_FLOOR)
-            candidates.append((tables, log_shares))
-            scores.append(score)
-        chosen = simplest(jnp.stack(scores))
-        tables, log_shares = jax.tree.map(lambda *x: jnp.stack(x)[chosen], *candidates)
+        tables, log_shares = choose(search, key, self.max_modes)
         everything = jnp.ones(len(demonstrations.action))
         tables, log_shares = self._maximise(pooled, demonstrations, everything, tables, log_shares)
         log_probs = jnp.maximum(jnp.log(tables.T), LOG_FLOOR)
@@ -167,29 +170,27 @@ class TabularLatent:
 
     def _normalise(self, table: Float[Array, "SA M"]) -> Float[Array, "SA M"]:
         """Divide by the sum over the actions of each state."""
-        shape = (self.num_states, self.num_actions, table.shape[-1])
-        table = table.reshape(shape)
-        totals = jnp.sum(table, axis=1, keepdims=True)
-        return (table / jnp.maximum(totals, 1e-30)).reshape(-1, shape[-1])
+        by_state = table.reshape(self.num_states, self.num_actions, -1)
+        totals = jnp.sum(by_state, axis=1, keepdims=True)
+        return (by_state / jnp.maximum(totals, 1e-30)).reshape(table.shape)
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentCloning:
+class LatentCloning(fitting.Training):
     """The same mixture with a network for each mode, by ascent on the likelihood of episodes."""
 
     networks: Networks
     """Each mode is one head of this kind."""
     max_modes: int = 3
     """The largest number of modes that is tried (K)."""
-    num_updates: int = 2000
-    block_size: int = 4096
-    """Consecutive steps of an update; of an episode that the block cuts, the part in it counts."""
+    _: dataclasses.KW_ONLY
+    batch_size: int = 4096
+    """Consecutive steps of an update; of an episode that they cut, the part among them counts."""
     learning_rate: float = 1e-2
-    """Adam step at the start; it falls along a half cosine to zero."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> LatentMixture:
         """Fit the modes for every K, and choose K."""
-        size = min(self.block_size, len(demonstrations.action))
+        size = min(self.batch_size, len(demonstrations.action))
         shown, kept = fitting.split(demonstrations)
 
         def negative_log_likelihood(params, weights, begin):
@@ -222,34 +223,18 @@ class LatentCloning:
             def held_out_losses(params):
                 return jax.lax.map(lambda b: negative_log_likelihood(params, kept, b), begins)
 
-            def held_out_loss(params):
-                return jnp.mean(held_out_losses(params))
-
-            params = fitting.minimize(
+            heads, logits = params = self.minimize(
                 key_updates,
                 (heads, jnp.zeros(num_modes)),
                 loss,
-                held_out_loss,
-                self.num_updates,
-                self.learning_rate,
+                lambda params: jnp.mean(held_out_losses(params)),
             )
-            return params, -held_out_losses(params)
+            # Modes that are not used are copies of the last one, with share zero.
+            numbers = jnp.minimum(jnp.arange(self.max_modes), num_modes - 1)
+            padded = jax.tree.map(lambda x: x[numbers], heads)
+            shares = jnp.pad(jax.nn.softmax(logits), (0, self.max_modes - num_modes))
+            return (padded, shares), -held_out_losses(params)
 
-        candidates, scores = [], []
-        for num_modes in range(1, self.max_modes + 1):
-            (heads, logits), score = search(jax.random.fold_in(key, num_modes), num_modes)
-            candidates.append(_pad(heads, jax.nn.softmax(logits), self.max_modes - num_modes))
-            scores.append(score)
-        chosen = simplest(jnp.stack(scores))
-        heads, shares = jax.tree.map(lambda *x: jnp.stack(x)[chosen], *candidates)
+        heads, shares = choose(search, key, self.max_modes)
         policies = HeadPolicy(heads, self.networks)
         return LatentMixture(policies, shares, self.networks.num_actions)
-
-
-def _pad(heads: Params, shares: Float[Array, " M"], missing: int) -> tuple[Params, Array]:
-    """Append modes that are not used: copies of the last one, with share zero."""
-
-    def repeat(x):
-        return jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)])
-
-    return jax.tree.map(repeat, heads), jnp.pad(shares, (0, missing))

@@ -13,7 +13,7 @@ from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import MLP, LearnedWeights, MixturePolicy, Networks, UniformWeights
-from ape_jax.observers import fitting
+from ape_jax.observers.fitting import Training
 from ape_jax.types import Params, PRNGKey
 
 
@@ -36,7 +36,7 @@ class Mixture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Posterior:
+class Posterior(Training):
     """The mixture of the experts weighed by who goes where, p(c|s): the ideal sampling cloner.
 
     Any cloner whose policy depends on the observation alone converges to it. On a finite MDP the
@@ -49,14 +49,10 @@ class Posterior:
     """Parameters of the experts, stacked [E, …]."""
     num_steps: int = 100_000
     """Steps that the classifier is fitted to."""
-    num_updates: int = 1000
-    """Updates of the classifier."""
-    batch_size: int = 1024
-    """Steps of an update."""
     hidden_size: int = 64
     """Hidden units of the classifier."""
-    learning_rate: float = 3e-3
-    """Adam step at the start; it falls along a half cosine to zero."""
+    _: dataclasses.KW_ONLY
+    num_updates: int = 1000
 
     def fit(
         self, key: PRNGKey, demonstrations: Demonstrations | None
@@ -68,28 +64,15 @@ class Posterior:
             return exact_posterior(mdp, networks, self.heads)
         key_steps, *keys = jax.random.split(key, 4)
         steps, expert = collect.collect(key_steps, self.task, self.heads, self.num_steps)
-        module = MLP(
-            networks.num_experts,
-            (self.hidden_size,),
-            "tanh",
-            networks.num_states,
-            scale=0.0,
-            normalize=networks.num_states is None,
-        )
+        states, hidden_sizes = networks.num_states, (self.hidden_size,)
+        module = MLP(networks.num_experts, hidden_sizes, "tanh", states, 0.0, states is None)
 
         def cross_entropy(params, observation, expert):
             logits = jnp.asarray(module.apply(params, observation))
             return optax.softmax_cross_entropy_with_integer_labels(logits, expert)
 
-        classifier = fitting.fit_samples(
-            keys,
-            module.init,
-            cross_entropy,
-            steps._replace(action=expert),
-            self.num_updates,
-            self.batch_size,
-            self.learning_rate,
-        )
+        labelled = steps._replace(action=expert)
+        classifier = self.fit_samples(keys, module.init, cross_entropy, labelled)
         return MixturePolicy(self.heads, networks, LearnedWeights(classifier, module))
 
 

@@ -21,11 +21,10 @@ from ape_jax.types import Params, PRNGKey
 
 
 class RecurrentHead(nn.Module):
-    """A gated recurrent unit over observations and the actions before them."""
+    """A gated recurrent unit over observations and the actions before them, with memory [H]."""
 
     num_actions: int
     hidden_size: int
-    """Size of the memory (H)."""
     num_states: int | None
     """Size of a finite observation space; None for a continuous one."""
 
@@ -69,7 +68,7 @@ class RecurrentPolicy:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recurrent:
+class Recurrent(fitting.Training):
     """Behaviour cloning of whole episodes by a recurrent network, with held-out early stopping."""
 
     networks: Networks
@@ -77,17 +76,16 @@ class Recurrent:
     horizon: int
     """Longest episode, in steps."""
     hidden_size: int = 32
-    """Size of the memory (H)."""
     num_rows: int = 8192
     """Largest number of pieces of episodes to learn from: the first ones are taken."""
     max_length: int = 32
     """Steps of a piece. In training the memory starts anew with each piece; the fitted clone
     remembers its whole episode."""
+    _: dataclasses.KW_ONLY
     num_updates: int = 1000
     batch_size: int = 64
     """Pieces of an update."""
     learning_rate: float = 1e-2
-    """Adam step at the start; it falls along a half cosine to zero."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> RecurrentPolicy:
         """Minimise −Σ_t log π(a_t|s_0, a_0 … s_t) over episodes."""
@@ -101,21 +99,16 @@ class Recurrent:
         kept = mask & (kept | ~jnp.any(kept))[:, None]
         # Rows that exist come first. To draw only among them wastes no update.
         num_shown = jnp.maximum(jnp.sum(mask[:, 0]), 1)
-        memory = jnp.zeros(head.hidden_size)
         first = jax.tree.map(lambda x: x[0, 0], (episodes.observation, last))
 
         def cross_entropy(params, rows, weights):
             policy = RecurrentPolicy(params, head)
 
-            def of_episode(observations, last_actions, actions):
-                def step(memory, inputs):
-                    return policy(memory, *inputs)
-
-                inputs = (observations, last_actions)
-                _, acts = jax.lax.scan(step, policy.initial_carry(), inputs)
+            def of_episode(actions, *inputs):
+                _, acts = jax.lax.scan(lambda m, x: policy(m, *x), policy.initial_carry(), inputs)
                 return jnp.take_along_axis(acts.log_probs, actions[:, None], axis=-1)[:, 0]
 
-            picked = (episodes.observation[rows], last[rows], episodes.action[rows])
+            picked = (episodes.action[rows], episodes.observation[rows], last[rows])
             taken = jax.vmap(of_episode)(*picked)
             return -jnp.sum(weights[rows] * taken) / jnp.maximum(jnp.sum(weights[rows]), 1.0)
 
@@ -124,13 +117,11 @@ class Recurrent:
             return cross_entropy(params, rows, shown)
 
         tested = jnp.argsort(~kept[:, 0])[:512]
-        params = fitting.minimize(
+        params = self.minimize(
             key_updates,
-            head.init(key_init, memory, *first),
+            head.init(key_init, jnp.zeros(head.hidden_size), *first),
             loss,
             lambda params: cross_entropy(params, tested, kept),
-            self.num_updates,
-            self.learning_rate,
         )
         return RecurrentPolicy(params, head)
 
@@ -149,13 +140,7 @@ class Rows(NamedTuple):
 
 
 def episodes_of(demonstrations: Demonstrations, num_rows: int, length: int) -> Rows:
-    """Arrange the first episodes in rows.
-
-    Args:
-      demonstrations: steps [N].
-      num_rows: M; rows that are not needed are empty.
-      length: steps of a row (T).
-    """
+    """Arrange the first episodes in M rows of T steps; rows that are not needed are empty."""
     num_steps = len(demonstrations.episode)
     index = jnp.arange(num_steps)
     begins = jnp.diff(demonstrations.episode, prepend=-1) != 0

@@ -18,10 +18,8 @@ EXPLANATION = (
     "the state and was fitted to enough demonstrations; it does not bound dagger, which asks for "
     "actions."
 )
-"""What stands below the tables of an audit."""
 
 HEADER = ["observer", "deployed", "sees", "clone return", "share", "agreement"]
-"""Columns of ``audit.md``."""
 NARROW_HEADER = HEADER[:-1]
 """Columns on the terminal, for eighty characters."""
 TEXT_COLUMNS = 3

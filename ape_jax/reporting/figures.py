@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
 
 from ape_jax.algorithms.common import Metrics
-from ape_jax.evaluation.audit_records import Audit, Curve
+from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.intervals import Interval
-from ape_jax.evaluation.suite_records import Suite, SuiteRow
-from ape_jax.evaluation.sweep_records import Sweep, SweepPoint
+from ape_jax.evaluation.suite import Suite, SuiteRow
+from ape_jax.evaluation.sweep import Sweep
 
 EXPERT_COLOUR, OBSERVER_COLOUR = "#1f5fa8", "#c8442d"
 
@@ -24,10 +25,8 @@ DEPLOYMENT_COLOURS = {
     "tempered": "#e2a13c",
     "best": "#6a4c93",
 }
-"""Colours of the ways to deploy a clone."""
 
 LINES = ("-", "--", "-.", ":")
-"""Line styles of ensembles, in turn."""
 
 
 def _panels(rows: int, columns: int, width: float, height: float, **shared: Any):
@@ -53,12 +52,7 @@ def learning_curves(runs: Mapping[str, Metrics], floor: float) -> Figure:
     """
     figure, grid = _panels(1, len(runs), 3.4 * len(runs), 3.2, sharey=True)
     for axes, (title, metrics) in zip(grid[0], runs.items(), strict=True):
-        experts, observer = (
-            np.asarray(values).T for values in (metrics.pe_return, metrics.observer_return)
-        )
-        updates = np.arange(len(experts))
-        _curve_with_range(axes, updates, experts, EXPERT_COLOUR, "experts, J(PE)")
-        _curve_with_range(axes, updates, observer, OBSERVER_COLOUR, "observer trained against")
+        _experts_and_observer(axes, metrics.pe_return.T, metrics.observer_return.T)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("update")
     grid[0, 0].set_ylabel("return of an episode")
@@ -75,16 +69,12 @@ def run_curves(runs: Mapping[str, list[dict]]) -> Figure:
     """
     figure, grid = _panels(2, len(runs), 4.2 * len(runs), 5.2, sharex="col", sharey="row")
     for axes, (name, rows) in zip(grid.T, runs.items(), strict=True):
-        updates = np.array([row["update"] for row in rows])
         experts = np.array([row["expert_returns"] for row in rows], float)  # [U, K, E]
-        _curve_with_range(axes[0], updates, experts.mean(axis=2), EXPERT_COLOUR, "experts, J(PE)")
         observer = np.array([row["observer_return"] for row in rows], float)
-        _curve_with_range(axes[0], updates, observer, OBSERVER_COLOUR, "observer trained against")
+        _experts_and_observer(axes[0], experts.mean(axis=2), observer)
         for expert in range(experts.shape[2]):
             colour = plt.cm.viridis(expert / max(experts.shape[2] - 1, 1) * 0.85)
-            _curve_with_range(
-                axes[1], updates, experts[:, :, expert], colour, f"expert {expert + 1}"
-            )
+            _curve_with_range(axes[1], experts[:, :, expert], colour, f"expert {expert + 1}")
         title = f"{name}\n{experts.shape[1]} seed(s)"
         axes[0].set_title(title, fontsize=10, parse_math=False)
         axes[1].set_xlabel("update")
@@ -94,12 +84,17 @@ def run_curves(runs: Mapping[str, list[dict]]) -> Figure:
     return figure
 
 
-def _curve_with_range(
-    axes: Axes, updates: np.ndarray, values: np.ndarray, colour: Any, label: str
-) -> None:
-    """Mean over seeds [U, K] and their range, smoothed alike."""
+def _experts_and_observer(axes: Axes, experts: ArrayLike, observer: ArrayLike) -> None:
+    """Returns [U, K] over updates."""
+    _curve_with_range(axes, experts, EXPERT_COLOUR, "experts, J(PE)")
+    _curve_with_range(axes, observer, OBSERVER_COLOUR, "observer trained against")
+
+
+def _curve_with_range(axes: Axes, values: ArrayLike, colour: Any, label: str) -> None:
+    """Mean over seeds of values [U, K] and their range, smoothed alike."""
+    values = np.asarray(values)
     known = np.isfinite(values).all(axis=1)
-    updates, curve = updates[known], _smooth(values[known].T)
+    updates, curve = np.flatnonzero(known), _smooth(values[known].T)
     axes.fill_between(updates, curve.min(axis=0), curve.max(axis=0), color=colour, alpha=0.2, lw=0)
     axes.plot(updates, curve.mean(axis=0), color=colour, label=label, lw=1.6)
 
@@ -163,15 +158,12 @@ def observer_bars(audit: Audit) -> Figure:
     low = audit.random_return
     for axes, defence in zip(grid.flat, audit.defences, strict=False):
         for row in audit.rows_of(defence.name):
-            line, colour = (
-                kinds.index((row.observer, row.deployment)),
-                DEPLOYMENT_COLOURS[row.deployment],
-            )
-            mean = row.clone_return.mean
-            axes.barh(line, mean - low, left=low, height=0.72, color=colour)
+            line = kinds.index((row.observer, row.deployment))
+            width, colour = row.clone_return.mean - low, DEPLOYMENT_COLOURS[row.deployment]
+            axes.barh(line, width, left=low, height=0.72, color=colour)
             axes.plot(row.clone_return.ends, [line, line], color="black", lw=1.2)
-        pe_return = defence.pe_return.mean
-        axes.axvline(pe_return, color="black", ls="--", lw=1.0, label="the ensemble (PE)")
+        label = "the ensemble (PE)"
+        axes.axvline(defence.pe_return.mean, color="black", ls="--", lw=1.0, label=label)
         axes.set_title(defence.label, fontsize=10)
         axes.grid(visible=False, axis="y")
     labels = [f"{observer}, {deployed}" for observer, deployed in kinds]
@@ -188,42 +180,35 @@ def observer_bars(audit: Audit) -> Figure:
 
 def limited_curves(audit: Audit) -> Figure:
     """Clone return of a network over demonstrations and over width, sampled and greedy."""
-    titles = {
-        "num_steps": "over demonstrations, widest network",
-        "width": "over width, all demonstrations",
-    }
-    labels = {"num_steps": "demonstration steps", "width": "hidden units"}
+    kinds = (
+        ("num_steps", "over demonstrations, widest network", "demonstration steps", 10),
+        ("width", "over width, all demonstrations", "hidden units", 2),
+    )
     figure, grid = _panels(2, 2, 8.6, 6.2, sharey=True, sharex="col")
     for line, deployment in zip(grid, ("sampled", "greedy"), strict=True):
-        for axes, axis in zip(line, titles, strict=True):
+        for axes, (axis, *_, base) in zip(line, kinds, strict=True):
             for number, defence in enumerate(audit.defences):
                 about = (defence.name, axis, deployment)
                 points = [x for x in audit.curves if (x.defence, x.axis, x.deployment) == about]
-                _band_of_points(axes, points, defence.label, number)
-            axes.set_xscale("log", base=2 if axis == "width" else 10)
+                points.sort(key=lambda point: point.value)
+                intervals = [point.clone_return for point in points]
+                _band(axes, [point.value for point in points], intervals, defence.label, number)
+            axes.set_xscale("log", base=base)
         line[0].set_ylabel(f"return of the {deployment} clone")
-    for column, axis in zip(grid.T, titles, strict=True):
-        column[0].set_title(titles[axis], fontsize=10)
-        column[1].set_xlabel(labels[axis])
+    for column, (_, title, label, _) in zip(grid.T, kinds, strict=True):
+        column[0].set_title(title, fontsize=10)
+        column[1].set_xlabel(label)
     handles = grid[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8.5)
     return figure
-
-
-def _band_of_points(axes: Axes, points: Sequence[Curve], label: str, number: int) -> None:
-    points = sorted(points, key=lambda point: point.value)
-    if points:
-        intervals = [point.clone_return for point in points]
-        _band(axes, [point.value for point in points], intervals, label, number)
 
 
 def posterior_entropy(audit: Audit) -> Figure:
     """Entropy of the expert along an episode: how fast the actions give away which expert acts."""
     figure, ((axes,),) = _panels(1, 1, 6.4, 3.8)
     for number, defence in enumerate(audit.defences):
-        if defence.posterior_entropy:
-            steps = range(len(defence.posterior_entropy))
-            _band(axes, steps, defence.posterior_entropy, defence.label, number)
+        entropy = defence.posterior_entropy or ()
+        _band(axes, range(len(entropy)), entropy, defence.label, number)
     axes.set_xlabel("step of the episode")
     axes.set_ylabel("entropy of the expert, nats")
     axes.set_ylim(bottom=0)
@@ -235,7 +220,9 @@ def posterior_entropy(audit: Audit) -> Figure:
 def _band(
     axes: Axes, x: Sequence[int], intervals: Sequence[Interval], label: str, number: int
 ) -> None:
-    """A line of means with its interval as a band."""
+    """A line of means with its interval as a band, if there is anything."""
+    if not intervals:
+        return
     colour, line = f"C{number}", LINES[number % len(LINES)]
     axes.plot(x, [one.mean for one in intervals], label=label, lw=1.6, color=colour, ls=line)
     low, high = zip(*(one.ends for one in intervals), strict=True)
@@ -248,22 +235,19 @@ def frontier(sweep: Sweep) -> Figure:
     figure, grid = _panels(1, len(observers), 4.6 * len(observers), 4.3, sharey=True)
     styles = {"exact": (EXPERT_COLOUR, "s", "--"), "sampled": (OBSERVER_COLOUR, "o", "-")}
     for axes, observer in zip(grid[0], observers, strict=True):
-        own = sorted(
-            (point for point in sweep.points if point.observer == observer),
-            key=lambda point: point.beta,
-        )
+        own = [point for point in sweep.points if point.observer == observer]
+        own.sort(key=lambda point: point.beta)
         for training, (colour, marker, line) in styles.items():
             points = [point for point in own if point.training == training]
-            means = (
-                [point.pe_return.mean for point in points],
-                [point.clone_return.mean for point in points],
-            )
-            axes.plot(*means, color=colour, ls=line, marker=marker, ms=5, label=training, zorder=3)
+            x, y = ([getattr(p, f"{who}_return").mean for p in points] for who in ("pe", "clone"))
+            axes.plot(x, y, color=colour, ls=line, marker=marker, ms=5, label=training, zorder=3)
             for point in points:
                 seeds = point.pe_return.values, point.clone_return.values
                 axes.scatter(*seeds, s=9, color=colour, alpha=0.35, lw=0, marker=marker)
                 if training == "sampled":
-                    _label_beta(axes, point, colour)
+                    place = (point.pe_return.mean, point.clone_return.mean)
+                    style = {"textcoords": "offset points", "fontsize": 7.5, "color": colour}
+                    axes.annotate(f"{point.beta:g}", place, xytext=(5, 4), **style)
         # The means set the limits, so that a seed far away does not squeeze the rest.
         pe_returns = [point.pe_return.mean for point in own]
         room = max(0.06 * (max(pe_returns) - min(pe_returns)), 0.1)
@@ -275,17 +259,6 @@ def frontier(sweep: Sweep) -> Figure:
     grid[0, 0].set_ylabel("return of its clone")
     grid[0, 0].legend(frameon=False, fontsize=9)
     return figure
-
-
-def _label_beta(axes: Axes, point: SweepPoint, colour: str) -> None:
-    axes.annotate(
-        f"{point.beta:g}",
-        (point.pe_return.mean, point.clone_return.mean),
-        textcoords="offset points",
-        xytext=(5, 4),
-        fontsize=7.5,
-        color=colour,
-    )
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -24,36 +24,20 @@ class Finding(NamedTuple):
     """One thing that the numbers say."""
 
     claim: str
-    """What they say, in a sentence."""
     detail: str
     """What the claim rests on."""
-
-
-class Verdicts(NamedTuple):
-    """Clones of a run, by the share of the ensemble's return that they get.
-
-    Shares count from a random policy; the strongest clone is first.
-    """
-
-    kept_out: list[AuditRow]
-    """The whole interval is below ``PROTECTED_SHARE``."""
-    not_kept_out: list[AuditRow]
-    """The whole interval is at or above it."""
-    undecided: list[AuditRow]
 
 
 def find(config: RunConfig, summary: Summary, audit: Audit | None) -> list[Finding]:
     """Everything worth a sentence, the answer to the main question first.
 
-    Args:
-      config: settings of the run.
-      summary: its ``summary.json``.
-      audit: the ``audit.json`` of this run; None where it cannot be audited.
+    The audit is that of the run; None where it cannot be audited.
     """
     base = summary.random_return if audit is None else audit.random_return
-    found = [_no_audit() if audit is None else _protection(audit), _ensemble(summary, base, audit)]
-    found += [] if audit is None else _clones(audit)
-    found += [
+    found = [
+        _protection(audit),
+        _ensemble(summary, base, audit),
+        *([] if audit is None else _clones(audit)),
         _mixture(summary, base),
         _floor(audit),
         _greedy_experts(summary, base, audit),
@@ -92,22 +76,19 @@ def learned(summary: Summary) -> bool:
     return bool(np.all(best > summary.random_return + summary.random_std))
 
 
-def verdicts(audit: Audit) -> Verdicts | None:
-    """Which observers are kept out, among those that do not look inside; None without shares."""
-    rows = attacks_on(audit)
-    if not rows or any(row.fraction is None for row in rows):
-        return None
-    found = Verdicts([], [], [])
-    for row in rows:
-        assert row.fraction is not None
+def verdicts(audit: Audit) -> dict[str, list[AuditRow]]:
+    """Clones of the run by observers that do not look inside, by how certainly they are kept out.
+
+    The strongest clone is first. There are no verdicts where a row has no share.
+    """
+    found: dict[str, list[AuditRow]] = {"kept_out": [], "not_kept_out": [], "undecided": []}
+    for row in attacks_on(audit):
+        if row.fraction is None:
+            return {}
         low, high = row.fraction.ends
-        if high < PROTECTED_SHARE:
-            found.kept_out.append(row)
-        elif low >= PROTECTED_SHARE:
-            found.not_kept_out.append(row)
-        else:
-            found.undecided.append(row)
-    return found
+        certain = "kept_out" if high < PROTECTED_SHARE else "not_kept_out"
+        found["undecided" if low < PROTECTED_SHARE <= high else certain].append(row)
+    return found if any(found.values()) else {}
 
 
 def attacks_on(audit: Audit) -> list[AuditRow]:
@@ -120,7 +101,7 @@ def number(value: float) -> str:
     return f"{value:z,.2f}"
 
 
-def interval_text(interval: Interval) -> str:
+def text_of(interval: Interval) -> str:
     """Text such as ``-12.85 [-13.20, -12.51]``."""
     return with_interval(interval, "z,.2f")
 
@@ -135,21 +116,19 @@ def name_of(row: AuditRow) -> str:
     return f"{row.observer.replace('_', ' ')} ({row.deployment})"
 
 
-def _no_audit() -> Finding:
-    return Finding(
-        "No observer's clone was measured.",
-        "The actions are continuous, and an audit cannot score them. What follows says nothing "
-        "about real cloners.",
-    )
-
-
-def _protection(audit: Audit) -> Finding:
+def _protection(audit: Audit | None) -> Finding:
+    if audit is None:
+        return Finding(
+            "No observer's clone was measured.",
+            "The actions are continuous, and an audit cannot score them. What follows says nothing "
+            "about real cloners.",
+        )
     nothing = "Nothing can be said about protection."
     rows = attacks_on(audit)
     if not rows:
         return Finding(nothing, "The audit holds no real cloner.")
     best = rows[0]
-    if verdicts(audit) is None:
+    if not verdicts(audit):
         return Finding(
             nothing,
             "In at least one seed no expert is clearly better than a random policy: there is "
@@ -171,7 +150,7 @@ def _protection(audit: Audit) -> Finding:
 
 def _ensemble(summary: Summary, base: float, audit: Audit | None) -> Finding:
     pe_return = Interval.bootstrap(summary.pe_return.array)
-    claim = f"The ensemble (PE) returns {interval_text(pe_return)} in an episode."
+    claim = f"The ensemble (PE) returns {text_of(pe_return)} in an episode."
     if not learned(summary):
         claim += " In at least one seed that is hardly more than a random policy returns."
     detail = f"A random policy returns {number(base)}"
@@ -186,7 +165,7 @@ def _clones(audit: Audit) -> list[Finding]:
         Finding(
             f"The clone of an observer who uses {name_of(row)} {_gets(row)}.",
             f"It was fitted to {audit.num_steps:,} demonstration steps, and returns "
-            f"{interval_text(row.clone_return)}.",
+            f"{text_of(row.clone_return)}.",
         )
         for deployment in ("sampled", "greedy")
         for row in audit.rows_of(RUN)
@@ -196,7 +175,7 @@ def _clones(audit: Audit) -> list[Finding]:
 
 def _gets(row: AuditRow) -> str:
     if row.fraction is None:
-        return f"returns {interval_text(row.clone_return)}; no share of the ensemble's can be given"
+        return f"returns {text_of(row.clone_return)}; no share of the ensemble's can be given"
     return _recovers(row.fraction)
 
 
@@ -210,7 +189,7 @@ def _recovers(share: Interval) -> str:
 def _mixture(summary: Summary, base: float) -> Finding:
     values = summary.mixture.array
     shares = _shares(values[:, None], summary, base)
-    returns = f"returns {interval_text(Interval.bootstrap(values))}"
+    returns = f"returns {text_of(Interval.bootstrap(values))}"
     gets = returns if shares is None else _recovers(Interval.bootstrap(shares[:, 0]))
     return Finding(
         f"The paper's observer, the uniform mixture π_o, {gets}.",
@@ -220,36 +199,32 @@ def _mixture(summary: Summary, base: float) -> Finding:
 
 
 def _floor(audit: Audit | None) -> Finding:
+    who = "An observer who fits enough demonstrations and samples gets"
     theory = (
         "A clone that is a function of the state visits states as often as the experts do on "
         "average, and so returns what they return on average. No training changes that."
     )
-    defences = [] if audit is None else [one for one in audit.defences if one.name == RUN]
-    floor = defences[0].floor if defences else None
-    if audit is None or floor is None:
+    defence = None if audit is None else next((x for x in audit.defences if x.name == RUN), None)
+    if audit is None or defence is None or defence.floor is None:
         return Finding(
-            "An observer who fits enough demonstrations and samples gets what the ensemble "
-            "returns, except in episodes that the time limit cuts.",
+            f"{who} what the ensemble returns, except in episodes that the time limit cuts.",
             f"{theory} The cost of the time limit is known only for a finite MDP.",
         )
-    claim = (
-        "An observer who fits enough demonstrations and samples gets at least "
-        f"{number(floor.mean)}."
-    )
-    if floor.mean < audit.random_return:
-        return Finding(
-            claim,
+    floor = defence.floor.mean
+    if floor < audit.random_return:
+        detail = (
             "A random policy returns more: the time limit cuts so many episodes that the floor "
-            "promises nothing.",
+            "promises nothing."
         )
-    distance = defences[0].pe_return.mean - floor.mean
-    return Finding(claim, f"That is {number(distance)} below the ensemble. {theory}")
+    else:
+        detail = f"That is {number(defence.pe_return.mean - floor)} below the ensemble. {theory}"
+    return Finding(f"{who} at least {number(floor)}.", detail)
 
 
 def _greedy_experts(summary: Summary, base: float, audit: Audit | None) -> Finding:
     """Whether the experts themselves fail when they are deployed greedily."""
     greedy = summary.greedy_experts.array
-    returns = f"return {interval_text(Interval.bootstrap(greedy.mean(axis=1)))}"
+    returns = f"return {text_of(Interval.bootstrap(greedy.mean(axis=1)))}"
     who = "The experts themselves, deployed greedily (or by their mean action),"
     shares = _shares(greedy, summary, base)
     if shares is None:
@@ -260,26 +235,27 @@ def _greedy_experts(summary: Summary, base: float, audit: Audit | None) -> Findi
         f"{who} get {gets} of the ensemble's return; {failing} of {shares.size} experts, over all "
         f"seeds, get less than {PROTECTED_SHARE:.0%}."
     )
-    found = None if audit is None else verdicts(audit)
-    kept_out = [] if found is None else [(row.observer, row.deployment) for row in found.kept_out]
+    kept_out = [] if audit is None else verdicts(audit).get("kept_out", [])
     detail = f"They {returns}."
-    if ("behaviour_cloning", "greedy") in kept_out and failing:
-        detail += " Their greedy clone may fail because they do, without a trap between them."
-    elif ("behaviour_cloning", "greedy") in kept_out and greedy.shape[1] > 1:
-        detail += " Their greedy clone fails although they do not: the ensemble is its trap."
+    if ("behaviour_cloning", "greedy") in ((row.observer, row.deployment) for row in kept_out):
+        if failing:
+            detail += " Their greedy clone may fail because they do, without a trap between them."
+        elif greedy.shape[1] > 1:
+            detail += " Their greedy clone fails although they do not: the ensemble is its trap."
     return Finding(claim, detail)
 
 
 def _collapsed_experts(config: RunConfig, summary: Summary) -> Finding:
-    collapsed = np.argwhere(summary.dead_experts)
     rule = (
         "An expert has collapsed if it returns less than half of what the best expert of its seed "
         "does, counted from a random policy. Where nobody learned anything, none has."
     )
-    if not len(collapsed):
-        return Finding("No expert has collapsed.", rule)
-    places = [f"expert {e + 1} of seed {config.first_seed + seed}" for seed, e in collapsed]
-    return Finding(f"Collapsed in training: {', '.join(places)}.", rule)
+    places = [
+        f"expert {expert + 1} of seed {config.first_seed + seed}"
+        for seed, expert in np.argwhere(summary.dead_experts)
+    ]
+    claim = f"Collapsed in training: {', '.join(places)}." if places else "No expert has collapsed."
+    return Finding(claim, rule)
 
 
 def _constraint(summary: Summary, min_return: float) -> Finding:
@@ -298,11 +274,11 @@ def _seeds(audited: int, trained: int) -> list[Finding]:
         claim = f"The audit is of the first {audited} of {trained} seeds."
         found.append(Finding(claim, "Returns of the run itself are of all seeds."))
     if audited == 1:
-        text = "There is no interval, and another seed may differ by any amount."
-        found.append(Finding("This is one seed.", text))
+        detail = "There is no interval, and another seed may differ by any amount."
+        found.append(Finding("This is one seed.", detail))
     elif audited < FEW_SEEDS:
-        text = "Bootstrap intervals over so few values are too narrow."
-        found.append(Finding(f"There are only {audited} seeds.", text))
+        detail = "Bootstrap intervals over so few values are too narrow."
+        found.append(Finding(f"There are only {audited} seeds.", detail))
     return found
 
 

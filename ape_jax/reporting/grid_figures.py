@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 
 from ape_jax.core.tabular import FiniteMDP, state_values
 from ape_jax.envs.gridworld import MOVES, GridWorld
-from ape_jax.evaluation.reproduce import Panels
 
 PANELS_IN_A_ROW = 4
-"""Policies side by side in a figure of one ensemble."""
 
 LEAST_ARROW = 0.02
 """Actions that are less probable are not drawn."""
@@ -105,14 +103,6 @@ def policy_figure(
     if title:
         figure.suptitle(title, fontsize=12)
     return figure
-
-
-def expert_panels(panels: Panels) -> dict[str, Policies]:
-    """A title to the policy of each expert, and to all experts together."""
-    experts = {f"expert {index + 1}": expert for index, expert in enumerate(panels.experts)}
-    if len(experts) == 1:
-        return experts
-    return experts | {"average of the experts": panels.experts}
 
 
 def in_rows(panels: Mapping[str, Policies]) -> dict[str, dict[str, Policies]]:

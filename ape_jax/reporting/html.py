@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +20,24 @@ from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.reproduce import Panels
 from ape_jax.evaluation.subjects import RUN
 from ape_jax.evaluation.summary import Summary
-from ape_jax.evaluation.sweep_records import Sweep
+from ape_jax.evaluation.sweep import Sweep
 from ape_jax.reporting import audit_table, figures, findings, grid_figures
+from ape_jax.reporting.findings import percent, text_of
 
 PAGE_WIDTH = 7.8
 """Least width of a figure, in inches; the page scales figures."""
+
+STYLE: dict[str, Any] = {
+    "image.interpolation": "none",  # Cells stay sharp at any size.
+    "svg.hashsalt": "ape_jax",  # The same figure has the same ids each time.
+}
+"""Settings of matplotlib for figures of a page."""
 
 
 class Sources(NamedTuple):
     """What a report is made of."""
 
     name: str
-    """Name of the run."""
     task: Task
     config: RunConfig
     summary: Summary
@@ -42,7 +49,6 @@ class Sources(NamedTuple):
     panels: Panels | None
     """Policies of the first seed; None where the environment is no gridworld."""
     facts: dict[str, str]
-    """What else is known of the run and of the report."""
     commands: dict[str, str]
     """Commands, by what they make."""
 
@@ -81,13 +87,16 @@ def render(sources: Sources) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found = None if audit is None else findings.verdicts(audit)
+    verdicts = {} if audit is None else findings.verdicts(audit)
     return environment.get_template("report.html.jinja").render(
         sources._asdict(),
         statement=findings.statement(sources.config),
         numbers=key_numbers(sources.summary, audit),
         findings=findings.find(sources.config, sources.summary, audit),
-        verdicts={} if found is None else _verdict_lines(found),
+        verdicts={
+            kind: ", ".join(map(findings.name_of, rows)) or "none"
+            for kind, rows in verdicts.items()
+        },
         figures={drawing.name: drawing for drawing in draw(sources)},
         table=[] if audit is None else table(audit),
         header=["ensemble", *audit_table.HEADER],
@@ -107,15 +116,7 @@ def key_numbers(summary: Summary, audit: Audit | None) -> list[tuple[str, str]]:
     for row in [] if audit is None else audit.rows_of(RUN):
         if row.observer == "behaviour_cloning" and row.deployment != "tempered":
             found[f"clone, {row.deployment}"] = row.clone_return
-    return [(who, findings.interval_text(interval)) for who, interval in found.items()]
-
-
-def _verdict_lines(found: findings.Verdicts) -> dict[str, str]:
-    """The clones of each verdict."""
-    return {
-        kind: ", ".join(map(findings.name_of, rows)) or "none"
-        for kind, rows in found._asdict().items()
-    }
+    return [(who, text_of(interval)) for who, interval in found.items()]
 
 
 def table(audit: Audit) -> list[list[Cell]]:
@@ -130,9 +131,9 @@ def table(audit: Audit) -> list[list[Cell]]:
                 Cell(audit_table.name_of(row), row.observer),
                 Cell(row.deployment, row.deployment),
                 Cell(row.sees, row.sees),
-                Cell(findings.interval_text(row.clone_return), row.clone_return.mean),
-                Cell("–", None) if share is None else Cell(findings.percent(share), share.mean),
-                Cell(findings.percent(row.agreement), row.agreement.mean),
+                Cell(text_of(row.clone_return), row.clone_return.mean),
+                Cell("–", None) if share is None else Cell(percent(share), share.mean),
+                Cell(percent(row.agreement), row.agreement.mean),
             ]
         )
     return lines
@@ -140,80 +141,57 @@ def table(audit: Audit) -> list[list[Cell]]:
 
 def draw(sources: Sources) -> list[Drawing]:
     """The figures of what there is."""
-    return [_curves(sources), *_policies(sources), *_bars(sources), *_frontier(sources)]
-
-
-def _curves(sources: Sources) -> Drawing:
-    return _drawing(
-        "curves",
-        lambda: figures.run_curves({sources.name: sources.updates}),
-        "Returns over updates: above, experts and observer; below, every expert",
-        "Return of an episode over updates, means of the last ten: above, the experts together and "
-        "the observer that they are trained against; below, every expert. Lines are means over "
-        "seeds, bands reach from the lowest seed to the highest.",
-    )
-
-
-def _policies(sources: Sources) -> list[Drawing]:
-    world, panels = sources.task.world, sources.panels
-    if panels is None or not isinstance(world.env, GridWorld) or world.mdp is None:
-        return []
-    env, mdp = world.env, world.mdp
-    shown = (
-        f"Seed {sources.config.first_seed}. Colour: expected return from the cell; arrows: "
-        "probabilities of the actions, a dot for staying; G: the goal."
-    )
-    experts = grid_figures.in_rows(grid_figures.expert_panels(panels))
-    observers = grid_figures.in_rows(panels.observers)
-    return [
+    drawings = [
         _drawing(
-            "experts",
-            lambda: grid_figures.policy_figure(env, mdp, experts),
-            "The experts on the grid",
-            f"The experts. {shown}",
-        ),
-        _drawing(
-            "observers",
-            lambda: grid_figures.policy_figure(env, mdp, observers),
-            "Observers and clones on the grid",
-            f"The uniform mixture, and clones by behaviour cloning (BC). {shown}",
-        ),
+            "curves",
+            lambda: figures.run_curves({sources.name: sources.updates}),
+            "Returns over updates: above, experts and observer; below, every expert",
+            "Return of an episode over updates, means of the last ten: above, the experts together "
+            "and the observer that they are trained against; below, every expert. Lines are means "
+            "over seeds, bands reach from the lowest seed to the highest.",
+        )
     ]
-
-
-def _bars(sources: Sources) -> list[Drawing]:
-    audit = sources.audit
-    if audit is None or not audit.rows:
-        return []
-    drawing = _drawing(
-        "bars",
-        lambda: figures.observer_bars(audit),
-        "Return of every observer's clone, as bars",
-        "Return of every clone, drawn from what a random policy returns; the dashed line is the "
-        "ensemble, thin lines are 95 % intervals.",
-    )
-    return [drawing]
-
-
-def _frontier(sources: Sources) -> list[Drawing]:
-    sweep = sources.sweep
-    if sweep is None:
-        return []
-    drawing = _drawing(
-        "frontier",
-        lambda: figures.frontier(sweep),
-        "Return of the ensemble against the return of its clone, over beta",
-        f"Return of the ensemble against return of the clone, over β; {sweep.seeds} seed(s) for "
-        f"each β, {sweep.num_updates:,} updates. Dots are seeds, lines join the means.",
-    )
-    return [drawing]
-
-
-STYLE: dict[str, Any] = {
-    "image.interpolation": "none",  # Cells stay sharp at any size.
-    "svg.hashsalt": "ape_jax",  # The same figure has the same ids each time.
-}
-"""Settings of matplotlib for figures of a page."""
+    world, panels, audit, sweep = sources.task.world, sources.panels, sources.audit, sources.sweep
+    if panels is not None and isinstance(world.env, GridWorld) and world.mdp is not None:
+        env, mdp = world.env, world.mdp
+        note = (
+            f"Seed {sources.config.first_seed}. Colour: expected return from the cell; arrows: "
+            "probabilities of the actions, a dot for staying; G: the goal."
+        )
+        for name, policies, label, caption in (
+            ("experts", panels.experts, "The experts on the grid", "The experts."),
+            (
+                "observers",
+                panels.observers,
+                "Observers and clones on the grid",
+                "The uniform mixture, and clones by behaviour cloning (BC).",
+            ),
+        ):
+            rows = grid_figures.in_rows(policies)
+            figure = partial(grid_figures.policy_figure, env, mdp, rows)
+            drawings.append(_drawing(name, figure, label, f"{caption} {note}"))
+    if audit is not None and audit.rows:
+        drawings.append(
+            _drawing(
+                "bars",
+                lambda: figures.observer_bars(audit),
+                "Return of every observer's clone, as bars",
+                "Return of every clone, drawn from what a random policy returns; the dashed line "
+                "is the ensemble, thin lines are 95 % intervals.",
+            )
+        )
+    if sweep is not None:
+        drawings.append(
+            _drawing(
+                "frontier",
+                lambda: figures.frontier(sweep),
+                "Return of the ensemble against the return of its clone, over beta",
+                f"Return of the ensemble against return of the clone, over β; {sweep.seeds} "
+                f"seed(s) for each β, {sweep.num_updates:,} updates. Dots are seeds, lines join "
+                "the means.",
+            )
+        )
+    return drawings
 
 
 def _drawing(name: str, make: Callable[[], Figure], label: str, caption: str) -> Drawing:

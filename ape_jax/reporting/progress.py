@@ -13,28 +13,23 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from ape_jax.algorithms.common import Metrics
-from ape_jax.evaluation.records import Progress
-
-
-def progress_bar(console: Console) -> RichProgress:
-    """Bars with counts, the current returns, and times."""
-    return RichProgress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[returns]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
+from ape_jax.evaluation.progress import Progress
 
 
 class ProgressBars:
     """A progress callback that shows one bar for each task; a context manager."""
 
     def __init__(self, console: Console):
-        """Show nothing yet."""
-        self._bars = progress_bar(console)
+        """Show nothing yet: later counts, the current returns, and times."""
+        self._bars = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[returns]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+        )
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "ProgressBars":

@@ -7,8 +7,8 @@ from rich.table import Table
 
 from ape_jax.evaluation.intervals import Interval, MeanStd
 from ape_jax.evaluation.reproduce import LABELS, Table1
-from ape_jax.evaluation.suite_records import Suite
-from ape_jax.evaluation.sweep_records import Sweep
+from ape_jax.evaluation.suite import Suite
+from ape_jax.evaluation.sweep import Sweep
 
 EXPLANATION = (
     "Every column is an exact expected return on the gridworld and names who acts: PE is the "
@@ -21,7 +21,6 @@ EXPLANATION = (
     "samples recovers the experts' average state-action occupancy, and with it their average "
     "return, except where the limit cut them off."
 )
-"""Which observer each column is, and what bounds it."""
 
 PAPER_NOTE = (
     "The paper prints −16.33 for PG-APE and −44.14 for its clone. With a limit of 100 steps, at "
@@ -42,12 +41,7 @@ COLUMNS = {
 
 
 def with_interval(interval: Interval, form: str = "z.2f") -> str:
-    """Text such as ``-12.85 [-13.20, -12.51]``; the mean only where there is one seed.
-
-    Args:
-      interval: a mean with its interval.
-      form: format of the three numbers, as ``format`` takes it.
-    """
+    """Text such as ``-12.85 [-13.20, -12.51]``, each number in this form; one seed has no range."""
     if interval.low is None:
         return format(interval.mean, form)
     return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
@@ -102,28 +96,14 @@ def narrow(cells: Sequence[str]) -> list[str]:
     return [cells[0], *(cell.replace(" ", "\n") for cell in cells[1:])]
 
 
-SUITE_HEADER = [
-    "environment",
-    "β = 0",
-    "PE",
-    "worst expert",
-    "greedy experts",
-    "BC sampled",
-    "BC greedy",
-    "posterior sampled",
-    "mean action",
-    "one expert: itself, greedy, BC greedy",
-    "steps/s",
-]
-"""Columns of the suite's table."""
-
-SUITE_CLONES = (
-    "behaviour_cloning_sampled",
-    "behaviour_cloning_greedy",
-    "posterior_sampled",
-    "mean_action",
-)
-"""Clones in the suite's table."""
+SUITE_CLONES = {
+    "behaviour_cloning_sampled": "BC sampled",
+    "behaviour_cloning_greedy": "BC greedy",
+    "posterior_sampled": "posterior sampled",
+    "mean_action": "mean action",
+}
+SUITE_HEADER = ["environment", "β = 0", "PE", "worst expert", "greedy experts"]
+SUITE_HEADER += [*SUITE_CLONES.values(), "one expert: itself, greedy, BC greedy", "steps/s"]
 
 
 def suite_lines(suite: Suite) -> list[list[str]]:
@@ -150,40 +130,29 @@ def suite_lines(suite: Suite) -> list[list[str]]:
 SWEEP_HEADER = ["observer", "training", "beta", "PE", "worst expert", "clone"]
 """Columns of the sweep's table; the first two hold text."""
 COMPARISON_HEADER = ["observer", "beta", "PE", "gap, sampled", "gap, exact", "ratio"]
-"""Columns of the table that sets sampled training beside exact training."""
 SWEEP_NOTE = (
     "uniform: the paper's mixture, which samples; greedy: the posterior mixture, which takes its "
     "most probable action. In brackets: 95 % bootstrap interval over seeds."
 )
-"""What the observers of a sweep are."""
 
 
 def sweep_lines(sweep: Sweep) -> list[list[str]]:
     """Lines under ``SWEEP_HEADER``."""
-    return [
-        [
-            point.observer,
-            point.training,
-            f"{point.beta:g}",
-            with_interval(point.pe_return),
-            with_interval(point.worst_expert),
-            with_interval(point.clone_return),
-        ]
-        for point in sweep.points
-    ]
+    lines = []
+    for point in sweep.points:
+        numbers = map(with_interval, (point.pe_return, point.worst_expert, point.clone_return))
+        lines.append([point.observer, point.training, f"{point.beta:g}", *numbers])
+    return lines
 
 
 def comparison_lines(sweep: Sweep) -> list[list[str]]:
     """Lines under ``COMPARISON_HEADER``."""
-    return [
-        [
-            line.observer,
-            f"{line.beta:g}",
-            *(f"{value:.2f}" for value in (line.pe_return, line.sampled_gap, line.exact_gap)),
-            "" if line.ratio is None else f"{line.ratio:.2f}",
-        ]
-        for line in sweep.comparison
-    ]
+    lines = []
+    for line in sweep.comparison:
+        numbers = (line.pe_return, line.sampled_gap, line.exact_gap, line.ratio)
+        texts = ("" if value is None else f"{value:.2f}" for value in numbers)
+        lines.append([line.observer, f"{line.beta:g}", *texts])
+    return lines
 
 
 def sweep_markdown(sweep: Sweep) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import backend
 from jax.sharding import Mesh
 
+from ape_jax.config import TrainConfig
 from ape_jax.types import SettingError
 
 SEEDS, ENVIRONMENTS = "seeds", "environments"
@@ -20,59 +21,59 @@ one seed's environments and average their gradients."""
 
 CONNECT_SECONDS = 30
 """How long a process waits for process 0 at the start."""
-
 HEARTBEAT_SECONDS = 10
 """How long a process may be silent before it counts as lost."""
 
 
 def make_mesh(
-    num_seeds: int, envs_per_expert: int, devices: Sequence[jax.Device] | None = None
+    config: TrainConfig, num_seeds: int, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
     """Spread seeds over as many devices as divide them evenly, and environments over the rest.
 
-    Args:
-      num_seeds: K.
-      envs_per_expert: B of the whole run.
-      devices: all of these are used; if None, as many of all devices as divide evenly.
+    Where an algorithm keeps environments in its state, they stay on the device of their seed. All
+    given devices are used; if None, as many of all devices as divide evenly.
 
     Raises:
-      SettingError: environments do not divide evenly over the devices that are asked for.
+      SettingError: seeds or environments do not divide evenly over the devices.
     """
+    num_envs = config.envs_per_expert if config.spreads_environments else 1
     if devices is None:
         devices = jax.devices()
-        while envs_per_expert % (len(devices) // math.gcd(num_seeds, len(devices))):
+        while num_envs % (len(devices) // math.gcd(num_seeds, len(devices))):
             devices = devices[:-1]
     for_seeds = math.gcd(num_seeds, len(devices))
     for_envs = len(devices) // for_seeds
-    if envs_per_expert % for_envs:
-        more = -(-envs_per_expert // for_envs) * for_envs
+    if num_envs % for_envs and not config.spreads_environments:
+        raise SettingError(
+            f"seeds must be divisible by the {len(devices)} devices with algorithm="
+            f"{config.algorithm}, which spreads seeds alone; got {num_seeds}. Choose another "
+            "number of either"
+        )
+    if num_envs % for_envs:
         raise SettingError(
             f"envs_per_expert must be divisible by {for_envs}, the devices that share a seed's "
-            f"environments ({len(devices)} devices, {num_seeds} seed(s)); got {envs_per_expert}. "
-            f"Choose {more}, or another number of devices"
+            f"environments ({len(devices)} devices, {num_seeds} seed(s)); got {num_envs}. "
+            f"Choose {-(-num_envs // for_envs) * for_envs}, or another number of devices"
         )
     return Mesh(np.array(devices).reshape(for_seeds, for_envs), (SEEDS, ENVIRONMENTS))
 
 
 class Cluster(NamedTuple):
-    """How a process finds the other processes of its run; ``jax.distributed`` detects what is None.
-
-    The fields are the address host:port of process 0, the number of processes, and the number of
-    this process, from 0.
-    """
+    """How a process finds the others of its run; ``jax.distributed`` detects what is None."""
 
     coordinator: str | None = None
+    """Address host:port of process 0."""
     num_processes: int | None = None
     process_id: int | None = None
+    """Number of this process, from 0."""
 
 
 class Place(NamedTuple):
     """Where a run is computed."""
 
     num_devices: int | None = None
-    """How many devices of each process are used; None takes as many as divide the work evenly."""
+    """Devices of each process; None takes as many as divide the work evenly."""
     cluster: Cluster | None = None
-    """The run's other processes; None if it has only one."""
 
 
 def start(
@@ -81,12 +82,8 @@ def start(
     """Choose the devices to train on, of all processes that take part; None leaves the choice open.
 
     Call it before anything else is computed: JAX divides a CPU into devices and joins processes
-    only before its first computation. Arrays that were made earlier are lost.
-
-    Args:
-      num_devices: as in ``Place``. A CPU becomes as many devices as are asked for; they share its
-        cores.
-      cluster: as in ``Place``.
+    only before its first computation. Arrays that were made earlier are lost. A CPU becomes as many
+    devices as are asked for; they share its cores. The arguments are those of ``Place``.
 
     Raises:
       SettingError: there are fewer devices, an address or number is missing, or process 0 does not
@@ -95,7 +92,8 @@ def start(
     """
     if num_devices is not None and num_devices < 1:
         raise SettingError(f"devices must be at least 1; got {num_devices}")
-    divides = num_devices is not None and _is_cpu() and len(jax.local_devices()) != num_devices
+    is_cpu = jax.default_backend() == "cpu"
+    divides = num_devices is not None and is_cpu and len(jax.local_devices()) != num_devices
     if cluster is not None or divides:
         backend.clear_backends()
     if divides:
@@ -121,10 +119,6 @@ def leave() -> None:
     with contextlib.suppress(RuntimeError):  # The others may have ended already.
         jax.distributed.shutdown()
     backend.clear_backends()
-
-
-def _is_cpu() -> bool:
-    return jax.default_backend() == "cpu"
 
 
 def _connect(cluster: Cluster) -> None:

@@ -8,26 +8,12 @@ from ape_jax.algorithms import TrainState
 from ape_jax.algorithms.common import Metrics
 from ape_jax.types import NonFiniteError
 
-TERMS = (
-    "policy_loss",
-    "value_loss",
-    "entropy",
-    "classifier_loss",
-    "calibration_error",
-    "grad_norm",
-    "multipliers",
-)
-"""Metrics that are finite in every sound run. Returns are not among them: they are nan until the
-first episode has ended."""
+TERMS = [name for name in Metrics._fields if "return" not in name]
+"""Metrics that are finite in every sound run. Returns are nan until the first episode has ended."""
 
 
 def check(metrics: Metrics, state: TrainState, first_update: int) -> None:
-    """Check the metrics of a chunk, and the parameters after it.
-
-    Args:
-      metrics: arrays [K, updates, …].
-      state: the state [K, …] after the chunk.
-      first_update: number of the chunk's first update, from 0.
+    """Check the metrics [K, updates, …] of a chunk, and the parameters [K, …] after it.
 
     Raises:
       NonFiniteError: a number is not finite. The message names the first update with one and the
@@ -35,22 +21,18 @@ def check(metrics: Metrics, state: TrainState, first_update: int) -> None:
     """
     found = []
     for order, term in enumerate(TERMS):
-        values = getattr(metrics, term)
-        if values is None:
-            continue
-        bad = ~np.isfinite(np.asarray(values))
-        bad = bad.reshape(*bad.shape[:2], -1).any(axis=-1)  # [K, updates]
-        if bad.any():
-            update = int(bad.any(axis=0).argmax())
-            found.append((update, order, term, int(bad[:, update].argmax())))
+        if (values := getattr(metrics, term)) is not None:
+            finite = np.isfinite(values)
+            bad = ~finite.reshape(*finite.shape[:2], -1).all(axis=-1)  # [K, updates]
+            found += [(update, order, seed) for update, seed in np.argwhere(bad.T)[:1]]
     if found:
-        update, _, term, seed = min(found)
+        update, order, seed = min(found)
         raise NonFiniteError(
-            f"{term} is not finite at update {first_update + update}, in seed number {seed} of the "
-            "run"
+            f"{TERMS[order]} is not finite at update {first_update + update}, in seed number "
+            f"{seed} of the run"
         )
-    finite = jax.device_get(_finite(state.params))
-    for path, holds in jax.tree_util.tree_leaves_with_path(finite):
+    sound = jax.device_get(_finite(state.params))
+    for path, holds in jax.tree_util.tree_leaves_with_path(sound):
         if not holds:
             num_updates = np.shape(metrics.pe_return)[1]
             raise NonFiniteError(

@@ -1,5 +1,6 @@
 """The host side of training: seeds side by side under ``vmap``, updates in jitted chunks."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Sequence
@@ -10,27 +11,24 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key
 
-from ape_jax.algorithms import TrainState, init, spreads_environments, updates
+from ape_jax.algorithms import TrainState, init, updates
 from ape_jax.algorithms.common import Metrics
 from ape_jax.algorithms.task import Task
-from ape_jax.config import CHUNK, Hypers, TrainConfig
+from ape_jax.config import CHUNK, Hypers
 from ape_jax.training.devices import ENVIRONMENTS, SEEDS, make_mesh
-from ape_jax.types import SettingError
 
 log = logging.getLogger(__name__)
 
 
 class Chunk(NamedTuple):
-    """A run after some more updates."""
+    """A run after some more updates: states [K, …] and metrics [K, updates of the chunk, …]."""
 
     num_done: int
     """Updates done so far."""
     num_updates: int
     """Updates of the whole run."""
     state: TrainState
-    """State [K, …] after these updates."""
     metrics: Metrics
-    """Metrics [K, updates of this chunk, …]."""
 
     @property
     def first_update(self) -> int:
@@ -39,8 +37,7 @@ class Chunk(NamedTuple):
 
 
 TRAIN, EVALUATE, DEMONSTRATE, RANDOM = range(4)
-"""Purposes of a seed's keys. Each purpose has a key of its own, so that evaluation never draws from
-a training key."""
+"""Purposes of a seed's keys: evaluation never draws from a training key."""
 
 
 def seed_keys(first_seed: int, num_seeds: int, purpose: int = TRAIN) -> Key[Array, " K"]:
@@ -49,33 +46,21 @@ def seed_keys(first_seed: int, num_seeds: int, purpose: int = TRAIN) -> Key[Arra
     return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), purpose))(seeds)
 
 
+@dataclasses.dataclass(frozen=True)
 class Trainer:
     """Runs a task for several seeds at once, over devices."""
 
-    def __init__(
-        self,
-        task: Task,
-        sweep: bool = False,
-        devices: Sequence[jax.Device] | None = None,
-    ):
-        """Compile nothing yet.
-
-        Args:
-          task: what is trained.
-          sweep: whether every seed has its own hyperparameters, which are then arrays [K].
-          devices: those over which seeds and environments are spread; if None, as many of all
-            devices as divide them evenly.
-        """
-        self.task = task
-        self.sweep = sweep
-        self.devices = devices
+    task: Task
+    sweep: bool = False
+    """Whether every seed has its own hyperparameters, which are then arrays [K]."""
+    devices: Sequence[jax.Device] | None = None
+    """Those that seeds and environments are spread over; if None, as many of all devices as divide
+    them evenly."""
 
     def create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
         """Make the states [K, …] before the first update, on one device."""
-        return _here(self._create(keys, hypers))
-
-    def _create(self, keys: Key[Array, " K"], hypers: Hypers) -> TrainState:
-        return _create(self.task, keys, hypers, self._mesh(keys), self.sweep)
+        mesh = make_mesh(self.task.config, len(keys), self.devices)
+        return _here(_create(self.task, keys, hypers, mesh, self.sweep))
 
     def chunks(
         self,
@@ -85,31 +70,25 @@ class Trainer:
         num_done: int = 0,
         chunk: int = CHUNK,
     ) -> Iterator[Chunk]:
-        """Train to the end, chunk by chunk; the last chunk carries the final state.
+        """Train to the end, chunk by chunk; the last chunk holds the final state.
 
         Args:
           keys: one per seed, as ``seed_keys`` makes them.
           hypers: numbers, or arrays [K] of them in a sweep.
           state: the state [K, …] to resume from, on one device; None starts a new run.
-          num_done: updates that were done before that state.
+          num_done: updates done before that state.
           chunk: largest number of updates in a chunk.
 
         Raises:
           SettingError: seeds or environments do not divide over the devices.
         """
         config = self.task.config
-        mesh = self._mesh(keys)
-        log.info(
-            "%s: %d seed(s) x %d expert(s) x %d environments on %d x %s",
-            config.env,
-            len(keys),
-            config.num_experts,
-            config.envs_per_expert,
-            mesh.size,
-            mesh.devices.flat[0].device_kind,
-        )
+        mesh = make_mesh(self.task.config, len(keys), self.devices)
+        size = f"{len(keys)} seed(s) x {config.num_experts} x {config.envs_per_expert} environments"
+        kind = mesh.devices.flat[0].device_kind
+        log.info("%s: %s on %d x %s", config.env, size, mesh.size, kind)
         if state is None:
-            state = self._create(keys, hypers)
+            state = _create(self.task, keys, hypers, mesh, self.sweep)
         else:  # On the devices where a new run starts, so that the compiled program is the same.
             state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
         num_updates = config.num_updates
@@ -120,28 +99,6 @@ class Trainer:
             )
             num_done += count
             yield Chunk(num_done, num_updates, *_here((state, metrics)))
-
-    def _mesh(self, keys: Key[Array, " K"]) -> Mesh:
-        return mesh_of(self.task.config, len(keys), self.devices)
-
-
-def mesh_of(
-    config: TrainConfig, num_seeds: int, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-    """Spread a run over devices: its seeds, and with pg also the environments of each seed.
-
-    Raises:
-      SettingError: they do not divide over the devices that are asked for.
-    """
-    if spreads_environments(config):
-        return make_mesh(num_seeds, config.envs_per_expert, devices)
-    # Environments of ppo are part of the state, and stay on the device of their seed.
-    if devices is not None and num_seeds % len(devices):
-        raise SettingError(
-            f"seeds must be divisible by the {len(devices)} devices with algorithm=ppo, which "
-            f"spreads seeds alone; got {num_seeds}. Choose another number of either"
-        )
-    return make_mesh(num_seeds, 1, devices)
 
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh", "sweep"))
@@ -155,11 +112,11 @@ def _create(task, keys, hypers, mesh, sweep) -> TrainState:
 def _advance(task, state, hypers, num_updates, mesh, sweep) -> tuple[TrainState, Metrics]:
     axis_name = ENVIRONMENTS if mesh.shape[ENVIRONMENTS] > 1 else None
 
-    def of_seed(state, hypers):
+    def train_seed(state, hypers):
         return updates(task, state, hypers, num_updates, axis_name)
 
     spread = jax.shard_map(
-        jax.vmap(of_seed, (0, 0 if sweep else None)),
+        jax.vmap(train_seed, (0, 0 if sweep else None)),
         mesh=mesh,
         in_specs=(PartitionSpec(SEEDS), PartitionSpec(SEEDS) if sweep else PartitionSpec()),
         out_specs=PartitionSpec(SEEDS),

@@ -114,4 +114,5 @@ def test_entropy_of_a_uniform_policy_is_log_of_the_number_of_actions():
 
 @pytest.mark.parametrize("edge", [0.0, 1.0 - 2.0**-24])
 def test_normal_numbers_are_finite_at_both_ends(edge):
-    assert np.isfinite(float(distributions.normals(jnp.float32(edge))))
+    one = Gaussian(jnp.zeros(1), jnp.zeros(1))
+    assert np.isfinite(float(one.sample(jnp.array([edge]))[0]))

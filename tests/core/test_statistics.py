@@ -15,7 +15,7 @@ def test_merged_statistics_are_those_of_all_batches():
 
 
 def test_mean_of_the_newest_is_a_plain_one_until_there_are_enough():
-    """Of returns 1, 2, … one by one, the first that end must not outweigh those that follow."""
+    """Returns 1, 2, … come one by one; the first must not outweigh those that follow."""
     mean, means = jnp.float32(7.0), []
     for count in range(6):
         ended = jnp.array([[False, True]])

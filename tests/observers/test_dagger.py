@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +12,22 @@ from ape_jax.evaluation.defences import as_tables
 from ape_jax.observers import Dagger, TabularCloning
 
 
-def fit(task, policies, num_steps=40_000):
-    heads = as_tables(jnp.log(jnp.maximum(policies, 1e-9)))
+@partial(jax.jit, static_argnums=0)
+def fit(task, policies):
+    """Table of the clone that DAgger makes of these experts."""
+    heads, key = as_tables(jnp.log(jnp.maximum(policies, 1e-9))), jax.random.key(0)
+    shown, _ = collect.collect(key, task, heads, 40_000)
+    return returns.policy_table(Dagger(task, heads, TabularCloning(9, 5)).fit(key, shown), 9)
 
-    @jax.jit
-    def attack(key):
-        shown, _ = collect.collect(key, task, heads, num_steps)
-        clone = Dagger(task, heads, TabularCloning(9, 5)).fit(key, shown)
-        return returns.policy_table(clone, 9)
 
-    return attack(jax.random.key(0))
+@partial(jax.jit, static_argnums=0)
+def ask(task, policies):
+    """Clone by counts of what experts answer where a clone of theirs goes."""
+    heads, cloning = as_tables(jnp.log(jnp.maximum(policies, 1e-9))), TabularCloning(9, 5)
+    shown, _ = collect.collect(jax.random.key(1), task, heads, 5_000)
+    clone = cloning.fit(jax.random.key(0), shown)
+    answered = Dagger(task, heads, cloning).query(jax.random.key(2), clone, 60_000)
+    return returns.policy_table(cloning.fit(jax.random.key(0), answered), 9)
 
 
 def test_dagger_reaches_the_return_of_a_single_expert(small_task, small_mdp, random_policies):
@@ -34,23 +42,17 @@ def test_dagger_learns_what_experts_would_do_where_they_never_go(small_task, sma
     values = tabular.optimal_action_values(small_mdp)
     expert = jax.nn.softmax(3.0 * values)
     answers = fit(small_task, jnp.stack([expert, expert]))
-    live = np.asarray(~small_mdp.terminal)
-    np.testing.assert_allclose(np.asarray(answers)[live], np.asarray(expert)[live], atol=0.04)
+    alive = np.asarray(~small_mdp.terminal)
+    np.testing.assert_allclose(np.asarray(answers)[alive], np.asarray(expert)[alive], atol=0.04)
 
 
 def test_answers_weigh_the_experts_evenly(small_task, small_mdp, random_policies):
     """What DAgger asks for shows the uniform mixture, where demonstrations show the posterior."""
     policies = jnp.stack([random_policies[0], tabular.optimal_policy(small_mdp)])
-    heads = as_tables(jnp.log(jnp.maximum(policies, 1e-9)))
-    observer = Dagger(small_task, heads, TabularCloning(9, 5))
-    clone = TabularCloning(9, 5).fit(
-        jax.random.key(0), collect.collect(jax.random.key(1), small_task, heads, 5_000)[0]
-    )
-    answered = observer.query(jax.random.key(2), clone, 60_000)
-    ours = returns.policy_table(TabularCloning(9, 5).fit(jax.random.key(0), answered), 9)
-    live = np.asarray(~small_mdp.terminal)
-    uniform = np.asarray(jnp.mean(policies, axis=0))[live]
-    np.testing.assert_allclose(np.asarray(ours)[live], uniform, atol=0.04)
+    ours = ask(small_task, policies)
+    alive = np.asarray(~small_mdp.terminal)
+    uniform = np.asarray(jnp.mean(policies, axis=0))[alive]
+    np.testing.assert_allclose(np.asarray(ours)[alive], uniform, atol=0.04)
     weights = jnp.exp(tabular.observer_weights(small_mdp, policies, "posterior"))
-    posterior = np.asarray(jnp.einsum("se,esa->sa", weights, policies))[live]
+    posterior = np.asarray(jnp.einsum("se,esa->sa", weights, policies))[alive]
     assert np.abs(posterior - uniform).max() > 0.1

@@ -36,13 +36,15 @@ def test_minimize_keeps_the_parameters_that_were_best_on_held_out_steps():
     def held_out_loss(x):
         return jnp.square(x - 1.0)
 
-    best = fitting.minimize(jax.random.key(0), jnp.float32(0.0), loss, held_out_loss, 400, 0.05)
+    training = fitting.Training(num_updates=400, learning_rate=0.05)
+    best = training.minimize(jax.random.key(0), jnp.float32(0.0), loss, held_out_loss)
     assert float(best) == pytest.approx(1.0, abs=0.35)
 
 
 def test_minimize_returns_the_start_where_nothing_is_better():
     start = jnp.float32(0.0)
-    best = fitting.minimize(jax.random.key(0), start, lambda x, key: -x, jnp.abs, 40, 0.1)
+    training = fitting.Training(num_updates=40, learning_rate=0.1)
+    best = training.minimize(jax.random.key(0), start, lambda x, key: -x, jnp.abs)
     assert float(best) == 0.0
 
 

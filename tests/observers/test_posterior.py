@@ -17,12 +17,14 @@ def heads(small_task):
 
 def test_posterior_weighs_experts_by_where_they_go(small_task, small_mdp, heads):
     policies = jnp.exp(small_task.networks.tabulate_experts(heads))
-    visits = jax.vmap(tabular.state_occupancy, (None, 0))(small_mdp, policies)
-    expected = jnp.einsum("es,esa->sa", visits, policies) / jnp.sum(visits, axis=0)[:, None]
+    occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(small_mdp, policies)
+    expected = (
+        jnp.einsum("es,esa->sa", occupancies, policies) / jnp.sum(occupancies, axis=0)[:, None]
+    )
     clone = Posterior(small_task, heads).fit(jax.random.key(0), None)
-    live = np.asarray(~small_mdp.terminal)
+    alive = np.asarray(~small_mdp.terminal)
     ours = returns.policy_table(clone, 9)
-    np.testing.assert_allclose(np.asarray(ours)[live], np.asarray(expected)[live], rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(ours)[alive], np.asarray(expected)[alive], rtol=1e-4)
 
 
 def test_learned_posterior_converges_to_the_exact_one(small_task, small_mdp, heads):
@@ -33,5 +35,5 @@ def test_learned_posterior_converges_to_the_exact_one(small_task, small_mdp, hea
     policies = jnp.exp(small_task.networks.tabulate_experts(heads))
     exact = jnp.exp(tabular.observer_weights(small_mdp, policies, "posterior"))
     learned = jnp.exp(jax.vmap(clone.log_weights)(jnp.arange(9)))
-    live = np.asarray(~small_mdp.terminal)
-    np.testing.assert_allclose(np.asarray(learned)[live], np.asarray(exact)[live], atol=0.03)
+    alive = np.asarray(~small_mdp.terminal)
+    np.testing.assert_allclose(np.asarray(learned)[alive], np.asarray(exact)[alive], atol=0.03)

@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +12,8 @@ from ape_jax.observers import Recurrent
 from ape_jax.observers.recurrent import episodes_of
 
 COLLECT = jax.jit(collect.collect, static_argnums=(1, 3))
+ROWS = jax.jit(episodes_of, static_argnums=(1, 2))
+LOG_PROBS = jax.jit(step_log_probs)
 
 
 def loyal_experts(mdp):
@@ -37,7 +37,8 @@ def clone(small_task, shown):
 
 def test_recurrent_clone_returns_what_the_ensemble_does(clone, small_task, small_mdp):
     experts = jax.vmap(tabular.policy_return, (None, 0))(small_mdp, loyal_experts(small_mdp))
-    ours = returns.expected_return(small_task.world, clone, jax.random.key(5))
+    evaluate = jax.jit(returns.expected_return, static_argnums=0)
+    ours = evaluate(small_task.world, clone, jax.random.key(5))
     # 1,024 episodes whose returns lie within 8: four standard errors, and the fit's own error.
     assert float(ours) == pytest.approx(float(jnp.mean(experts)), abs=0.35)
 
@@ -45,11 +46,11 @@ def test_recurrent_clone_returns_what_the_ensemble_does(clone, small_task, small
 def test_memory_makes_actions_likelier_than_any_function_of_the_state(clone, small_task, small_mdp):
     policies = loyal_experts(small_mdp)
     heads = as_tables(jnp.log(policies))
-    fresh, _ = collect.collect(jax.random.key(9), small_task, heads, 10_000)
+    fresh, _ = COLLECT(jax.random.key(9), small_task, heads, 20_000)
     weights = jnp.exp(tabular.observer_weights(small_mdp, policies, "posterior"))
     mixture = jnp.log(jnp.einsum("se,esa->sa", weights, policies))
     by_state = mixture[fresh.observation, fresh.action].mean()
-    by_history = step_log_probs(clone, fresh).mean()
+    by_history = LOG_PROBS(clone, fresh).mean()
     assert float(by_history) > float(by_state) + 0.005
 
 
@@ -60,7 +61,7 @@ def test_step_log_probs_forget_at_the_end_of_an_episode(clone, shown):
     second = jax.tree.map(lambda x: x[begins[1] : begins[2]], shown)
     second = second._replace(episode=second.episode - 1)
     np.testing.assert_allclose(
-        step_log_probs(clone, both)[begins[1] :], step_log_probs(clone, second), rtol=1e-5
+        LOG_PROBS(clone, both)[begins[1] :], LOG_PROBS(clone, second), rtol=1e-5
     )
 
 
@@ -75,7 +76,7 @@ def test_greedy_memory_takes_the_most_probable_action(clone, shown):
 
 
 def test_episodes_become_rows(shown):
-    rows, _, mask, begins = episodes_of(shown, 9_000, 8)
+    rows, _, mask, begins = ROWS(shown, 9_000, 8)
     assert int(begins.sum()) == int(shown.episode[-1]) + 1
     assert int(mask.sum()) == len(shown.action)
     episode = np.asarray(shown.episode)
@@ -90,16 +91,13 @@ def test_episodes_become_rows(shown):
 def test_recurrent_clone_fits_a_single_episode(small_task, shown):
     few = jax.tree.map(lambda x: x[:3], shown)
     few = few._replace(episode=jnp.zeros(3, int))
-    observer = dataclasses.replace(
-        Recurrent(small_task.networks, 8, num_rows=4, num_updates=200), batch_size=4
-    )
+    observer = Recurrent(small_task.networks, 8, num_rows=4, num_updates=200, batch_size=4)
     clone = jax.jit(observer.fit)(jax.random.key(0), few)
-    assert np.all(np.exp(step_log_probs(clone, few)) > 0.9)
+    assert np.all(np.exp(LOG_PROBS(clone, few)) > 0.9)
 
 
 def test_long_episodes_go_on_in_the_next_row(shown):
-    whole, _, _, _ = episodes_of(shown, 9_000, 8)
-    rows, last_action, mask, begins = episodes_of(shown, 20_000, 2)
+    rows, last_action, mask, begins = ROWS(shown, 20_000, 2)
     assert int(mask.sum()) == len(shown.action)
     assert int(begins.sum()) == int(shown.episode[-1]) + 1
     flat = np.asarray(rows.action)[np.asarray(mask)]
@@ -107,4 +105,3 @@ def test_long_episodes_go_on_in_the_next_row(shown):
     first = np.diff(np.asarray(shown.episode), prepend=-1) != 0
     expected = np.where(first, -1, np.roll(np.asarray(shown.action), 1))
     np.testing.assert_array_equal(np.asarray(last_action)[np.asarray(mask)], expected)
-    assert whole.action.shape == (9_000, 8)
