@@ -185,8 +185,8 @@ def test_learned_weights_converge_to_the_posterior_of_experts_that_stand_still(s
     state, metrics = jax.jit(algorithms.updates, static_argnums=(0, 3))(task, state, hypers, 1000)
     posterior = jnp.exp(tabular.observer_weights(task.world.mdp, policies, "posterior"))[states, 0]
     occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.world.mdp, policies)
-    visits = 100 * 16 * jnp.sum(occupancies, axis=0)[states]
-    errors = (learned(state.params) - posterior) / jnp.sqrt(posterior * (1 - posterior) / visits)
+    counts = 100 * 16 * jnp.sum(occupancies, axis=0)[states]
+    errors = (learned(state.params) - posterior) / jnp.sqrt(posterior * (1 - posterior) / counts)
     assert np.max(np.abs(errors)) < 4.0
     assert np.max(np.abs(posterior - 0.5) / 0.5) > 0.2  # Uniform weights would be far off.
     assert metrics.classifier_loss[-1] < metrics.classifier_loss[0]
