@@ -103,7 +103,7 @@ def weights_and_biases(run: RunDirectory, project: str) -> Tracker:
 
 
 def scalars_of(metrics: Metrics) -> Iterator[dict[str, float]]:
-    """Yield the means over seeds of each update of metrics [K, updates, …], where all are finite."""
+    """Yield means over seeds for each update of metrics [K, updates, …], where all are finite."""
     columns = {name: np.asarray(x) for name, x in metrics._asdict().items() if x is not None}
     columns["gap"] = columns["pe_return"] - columns["observer_return"]
     for name in ("expert_returns", "multipliers"):
