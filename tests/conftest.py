@@ -1,5 +1,7 @@
 """Shapes are checked at run time, and fixtures share small worlds and what is compiled for them."""
 
+import contextlib
+import io
 import os
 import sys
 from importlib.metadata import version
@@ -35,6 +37,7 @@ import pytest  # noqa: E402
 from ape_jax.algorithms.task import Task, make_task  # noqa: E402
 from ape_jax.config import Hypers, PGConfig, PGHypers  # noqa: E402
 from ape_jax.core.tabular import FiniteMDP  # noqa: E402
+from ape_jax.demonstrations.collect import collect  # noqa: E402
 from ape_jax.envs import GridWorld  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -86,6 +89,36 @@ def small_audit(small_run, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def hypers() -> Hypers:
     return PGHypers()
+
+
+@pytest.fixture(scope="session")
+def collected(small_task):
+    """300 steps on the small grid, and the expert that acted in each."""
+    heads = small_task.networks.init(jax.random.key(0)).heads
+    sample = jax.jit(collect, static_argnums=(1, 3))
+    return sample(jax.random.key(1), small_task, heads, 300)
+
+
+@pytest.fixture(scope="session")
+def pg_run(tmp_path_factory) -> Path:
+    """A finished run, and beside it what it printed. No test changes it."""
+    from command_line import PG, run
+
+    out = tmp_path_factory.mktemp("trained") / "pg"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert run("train", *PG, "--out", out) == 0
+    out.with_suffix(".txt").write_text(" ".join(printed.getvalue().split()))
+    return out
+
+
+@pytest.fixture(scope="session")
+def ppo_run(tmp_path_factory) -> Path:
+    """A finished run with curves for TensorBoard. No test changes it."""
+    from command_line import PPO, run
+
+    out = tmp_path_factory.mktemp("trained") / "ppo"
+    assert run("train", *PPO, "--tensorboard", "--out", out) == 0
+    return out
 
 
 @pytest.fixture(scope="session")

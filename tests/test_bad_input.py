@@ -9,7 +9,6 @@ import pytest
 from command_line import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
 
 from ape_jax import cli
 from ape_jax.cli.train_options import unpack
@@ -141,7 +140,7 @@ def test_any_flags_are_taken_or_get_one_message(given_flags):
     code, message = 0, ""
     with contextlib.redirect_stderr(io.StringIO()) as printed:
         try:
-            config = unpack(cli.parse(["train", *flags]), Console()).config
+            config = unpack(cli.parse(["train", *flags])).config
         except SettingError as error:
             message = str(error)
         except SystemExit as error:

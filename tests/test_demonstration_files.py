@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ape_jax.demonstrations import collect, files
+from ape_jax.demonstrations import files
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs import GRIDWORLD
 from ape_jax.types import SettingError
@@ -51,18 +51,17 @@ def assert_equal(one: Demonstrations, other: Demonstrations):
         np.testing.assert_array_equal(x, y)
 
 
-def test_collected_demonstrations_read_back(small_task, tmp_path):
-    heads = small_task.networks.init(jax.random.key(0)).heads
-    shown, expert = collect.collect(jax.random.key(1), small_task, heads, 2000)
+def test_collected_demonstrations_read_back(collected, tmp_path):
+    shown, expert = collected
     path = tmp_path / "shown.data"
     files.save(path, GRIDWORLD, shown, expert)
     assert [each.name for each in tmp_path.iterdir()] == ["shown.data"]
-    env_id, loaded, loaded_expert, _ = files.load(path, expected_env=GRIDWORLD)
+    env_id, loaded, loaded_expert, _ = files.load(path)
     assert env_id == GRIDWORLD
     assert_equal(loaded, shown)
     assert isinstance(loaded.action, jax.Array)
     np.testing.assert_array_equal(loaded_expert, expert)
-    assert path.stat().st_size < sum(x.nbytes for x in (*shown, expert)) / 3
+    assert path.stat().st_size < sum(x.nbytes for x in (*shown, expert))
 
 
 @settings(max_examples=40, deadline=None)
@@ -129,7 +128,7 @@ def test_every_environment_of_gymnax_gives_a_file_that_loads(env_id, tmp_path):
     except SettingError as error:
         pytest.skip(str(error))  # Needs data that is not here.
     action_space = env.action_space(params)
-    starts = [env.reset_env(jax.random.key(number), params)[0] for number in range(4)]
+    starts = [env.reset_env(jax.random.key(0), params)[0]] * 4
     keys = jax.random.split(jax.random.key(9), 4)
     files.save(
         tmp_path / "shown.npz",
@@ -161,7 +160,6 @@ BAD = {
     "env is a number": ({"env_id": 3}, "env_id must be one text"),
     "env is a list": ({"env_id": ["a", "b"]}, "env_id must be one text"),
     "env unknown": ({"env_id": "GridWorld"}, "Nearest: GridWorld-ape"),
-    "env other": ({"env_id": "FrozenLake-misc"}, "must be 'GridWorld-ape', which is asked for"),
     "lengths": ({"reward": np.zeros(5, np.float32)}, "the same length; got observation 6"),
     "empty": (grid_steps(0, ()), "at least 2 steps; got 0. Record more"),
     "one step": (grid_steps(1, (0,)), "at least 2 steps; got 1. Record more"),
@@ -193,12 +191,12 @@ BAD = {
         "observation must be int32",
     ),
     "scalar": ({"action": np.int32(1)}, "action must have shape [N]; got []"),
-    "episodes from 1": ({"episode": grid_steps()["episode"] + 1}, "from 0; got 1 first. Subtract"),
-    "episode skipped": ({"episode": grid_steps()["episode"] * 2}, "got 2 after 0 at step 3"),
-    "episode falls": (changed("episode", 5, 0), "got 0 after 1 at step 5. Sort"),
-    "end inside": (changed("terminated", 1, True), "episode 0 goes on after step 1"),
-    "truncated inside": (changed("truncated", 3, True), "episode 1 goes on after step 3"),
-    "both ends": (changed("truncated", 2, True), "terminated or truncated, not both; step 2 is"),
+    "episodes from 1": ({"episode": grid_steps()["episode"] + 1}, "steps; got 1 at step 0"),
+    "episode skipped": ({"episode": grid_steps()["episode"] * 2}, "got 2 at step 3"),
+    "episode falls": (changed("episode", 5, 0), "got 0 at step 5. Sort"),
+    "end inside": (changed("terminated", 1, True), "or truncated; got 0 at step 2"),
+    "truncated inside": (changed("truncated", 3, True), "or truncated; got 1 at step 4"),
+    "both ends": (changed("truncated", 2, True), "not both; got True at step 2"),
     "expert of two": (
         {"hidden_expert": np.array([0, 0, 1, 1, 1, 1], np.int32)},
         "the same throughout an episode; got 1 at step 2",
@@ -211,10 +209,10 @@ BAD = {
 }
 
 
-def message_of(path, **arguments) -> str:
+def message_of(path) -> str:
     """The one message that a file gets; it names the file and says what to do."""
     with pytest.raises(SettingError) as error:
-        files.load(path, **arguments)
+        files.load(path)
     text = str(error.value)
     assert str(path) in text
     assert "\n" not in text
@@ -226,8 +224,7 @@ def message_of(path, **arguments) -> str:
 def test_bad_file_gets_one_message(case, tmp_path):
     change, expected = BAD[case]
     path = write(tmp_path / "own.npz", **{**grid_steps(), **change})
-    asked = GRIDWORLD if case == "env other" else None
-    assert expected in message_of(path, expected_env=asked)
+    assert expected in message_of(path)
 
 
 BAD_CONTINUOUS = {
@@ -279,7 +276,7 @@ def test_zip_of_other_things_gets_one_message(tmp_path):
     path = write(tmp_path / "own.npz", **{**grid_steps(), "reward": None})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("reward", "not an array")
-    assert "reward must be an array" in message_of(path)
+    assert "reward must be a plain array" in message_of(path)
 
 
 def test_array_that_is_there_twice_gets_one_message(tmp_path):

@@ -1,6 +1,7 @@
 """``ape-jax demos``: demonstrations of a trained run, in a file and in Minari."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import run
@@ -15,22 +16,12 @@ from ape_jax.envs import GRIDWORLD, adapters
 from ape_jax.evaluation import subjects
 from ape_jax.evaluation.audit_records import AuditSettings
 from ape_jax.runs import checkpoint, demonstrate
-from ape_jax.types import SettingError
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Seeds 5 and 6, hardly trained."""
-    out = tmp_path_factory.mktemp("runs") / "small"
-    arguments = ["--num-updates", "4", "--envs-per-expert", "4", "--seeds", "2", "--quiet"]
-    assert run("train", *arguments, "--first-seed", "5", "--out", out) == 0
-    return out
-
-
-def test_demos_writes_a_file_that_loads(trained, tmp_path, capfd):
+def test_demos_writes_a_file_that_loads(pg_run, tmp_path, capfd):
     out = tmp_path / "made" / "shown.npz"
-    assert run("demos", trained, "--steps", "3000", "--out", out) == 0
-    _, shown, expert, _ = files.load(out, expected_env=GRIDWORLD)
+    assert run("demos", pg_run, "--steps", "3000", "--out", out) == 0
+    _, shown, expert, _ = files.load(out)
     assert shown.action.shape == expert.shape == (3000,)
     assert set(np.unique(expert)) == {0, 1}
     printed = " ".join(capfd.readouterr().out.split())
@@ -42,11 +33,11 @@ def test_demos_writes_a_file_that_loads(trained, tmp_path, capfd):
     assert [path.name for path in out.parent.iterdir()] == ["shown.npz"]
 
 
-def test_seed_picks_its_own_ensemble(trained):
+def test_seed_picks_its_own_ensemble(pg_run):
     """Actions of seed 6 are those of its own heads: probable under them, and less under seed 5."""
-    _, task, params = checkpoint.load_run(trained)
-    sampled = demonstrate.sample(trained, 20_000, seed=6)
-    assert (sampled.env_id, sampled.seed) == (GRIDWORLD, 6)
+    _, task, params = checkpoint.load_run(pg_run)
+    sampled, seed = demonstrate.sample(pg_run, 3000, seed=6)
+    assert (sampled.env_id, seed) == (GRIDWORLD, 6)
 
     def log_likelihood(index):
         heads = jax.tree.map(lambda leaf: leaf[index], params.heads)
@@ -57,8 +48,8 @@ def test_seed_picks_its_own_ensemble(trained):
     assert log_likelihood(1) > log_likelihood(0) + 0.1
 
 
-def test_demonstrations_repeat_and_differ_between_seeds(trained):
-    one, again, other = (demonstrate.sample(trained, 500, seed) for seed in (None, 5, 6))
+def test_demonstrations_repeat_and_differ_between_seeds(pg_run):
+    one, again, other = (demonstrate.sample(pg_run, 500, seed)[0] for seed in (None, 5, 6))
     np.testing.assert_array_equal(one.demonstrations.action, again.demonstrations.action)
     assert (one.demonstrations.action != other.demonstrations.action).any()
 
@@ -76,34 +67,34 @@ def test_episode_returns_are_those_of_complete_episodes():
 
 
 @pytest.mark.slow
-def test_mean_return_is_the_ensemble_s_own(trained):
+def test_mean_return_is_the_ensemble_s_own(pg_run):
     """Within four standard errors of the exact mean over experts.
 
     Streams are ten time limits long, and an episode that one of them cuts short is left out, which
     favours short episodes by a little: half a step is allowed for it.
     """
-    _, task, params = checkpoint.load_run(trained)
+    _, task, params = checkpoint.load_run(pg_run)
     heads = jax.tree.map(lambda leaf: leaf[0], params.heads)
     policies = jax.nn.softmax(task.networks.tabulate_experts(heads))
     exact = jax.vmap(tabular.policy_return, (None, 0))(task.world.mdp, policies).mean()
-    returns = collect.complete_returns(demonstrate.sample(trained, 500_000).demonstrations)
+    returns = collect.complete_returns(demonstrate.sample(pg_run, 500_000)[0].demonstrations)
     assert abs(returns.mean() - exact) < 4 * returns.std() / len(returns) ** 0.5 + 0.5
 
 
-def test_file_for_an_attacker_holds_no_expert(trained, tmp_path):
+def test_file_for_an_attacker_holds_no_expert(pg_run, tmp_path):
     out = tmp_path / "shown.npz"
-    assert run("demos", trained, "--steps", "500", "--without-expert", "--out", out) == 0
+    assert run("demos", pg_run, "--steps", "500", "--without-expert", "--out", out) == 0
     assert files.load(out).hidden_expert is None
     assert files.HIDDEN_EXPERT not in np.load(out).files
 
 
-def test_file_is_replaced_only_if_asked_for(trained, tmp_path, capfd):
+def test_file_is_replaced_only_if_asked_for(pg_run, tmp_path, capfd):
     out = tmp_path / "shown.npz"
     out.write_text("mine")
-    assert run("demos", trained, "--steps", "500", "--out", out) == 2
+    assert run("demos", pg_run, "--steps", "500", "--out", out) == 2
     assert "add --overwrite" in capfd.readouterr().err
     assert out.read_text() == "mine"
-    assert run("demos", trained, "--steps", "500", "--out", out, "--overwrite") == 0
+    assert run("demos", pg_run, "--steps", "500", "--out", out, "--overwrite") == 0
     assert len(files.load(out).demonstrations.action) == 500
 
 
@@ -122,11 +113,11 @@ BAD = [
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(value)[:40])
 def test_bad_settings_get_one_message_and_leave_no_file(
-    arguments, message, trained, tmp_path, capfd
+    arguments, message, pg_run, tmp_path, capfd
 ):
     if "--minari" in arguments:
         pytest.importorskip("minari", reason='minari is not installed: pip install ".[interop]"')
-    assert run("demos", trained, "--out", tmp_path / "shown.npz", *arguments) == 2
+    assert run("demos", pg_run, "--out", tmp_path / "shown.npz", *arguments) == 2
     printed = " ".join(capfd.readouterr().err.replace("│", " ").split())
     assert message in printed
     assert "Traceback" not in printed
@@ -139,41 +130,41 @@ def test_directory_that_is_no_run_gets_one_message(tmp_path, capfd):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_output_that_cannot_be_written_gets_one_message(trained, tmp_path, capfd):
+def test_output_that_cannot_be_written_gets_one_message(pg_run, tmp_path, capfd):
     (tmp_path / "file").write_text("in the way")
-    assert run("demos", trained, "--out", tmp_path / "file" / "shown.npz") == 2
+    assert run("demos", pg_run, "--out", tmp_path / "file" / "shown.npz") == 2
     assert "out must be a file that can be written" in capfd.readouterr().err
-    assert run("demos", trained, "--out", tmp_path) == 2
+    assert run("demos", pg_run, "--out", tmp_path) == 2
     assert "is a directory. Name a file in it" in " ".join(capfd.readouterr().err.split())
 
 
-def test_interrupt_leaves_no_file(trained, tmp_path, monkeypatch, capfd):
+def test_interrupt_leaves_no_file(pg_run, tmp_path, monkeypatch, capfd):
     def interrupted(file, **arrays):
         file.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(np, "savez_compressed", interrupted)
     out = tmp_path / "shown.npz"
-    assert run("demos", trained, "--steps", "500", "--out", out) == cli.INTERRUPTED
+    assert run("demos", pg_run, "--steps", "500", "--out", out) == cli.INTERRUPTED
     assert list(tmp_path.iterdir()) == []
     assert "interrupted" in capfd.readouterr().err
 
 
-def test_minari_dataset_comes_with_the_file(trained, tmp_path, monkeypatch):
+def test_minari_dataset_comes_with_the_file(pg_run, tmp_path, monkeypatch):
     minari = pytest.importorskip(
         "minari", reason='minari is not installed: pip install ".[interop]"'
     )
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     out = tmp_path / "shown.npz"
     arguments = ["--steps", "500", "--out", out, "--minari", "gridworld/ape-v0"]
-    assert run("demos", trained, *arguments) == 0
+    assert run("demos", pg_run, *arguments) == 0
     dataset = minari.load_dataset("gridworld/ape-v0")
     shown = files.load(out).demonstrations
     actions = np.concatenate([episode.actions for episode in dataset.iterate_episodes()])
     np.testing.assert_array_equal(actions, shown.action)
     assert all(not episode.infos for episode in dataset.iterate_episodes())
-    with pytest.raises(SettingError, match="does not exist yet"):
-        demonstrate.write(trained, tmp_path / "other.npz", 500, minari="gridworld/ape-v0")
+    arguments = ["--steps", "500", "--out", tmp_path / "other.npz", "--minari", "gridworld/ape-v0"]
+    assert run("demos", pg_run, *arguments) == 2
     assert not (tmp_path / "other.npz").exists()
 
 
@@ -186,10 +177,16 @@ def test_minari_dataset_comes_with_the_file(trained, tmp_path, monkeypatch):
 )
 def test_a_file_is_audited_in_the_environment_that_it_comes_from(env, head, env_param, tmp_path):
     """Parameters included; images by heads that take them."""
-    config = PGConfig(env=env, env_param=env_param, head=head, hidden_sizes=(4,))
-    task = make_task(config)
-    heads = task.networks.init(jax.random.key(0)).heads
-    shown, _ = collect.collect(jax.random.key(1), task, heads, 300)
+    task = make_task(PGConfig(env=env, env_param=env_param, head=head, hidden_sizes=(4,)))
+    steps = jnp.arange(6)
+    shown = Demonstrations(
+        observation=jnp.zeros((6, *task.networks.observation_shape)),
+        action=steps % 2,
+        reward=jnp.ones(6),
+        terminated=steps % 3 == 2,
+        truncated=jnp.zeros(6, bool),
+        episode=steps // 3,
+    )
     out = tmp_path / "shown.npz"
     files.save(out, env, shown, env_param=env_param)
     assert files.load(out).env_param == env_param

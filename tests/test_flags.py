@@ -1,12 +1,12 @@
 """Every flag of ``ape-jax train`` means the same in every spelling that the parser takes."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from ape_jax import cli
-from ape_jax.cli.train_options import TrainOptions, unpack
+from ape_jax.cli.train_options import TrainOptions, Watch, unpack
 from ape_jax.config import ALL_SETTINGS, RunConfig, resolve
 from ape_jax.types import SettingError
 
@@ -97,7 +97,7 @@ SPELLINGS = [("-", False), ("_", False), ("-", True), ("_", True)]
 
 
 def config_of(*flags):
-    return unpack(cli.parse(["train", *map(str, flags)]), Console()).config
+    return unpack(cli.parse(["train", *map(str, flags)])).config
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +110,9 @@ def file(tmp_path_factory):
 def test_every_setting_and_option_is_tried():
     assert {*PG, *PPO} == set(ALL_SETTINGS)
     named = {field.name for field in dataclasses.fields(TrainOptions)}
-    given_by_layers = {"settings", "env_param", "preset", "config", "resume"}
-    assert named - given_by_layers == set(OTHERS)
+    watch = {field.name for field in dataclasses.fields(Watch)}
+    given_by_layers = {"settings", "env_param", "preset", "config", "resume", "watch"}
+    assert (named | watch) - given_by_layers == set(OTHERS)
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -150,8 +151,8 @@ def test_flags_choose_the_recipe_in_every_spelling(settings, spelling, file):
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_other_option_is_set(spelling):
     options = cli.parse(["train", *spell(OTHERS, *spelling)])
-    assert {name: getattr(options, name) for name in OTHERS} == {**OTHERS, "out": options.out}
-    assert str(options.out) == "some"
+    found = {**vars(options), **vars(options.watch)}
+    assert {name: found[name] for name in OTHERS} == {**OTHERS, "out": Path("some")}
     assert dict(options.settings) == {}
 
 

@@ -94,7 +94,7 @@ def test_ppo_spreads_seeds_alone():
 def test_devices_that_are_not_there_are_refused(monkeypatch):
     with pytest.raises(SettingError, match="devices must be at least 1; got 0"):
         devices.start(0)
-    monkeypatch.setattr(sharding, "_is_cpu", lambda: False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(SettingError, match=r"devices must be at most 1.*got 4"):
         devices.start(4)
 

@@ -11,41 +11,17 @@ import sys
 import jax
 import numpy as np
 import pytest
-from command_line import TASKS, run
+from command_line import PG, TASKS, run
 from rich.console import Console
 
 from ape_jax.algorithms.common import Metrics
-from ape_jax.cli import train
-from ape_jax.config import PGConfig, PGHypers, RunConfig
+from ape_jax.config import PGConfig
 from ape_jax.reporting import figures
 from ape_jax.runs import checkpoint, export, trackers
 from ape_jax.runs.callbacks import LiveView
-from ape_jax.runs.directory import Output, RunDirectory
 from ape_jax.runs.metrics import read_updates
-from ape_jax.training.trainer import Chunk, Trainer, seed_keys
+from ape_jax.training.trainer import Chunk
 from ape_jax.types import RunError, SettingError
-
-PG = ["--num-updates", "6", "--envs-per-expert", "4", "--seeds", "2", "--quiet"]
-PPO = ["--algorithm", "ppo", "--env", "Pendulum-v1", "--head", "gaussian", "--hidden-sizes", "4"]
-PPO += ["--envs-per-expert", "4", "--rollout-length", "16", "--num-epochs", "1", "--seeds", "2"]
-PPO += ["--num-minibatches", "2", "--num-updates", "6", "--quiet"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_task_of_a_kind():
-    """Trainings with the same settings share what they compile."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_task", TASKS)
-        yield
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, one_task_of_a_kind):
-    """A finished run of each algorithm; the second writes curves for TensorBoard."""
-    folder = tmp_path_factory.mktemp("runs")
-    assert run("train", *PG, "--out", folder / "pg") == 0
-    assert run("train", *PPO, "--tensorboard", "--out", folder / "ppo") == 0
-    return folder
 
 
 def metrics(seeds=2, updates=3, experts=2):
@@ -59,9 +35,9 @@ def metrics(seeds=2, updates=3, experts=2):
 
 
 def test_scalars_are_means_over_seeds_of_what_is_known():
-    told = metrics()
-    told.observer_return[0, 0] = np.nan
-    first, second, third = trackers.scalars_of(told)
+    known = metrics()
+    known.observer_return[0, 0] = np.nan
+    first, second, third = trackers.scalars_of(known)
     assert "observer_return" not in first
     assert "gap" not in first
     assert (second["observer_return"], second["gap"]) == (1.0, 2.0)
@@ -77,11 +53,11 @@ def test_tracker_that_is_not_installed_is_named(monkeypatch):
         trackers.check(True, None)
 
 
-def test_tensorboard_gets_every_update(runs):
+def test_tensorboard_gets_every_update(ppo_run):
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import masked_crc32c
 
-    (file,) = (runs / "ppo" / "tensorboard").iterdir()
+    (file,) = (ppo_run / "tensorboard").iterdir()
     content, events = file.read_bytes(), []
     while content:  # A record: its length, a checksum of that, itself, a checksum of that.
         length = int.from_bytes(content[:8], "little")
@@ -90,7 +66,7 @@ def test_tensorboard_gets_every_update(runs):
         assert masked_crc32c(data) == int.from_bytes(checksum, "little")
         events.append(Event.FromString(data))
     losses = {e.step: v.simple_value for e in events for v in e.summary.value if "policy" in v.tag}
-    rows = read_updates(runs / "ppo" / "metrics.jsonl")
+    rows = read_updates(ppo_run / "metrics.jsonl")
     assert sorted(losses) == [row["update"] for row in rows]
     for row in rows:
         assert losses[row["update"]] == pytest.approx(np.mean(row["policy_loss"]), rel=1e-5)
@@ -103,56 +79,39 @@ def test_tensorboard_shows_one_run_alone(tmp_path):
         assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
 
 
-@pytest.fixture
-def opened(tmp_path):
-    """The directory of a run that has not trained yet."""
-    config = RunConfig(PGConfig(num_updates=50, envs_per_expert=4))
-    with RunDirectory.open(Output(tmp_path), config, TASKS(config.train)) as run:
-        yield run
+def broken(where, calls):
+    """A tracker that fails at one of its three moments, and the moments that came."""
 
-
-class Broken(trackers.Tracker):
-    """Fails where it is told to."""
-
-    name = "Broken"
-
-    def __init__(self, run, where):
-        super().__init__(run)
-        self.where, self.calls = where, []
-
-    def fail(self, where):
-        self.calls.append(where)
-        if where == self.where:
+    def at(moment):
+        calls.append(moment)
+        if moment == where:
             raise OSError("no room for curves")
 
-    def start(self):
-        self.fail("start")
+    def start():
+        at("start")
+        return lambda scalars, update: at("send"), lambda: at("close")
 
-    def log(self, update, scalars):
-        self.fail("log")
-
-    def close(self):
-        self.fail("close")
+    return trackers.Tracker("Broken", start)
 
 
 @pytest.mark.parametrize(
-    ("where", "calls"),
-    [("log", ["start", "log"]), ("close", ["start", *["log"] * 6, "close"])],
+    ("where", "expected"),
+    [("send", ["start", "send"]), ("close", ["start", *["send"] * 6, "close"])],
 )
-def test_tracker_that_fails_is_left_alone_with_a_warning(where, calls, opened, caplog, monkeypatch):
+def test_tracker_that_fails_is_left_alone_with_a_warning(where, expected, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("ape_jax"), "propagate", True)
-    chunk = Chunk(6, 50, None, metrics())
-    with Broken(opened, where) as tracker:
+    chunk, calls = Chunk(6, 50, None, metrics()), []
+    with broken(where, calls) as tracker:
         tracker(chunk)
         tracker(chunk)
-    assert tracker.calls == calls
+    assert calls == expected
     assert "Broken" in caplog.text
     assert "no room for curves" in caplog.text
 
 
-def test_tracker_that_does_not_start_ends_the_training(opened):
+def test_tracker_that_does_not_start_ends_the_training():
     with pytest.raises(RunError, match=r"Broken does not start .*no room"):
-        Broken(opened, "start")(Chunk(6, 50, None, metrics()))
+        broken("start", [])(Chunk(6, 50, None, metrics()))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="wandb is an extra")
@@ -206,21 +165,21 @@ def test_curves_leave_open_what_is_not_known_and_show_every_expert():
     assert [line.get_label() for line in figure.axes[2].get_lines()] == ["expert 1", "expert 2"]
 
 
-def test_runs_are_drawn_finished_or_not(runs, tmp_path):
+def test_runs_are_drawn_finished_or_not(pg_run, ppo_run, tmp_path):
     torn = tmp_path / "on"
     torn.mkdir()
-    content = (runs / "pg" / "metrics.jsonl").read_bytes()
+    content = (pg_run / "metrics.jsonl").read_bytes()
     (torn / "metrics.jsonl").write_bytes(content[: len(content) - 20])
-    assert run("plot", runs / "ppo", torn, "--out", tmp_path / "made" / "curves.svg") == 0
+    assert run("plot", ppo_run, torn, "--out", tmp_path / "made" / "curves.svg") == 0
     assert b"<svg" in (tmp_path / "made" / "curves.svg").read_bytes()
-    assert run("plot", runs / "pg") == 0
-    assert (runs / "pg" / "curves.png").stat().st_size > 10_000
+    assert run("plot", torn) == 0
+    assert (torn / "curves.png").stat().st_size > 10_000
     for bad in (content[:10], b'{"update": 0, "pe_return": [1.0]}\n'):
         (torn / "metrics.jsonl").write_bytes(bad)
         assert run("plot", torn) == 2
-    assert run("plot", runs / "pg", "--out", tmp_path / "made" / "curves.svg" / "x.png") == 2
+    assert run("plot", pg_run, "--out", tmp_path / "made" / "curves.svg" / "x.png") == 2
     (tmp_path / "d.png").mkdir()
-    assert run("plot", runs / "pg", "--out", tmp_path / "d.png") == 2
+    assert run("plot", pg_run, "--out", tmp_path / "d.png") == 2
 
 
 ELSEWHERE = """
@@ -240,11 +199,11 @@ np.savez(sys.argv[3], **results)
 
 
 @pytest.mark.parametrize("name", ["pg", "ppo"])
-def test_exported_policies_act_alike_in_a_process_without_this_package(name, runs, tmp_path):
-    out = tmp_path / "export"
-    assert run("export", runs / name, "--out", out) == 0
-    assert run("export", runs / name, "--out", out) == 2  # Not unasked.
-    _, task, params = checkpoint.load_run(runs / name)
+def test_exported_policies_act_alike_in_a_process_without_this_package(name, request, tmp_path):
+    trained, out = request.getfixturevalue(f"{name}_run"), tmp_path / "export"
+    assert run("export", trained, "--out", out) == 0
+    assert run("export", trained, "--out", out) == 2  # Not unasked.
+    _, task, params = checkpoint.load_run(trained)
     keys = jax.random.split(jax.random.key(0), 7)
     space = task.world.env.observation_space(task.world.params)
     observations = jax.vmap(space.sample)(keys)
@@ -262,12 +221,3 @@ def test_exported_policies_act_alike_in_a_process_without_this_package(name, run
     assert (description["seeds"], description["num_experts"]) == (2, 2)
     assert description["discrete_actions"] == (name == "pg")
     assert set(description["forward"]["results"]) == set(expected)
-
-
-def test_chunks_do_not_add_up_in_memory():
-    """What a chunk leaves behind is its metrics, which the next chunk replaces."""
-    config = PGConfig(num_updates=400, envs_per_expert=4)
-    trainer, live = Trainer(TASKS(config)), []
-    for _ in trainer.chunks(seed_keys(0, 1), PGHypers(), chunk=20):
-        live.append(len(jax.live_arrays()))
-    assert max(live[3:]) <= live[2] + 2

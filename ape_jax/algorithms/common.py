@@ -67,11 +67,12 @@ def update_multipliers(
     return objective.dual_step(multipliers, expert_returns, *numbers)
 
 
-def part_labels(params: EnsembleParams) -> EnsembleParams:
+def part_labels(
+    params: EnsembleParams, names: tuple[str, ...] = EnsembleParams._fields
+) -> EnsembleParams:
     """The name of the part that each array belongs to, for ``optax.partition``."""
-    return EnsembleParams(
-        *(jax.tree.map(lambda _, name=name: name, part) for name, part in params._asdict().items())
-    )
+    named = zip(names, params, strict=True)
+    return EnsembleParams(*(jax.tree.map(lambda _, n=name: n, part) for name, part in named))
 
 
 def expert_log_weights(task: Task, params: EnsembleParams) -> LogWeightsFn:

@@ -161,11 +161,10 @@ def optimizer(hypers: PGHypers, num_updates: int | None = None) -> optax.Gradien
     return optax.partition(
         {
             "heads": optax.chain(clip, adam(hypers.learning_rate)),
-            "expert_critics": adam(hypers.critic_learning_rate),
-            "observer_critic": adam(hypers.critic_learning_rate),
+            "critics": adam(hypers.critic_learning_rate),
             "classifier": adam(hypers.classifier_learning_rate),
         },
-        part_labels,
+        lambda params: part_labels(params, ("heads", "critics", "critics", "classifier")),
     )
 
 

@@ -36,24 +36,19 @@ _COMMANDS: dict[str, tuple[Any, type]] = {
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """Parse a command and its flags, and return the command's options.
-
-    Raises:
-      SystemExit: after help (code 0), or a message about what is wrong (code 2).
-    """
-    commands = [_subcommand(name, kind) for name, (_, kind) in _COMMANDS.items()]
+    """The options of a command; or SystemExit after help (code 0) or a message (code 2)."""
+    commands: dict[str, Any] = {
+        name: Annotated[kind, tyro.conf.FlagCreatePairsOff, tyro.conf.subcommand(name)]
+        for name, (_, kind) in _COMMANDS.items()
+    }
+    # Flags of settings have a --no- form: a setting may be true in a preset.
+    commands["train"] = Annotated[TrainOptions, tyro.conf.subcommand("train")]
     return tyro.cli(
-        functools.reduce(operator.or_, commands),
+        functools.reduce(operator.or_, commands.values()),
         prog="ape-jax",
         args=list(arguments),
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
-
-
-def _subcommand(name: str, kind: Any) -> Any:
-    if kind is TrainOptions:  # Its flags have a --no- form: a setting may be true in a preset.
-        return Annotated[kind, tyro.conf.subcommand(name)]
-    return Annotated[kind, tyro.conf.FlagCreatePairsOff, tyro.conf.subcommand(name)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,12 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _keep_compiled_programs()
         module = next(module for module, kind in _COMMANDS.values() if type(options) is kind)
         code = module.run(options, console)
-    except SettingError as error:
+    except (SettingError, RunError, OSError) as error:  # Such as a disk that is full.
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        code = 2
-    except (RunError, OSError) as error:  # Such as a disk that is full.
-        console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        code = 1
+        code = 2 if isinstance(error, SettingError) else 1
     except KeyboardInterrupt:
         console.print("interrupted before anything was finished", style="yellow")
         code = INTERRUPTED
@@ -89,11 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _keep_compiled_programs() -> None:
-    """Keep compiled programs in the user's cache folder, where later runs find them.
-
-    JAX's own settings come first: JAX_COMPILATION_CACHE_DIR names another folder, and
-    JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
-    """
+    """Keep compiled programs in the user's cache folder; JAX's own settings come first."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         # One folder per machine: home folders are shared, instruction sets are not.
         folder = platformdirs.user_cache_path("ape_jax") / "compiled" / platform.node()

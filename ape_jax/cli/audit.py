@@ -11,7 +11,7 @@ from ape_jax.evaluation import records
 from ape_jax.evaluation.audit import audit_steps
 from ape_jax.evaluation.audit_records import Audit, AuditSettings
 from ape_jax.reporting import audit_table, figures, tables
-from ape_jax.reporting.progress import ProgressBars
+from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
 
 
@@ -43,7 +43,7 @@ def run(options: AuditOptions, console: Console) -> int:
             (out / figure).unlink(missing_ok=True)
         records.write(out / "audit.json", result)
 
-    with ProgressBars(console) as progress:
+    with progress_bars(console) as progress:
         steps = audit_steps(options.run, options.settings, progress)
         prepare(out)
         code, (*_, result) = save_steps(steps, save)

@@ -8,8 +8,7 @@ import tyro
 from rich.console import Console
 
 from ape_jax.cli.output import prepare, say
-from ape_jax.runs import checkpoint
-from ape_jax.runs import export as exporting
+from ape_jax.runs import checkpoint, export
 from ape_jax.types import SettingError
 
 
@@ -28,17 +27,17 @@ class ExportOptions:
 def run(options: ExportOptions, console: Console) -> int:
     """Read the run, trace its policies, and write the files."""
     del console
-    if (options.out / exporting.DESCRIPTION).exists() and not options.overwrite:
+    if (options.out / export.DESCRIPTION).exists() and not options.overwrite:
         raise SettingError(
             f"out must not hold an export already; {options.out} does. Choose another, or add "
             "--overwrite"
         )
     config, task, params = checkpoint.load_run(options.run)
     out = prepare(options.out)
-    exporting.export_run(out, config, task, params.heads)
+    export.export_run(out, config, task, params.heads)
     say(
         Console(),
         f"{config.seeds} seed(s) of {task.networks.num_experts} expert(s) in {out}: "
-        f"{exporting.PARAMETERS}, {exporting.FORWARD}, {exporting.DESCRIPTION}",
+        f"{export.PARAMETERS}, {export.FORWARD}, {export.DESCRIPTION}",
     )
     return 0

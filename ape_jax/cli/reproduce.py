@@ -13,7 +13,7 @@ from ape_jax.evaluation import records, reproduce
 from ape_jax.evaluation.progress import Progress
 from ape_jax.evaluation.reproduce import LABELS, Scale, Table1, Trained
 from ape_jax.reporting import reproduction, tables
-from ape_jax.reporting.progress import ProgressBars
+from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
 from ape_jax.types import SettingError
 
@@ -55,7 +55,7 @@ def run(options: ReproduceOptions, console: Console) -> int:
         progress(Progress("figures", 1, 1))
         yield reproduce.table1(trained, scale, time.monotonic() - started)
 
-    with ProgressBars(console) as progress:
+    with progress_bars(console) as progress:
         code, (*_, table) = save_steps(steps(), lambda table: _write(table, out))
     _write_settings(trained, out)
     _show(table, out, code)

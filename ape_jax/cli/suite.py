@@ -11,7 +11,7 @@ from ape_jax.config import RunConfig
 from ape_jax.evaluation import records, suite
 from ape_jax.evaluation.suite import QUICK, Suite, SuiteEffort, SuiteRow
 from ape_jax.reporting import figures, tables
-from ape_jax.reporting.progress import ProgressBars
+from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
 from ape_jax.types import SettingError
 
@@ -48,7 +48,7 @@ def run(options: SuiteOptions, console: Console) -> int:
         rows[row.preset] = row
         _save(rows, out)
 
-    with ProgressBars(console) as progress:
+    with progress_bars(console) as progress:
         code, finished = save_steps(suite.suite_rows(configs, effort, progress), save)
     stdout = Console()
     _, *names = tables.SUITE_HEADER

@@ -9,7 +9,7 @@ from ape_jax.cli.output import prepare, save_steps, say, say_finished
 from ape_jax.evaluation import records
 from ape_jax.evaluation.sweep import Sweep, sweep_steps
 from ape_jax.reporting import figures, tables
-from ape_jax.reporting.progress import ProgressBars
+from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
 from ape_jax.types import HeadName, SettingError
 
@@ -48,7 +48,7 @@ def run(options: SweepOptions, console: Console) -> int:
         (out / "frontier.png").unlink(missing_ok=True)
         records.write(out / "sweep.json", result)
 
-    with ProgressBars(console) as progress:
+    with progress_bars(console) as progress:
         steps = sweep_steps(**settings, progress=progress)
         prepare(out)
         code, (*_, result) = save_steps(steps, save)

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import shlex
 import time
+from collections.abc import Iterator
 
 import jax
 from rich.console import Console
@@ -16,16 +17,17 @@ from ape_jax.evaluation import records
 from ape_jax.evaluation.intervals import MeanStd
 from ape_jax.evaluation.summary import Summary, summarise
 from ape_jax.reporting import tables
-from ape_jax.runs.directory import Output, RunDirectory, find_start, is_finished
+from ape_jax.runs.callbacks import Callback
+from ape_jax.runs.directory import Output, RunDirectory, Start, find_start, is_finished
 from ape_jax.runs.loop import Interrupted, fit, stop_requested
 from ape_jax.training import devices
-from ape_jax.training.trainer import Trainer, seed_keys
+from ape_jax.training.trainer import Chunk, Trainer, seed_keys
 from ape_jax.types import RunError
 
 
 def run(options: TrainOptions, console: Console) -> int:
     """Train, save and evaluate."""
-    config, place, output, watch = unpack(options, console)
+    config, place, output, watch = unpack(options)
     if output.resume and is_finished(output.path):
         say(Console(), f"{output.path} is finished, after {config.train.num_updates} updates")
         return 0
@@ -42,8 +44,9 @@ def run(options: TrainOptions, console: Console) -> int:
     prepare(output.path)
     try:
         with RunDirectory.open(output, config, task) as directory:
+            callbacks = watch.callbacks(directory, task, console)
             try:
-                summary = _train_and_evaluate(trainer, directory, place, watch)
+                summary = _train_and_evaluate(trainer, directory, place, callbacks)
             except Interrupted as stop:
                 say(console, _how_to_continue(directory, output, watch))
                 return stop.exit_code
@@ -55,14 +58,12 @@ def run(options: TrainOptions, console: Console) -> int:
 
 
 def _train_and_evaluate(
-    trainer: Trainer, run: RunDirectory, place: devices.Place, watch: Watch
+    trainer: Trainer, run: RunDirectory, place: devices.Place, callbacks: list[Callback]
 ) -> Summary:
     """Train to the end, and write and return the summary."""
     config, task, start = run.config, trainer.task, run.start
-    keys = seed_keys(config.first_seed, config.seeds)
     started = time.monotonic()
-    chunks = trainer.chunks(keys, config.hypers, start.state, start.num_done, config.chunk)
-    state = fit(chunks, run, watch.callbacks(run, trainer))
+    state = fit(_chunks(trainer, config, start), run, callbacks)
     seconds = time.monotonic() - started
     with stop_requested():
         params, multipliers = jax.device_get((state.params, state.multipliers))
@@ -80,22 +81,23 @@ def _train_and_evaluate(
 
 def _take_part(trainer: Trainer, config: RunConfig, output: Output) -> None:
     """Compute the same training as process 0, which alone writes the run."""
-    num_done, state = 0, None
-    if output.resume:
-        (num_done, state), _ = find_start(output.path, config, trainer.task)
-    keys = seed_keys(config.first_seed, config.seeds)
-    for _ in trainer.chunks(keys, config.hypers, state, num_done, config.chunk):
+    start = find_start(output.path, config, trainer.task)[0] if output.resume else Start()
+    for _ in _chunks(trainer, config, start):
         pass
     devices.leave()
 
 
+def _chunks(trainer: Trainer, config: RunConfig, start: Start) -> Iterator[Chunk]:
+    keys = seed_keys(config.first_seed, config.seeds)
+    return trainer.chunks(keys, config.hypers, start.state, start.num_done, config.chunk)
+
+
 def _how_to_continue(run: RunDirectory, output: Output, watch: Watch) -> str:
+    done = "before anything was finished"
     if run.num_done:
         done = f"after {run.num_done} of {run.config.train.num_updates} updates"
     elif output.overwrite:  # The directory may still hold the old run.
-        return "interrupted before anything was finished"
-    else:
-        done = "before anything was finished"
+        return f"interrupted {done}"
     return f"interrupted {done}; continue with: {_resume_command(output, watch)}"
 
 
@@ -115,16 +117,13 @@ def _show(summary: Summary, config: RunConfig, output: Output) -> None:
     """Print what the evaluation found."""
     console = Console()
     by_expert = summary.expert_returns.array.T
-    lines = [["ensemble (PE)", tables.mean_and_std(summary.pe_return)]]
-    for index, values in enumerate(by_expert):
-        cell = tables.mean_and_std(MeanStd.over_seeds(values))
-        lines.append([f"expert {index + 1}", cell])
-    lines.append(["uniform mixture π_o", tables.mean_and_std(summary.mixture)])
-    title = (
-        f"{config.train.env} after {summary.num_updates} updates, "
-        f"mean ± std over {config.seeds} seed(s)"
-    )
-    console.print(tables.rich_table(title, ["who acts", "return of an episode"], lines))
+    returns = {"ensemble (PE)": summary.pe_return}
+    returns |= {f"expert {i + 1}": MeanStd.over_seeds(x) for i, x in enumerate(by_expert)}
+    returns["uniform mixture π_o"] = summary.mixture
+    lines = [[name, tables.mean_and_std(found)] for name, found in returns.items()]
+    title = f"{config.train.env} after {summary.num_updates} updates, mean ± std over "
+    header = ["who acts", "return of an episode"]
+    console.print(tables.rich_table(f"{title}{config.seeds} seed(s)", header, lines))
     min_return = config.hypers.min_return
     if min_return is not None:
         kept = [
@@ -135,9 +134,7 @@ def _show(summary: Summary, config: RunConfig, output: Output) -> None:
         say(console, f"return of at least {min_return:g} kept by " + "; ".join(kept))
     for index, count in enumerate(map(sum, zip(*summary.dead_experts, strict=True))):
         if count:
-            say(
-                console,
-                f"expert {index + 1} collapsed in {count} of {config.seeds} seed(s): above a "
-                "random policy, it returns less than half of what the best expert does",
-            )
+            found = f"expert {index + 1} collapsed in {count} of {config.seeds} seed(s)"
+            why = "above a random policy, it returns less than half of what the best expert does"
+            say(console, f"{found}: {why}")
     say(console, f"evaluation: {summary.evaluation}; run saved in {output.path}")

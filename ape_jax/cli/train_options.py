@@ -8,12 +8,12 @@ import tyro
 from rich.console import Console
 
 from ape_jax import presets
+from ape_jax.algorithms.task import Task
 from ape_jax.config import ALL_SETTINGS, HELP, RunConfig, read_settings, resolve
 from ape_jax.runs import trackers
 from ape_jax.runs.callbacks import Callback, FiniteGuard, LiveView
 from ape_jax.runs.directory import Output, RunDirectory, holds_run
 from ape_jax.training import devices
-from ape_jax.training.trainer import Trainer
 from ape_jax.types import SettingError
 
 OUT = Path("runs/train")
@@ -22,8 +22,7 @@ OUT = Path("runs/train")
 
 def _flags() -> dict[str, Any]:
     """Type and help text of the flag of every setting; each help text ends with the default."""
-    default = RunConfig().to_flat() | resolve({"algorithm": "ppo"}).to_flat()
-    default |= resolve({}).to_flat()
+    default = resolve({"algorithm": "ppo"}).to_flat() | resolve({}).to_flat()
     return {
         name: Annotated[
             kind,
@@ -36,6 +35,29 @@ def _flags() -> dict[str, Any]:
 
 Settings = TypedDict("Settings", _flags(), total=False)  # type: ignore[misc]
 """The settings that were given as flags, and only those."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """Who watches a training."""
+
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show no live view, and only warnings."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write curves for TensorBoard, in the run's directory."""
+    wandb: str | None = None
+    """Project of Weights & Biases that gets the curves. WANDB_MODE=offline keeps them on disk."""
+
+    def callbacks(self, run: RunDirectory, task: Task, console: Console) -> list[Callback]:
+        """List what is called with every chunk. The guard is the first to see it."""
+        called: list[Callback] = [FiniteGuard(run)]
+        if not self.quiet:
+            called.append(LiveView(task, run.config.seeds, run.start.num_done, console))
+        if self.tensorboard:
+            called.append(trackers.tensorboard(run))
+        if self.wandb is not None:
+            called.append(trackers.weights_and_biases(run, self.wandb))
+        return called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +89,7 @@ class TrainOptions:
     as if it had never been stopped."""
     keep: int = Output.keep
     """How many of the newest checkpoints are kept, besides the best."""
-    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Show no live view, and only warnings."""
-    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Write curves for TensorBoard, in the run's directory."""
-    wandb: str | None = None
-    """Project of Weights & Biases that gets the curves. WANDB_MODE=offline keeps them on disk."""
+    watch: tyro.conf.OmitArgPrefixes[Watch] = Watch()
     devices: int | None = None
     """How many devices of each process share seeds and environments; if not given, as many as
     divide them evenly. A CPU is one device, or as many as are asked for. Another number rounds sums
@@ -88,34 +105,6 @@ class TrainOptions:
     """Number of this process, from 0. Clusters such as SLURM are detected without it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Watch:
-    """Who watches a training."""
-
-    console: Console
-    """Where messages and the live view are drawn."""
-    quiet: bool = False
-    """Whether only warnings are shown."""
-    tensorboard: bool = False
-    wandb: str | None = None
-    """Project of Weights & Biases."""
-
-    def __post_init__(self):
-        trackers.check(self.tensorboard, self.wandb)
-
-    def callbacks(self, run: RunDirectory, trainer: Trainer) -> list[Callback]:
-        """List what is called with every chunk. The guard is the first to see it."""
-        called: list[Callback] = [FiniteGuard(run)]
-        if not self.quiet:
-            view = (trainer.task, run.config.seeds, run.start.num_done, self.console)
-            called.append(LiveView(*view))
-        if self.tensorboard:
-            called.append(trackers.TensorBoard(run))
-        if self.wandb is not None:
-            called.append(trackers.WeightsAndBiases(run, self.wandb))
-        return called
-
-
 class Parts(NamedTuple):
     """The options of the command, as the records that the parts of the package need."""
 
@@ -125,12 +114,8 @@ class Parts(NamedTuple):
     watch: Watch
 
 
-def unpack(options: TrainOptions, console: Console) -> Parts:
-    """Sort the options into records, and check everything that needs no computing.
-
-    Raises:
-      SettingError: a setting breaks a rule, or two options contradict each other.
-    """
+def unpack(options: TrainOptions) -> Parts:
+    """Sort the options into records, and check everything that needs no computing."""
     cluster = devices.Cluster(options.coordinator, options.num_processes, options.process_id)
     if not options.distributed and cluster != devices.Cluster():
         raise SettingError(
@@ -140,8 +125,9 @@ def unpack(options: TrainOptions, console: Console) -> Parts:
         _config(options),
         devices.Place(options.devices, cluster if options.distributed else None),
         _output(options),
-        Watch(console, options.quiet, options.tensorboard, options.wandb),
+        options.watch,
     )
+    trackers.check(options.watch.tensorboard, options.watch.wandb)
     if not options.process_id:  # Process 0 may already have started the run of the others.
         parts.output.check_free()
     return parts
@@ -151,13 +137,12 @@ def _config(options: TrainOptions) -> RunConfig:
     given: dict[str, Any] = dict(options.settings)
     if options.env_param:
         given["env_param"] = options.env_param
-    whole = {name: getattr(options, name) for name in ("preset", "config", "resume")}
-    whole = {name: value for name, value in whole.items() if value is not None}
+    layers = [("preset", options.preset), ("config", options.config), ("resume", options.resume)]
+    whole = [(name, value) for name, value in layers if value is not None]
     if len(whole) > 1:
-        (one, other), values = list(whole)[:2], list(whole.values())
+        (one, first), (other, second), *_ = whole
         raise SettingError(
-            f"{one} and {other} each give all settings; got {values[0]} and {values[1]}. Leave one "
-            "out"
+            f"{one} and {other} each give all settings; got {first} and {second}. Leave one out"
         )
     if options.preset is not None:
         return resolve(presets.config(options.preset).to_flat(), given)

@@ -19,35 +19,25 @@ _WIDER = {np.dtype(np.float32): np.dtype(np.float64), np.dtype(np.int32): np.dty
 def check_steps(
     env_id: str, env_param: Sequence[str], arrays: Mapping[str, np.ndarray], where: str
 ) -> dict[str, np.ndarray]:
-    """Check arrays of steps against the environment that they come from.
+    """Check arrays of steps against the environment that they come from, and convert their dtypes.
 
     Args:
       env_id: name of the environment.
       env_param: its parameters that differ from its defaults, as name=value.
       arrays: the fields of ``Demonstrations`` [N, …], and perhaps the hidden expert [N].
-      where: what messages call these demonstrations.
-
-    Returns:
-      The arrays, with the dtypes that the package uses.
-
-    Raises:
-      SettingError: the first thing that is wrong.
+      where: what the message of a SettingError calls these demonstrations.
     """
     try:
         env, env_params = envs.make(env_id, envs.parse_overrides(env_param))
     except SettingError as error:
         raise SettingError(f"{where}: {error}") from None
     shown = jax.eval_shape(lambda key: env.reset_env(key, env_params)[0], jax.random.key(0))
-    if not isinstance(shown, jax.ShapeDtypeStruct):
-        raise SettingError(
-            f"{where}: env must have one array as its observation; {env_id!r} has a structure. "
-            "Flatten its observations and register it under another name"
-        )
     action_space = env.action_space(env_params)
-    if not isinstance(action_space, spaces.Discrete | spaces.Box):
+    one_array = isinstance(shown, jax.ShapeDtypeStruct)
+    if not one_array or not isinstance(action_space, spaces.Discrete | spaces.Box):
         raise SettingError(
-            f"{where}: env must have Discrete or Box actions; {env_id!r} has {action_space}. "
-            "Choose another environment"
+            f"{where}: env must have one array as its observation, and Discrete or Box actions; "
+            f"those of {env_id!r} are {shown} and {action_space}. Choose another environment"
         )
     discrete = isinstance(action_space, spaces.Discrete)
     kinds: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -76,12 +66,9 @@ def check_steps(
             f"{where} must hold at least 2 steps; got {lengths['action']}. Record more"
         )
     for name, array in steps.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            step, value = _first(array, ~np.isfinite(array))
-            raise SettingError(
-                f"{where}: {name} must be finite; got {value} at step {step}. "
-                "Remove that episode, or correct it"
-            )
+        if array.dtype.kind == "f":
+            rule, fix = f"{name} must be finite", "Remove that episode, or correct it"
+            _refuse(~np.isfinite(array), array, f"{where}: {rule}", fix)
     observation_space = env.observation_space(env_params)
     # A Box of observations is not checked: several gymnax environments leave their own bounds.
     if isinstance(observation_space, spaces.Discrete):
@@ -89,14 +76,19 @@ def check_steps(
     low, high = (0, action_space.n - 1) if discrete else (action_space.low, action_space.high)
     _check_range("action", steps["action"], low, high, where)
     _check_episodes(steps, where)
-    if HIDDEN_EXPERT in steps:
-        _check_expert(steps[HIDDEN_EXPERT], steps["episode"], where)
     return steps
 
 
 def describe(array: np.ndarray) -> str:
     """A single value as it is, and a larger array by its dtype and shape, for a message."""
     return repr(array.item()) if array.size == 1 else f"{array.dtype} of shape {list(array.shape)}"
+
+
+def _refuse(wrong: np.ndarray, array: np.ndarray, rule: str, fix: str) -> None:
+    """Raise SettingError with the first entry that is wrong, if there is one."""
+    if wrong.any():
+        index = np.unravel_index(np.argmax(wrong), wrong.shape)
+        raise SettingError(f"{rule}; got {array[index].item()!r} at step {index[0]}. {fix}")
 
 
 def _convert(
@@ -112,83 +104,64 @@ def _convert(
     if array.dtype == dtype:
         return array
     wider = _WIDER.get(dtype)
-    rule = f"{name} must be {dtype}" + (f", or {wider} within its range" if wider else "")
+    rule = f"{where}: {name} must be {dtype}" + (f", or {wider} within its range" if wider else "")
     fix = f"Convert it with {name}.astype(numpy.{dtype})"
     if array.dtype != wider:
-        raise SettingError(f"{where}: {rule}; got {array.dtype}. {fix}")
+        raise SettingError(f"{rule}; got {array.dtype}. {fix}")
     with np.errstate(over="ignore"):
         converted = array.astype(dtype)
     lost = np.isfinite(array) & ~np.isfinite(converted) if dtype.kind == "f" else converted != array
-    if lost.any():
-        step, value = _first(array, lost)
-        raise SettingError(f"{where}: {rule}; got {value!r} at step {step}. {fix}")
+    _refuse(lost, array, rule, fix)
     return converted
 
 
 def _check_range(name: str, array: np.ndarray, low: Any, high: Any, where: str) -> None:
     low, high = np.asarray(low, array.dtype), np.asarray(high, array.dtype)
-    outside = (array < low) | (array > high)
-    if outside.any():
-        step, value = _first(array, outside)
-        raise SettingError(
-            f"{where}: {name} must be between {describe(low)} and {describe(high)}; got {value} at "
-            f"step {step}. Check that the steps come from this environment"
-        )
+    rule = f"{where}: {name} must be between {describe(low)} and {describe(high)}"
+    fix = "Check that the steps come from this environment"
+    _refuse((array < low) | (array > high), array, rule, fix)
 
 
 def _check_episodes(steps: Mapping[str, np.ndarray], where: str) -> None:
     """Check that episodes are numbered 0, 1, 2 …, end where they are marked, and one is complete.
 
-    An episode may end without a mark: ``demonstrations.collect`` pools parallel streams, and the
-    last episode of each stream is cut short.
+    An episode may end without a mark: ``collect`` pools parallel environments, and the last episode
+    of each is cut short.
     """
     episode, terminated, truncated = (steps[x] for x in ("episode", "terminated", "truncated"))
-    both = terminated & truncated
-    if both.any():
-        raise SettingError(
-            f"{where}: a step must be terminated or truncated, not both; step "
-            f"{int(np.argmax(both))} is. Mark it terminated if the task ended at the time limit"
-        )
-    if episode[0] != 0:
-        raise SettingError(
-            f"{where}: episode must be numbered from 0; got {episode[0]} first. Subtract it"
-        )
-    rise = np.diff(episode.astype(np.int64))
-    jumps = (rise != 0) & (rise != 1)
-    if jumps.any():
-        step = int(np.argmax(jumps)) + 1
-        raise SettingError(
-            f"{where}: episode must stay or rise by 1 from step to step; got {episode[step]} after "
-            f"{episode[step - 1]} at step {step}. Sort steps by episode, and number those 0, 1, 2 …"
-        )
+    _refuse(
+        terminated & truncated,
+        terminated,
+        f"{where}: a step must be terminated or truncated, not both",
+        "Mark it terminated if the task ended at the time limit",
+    )
+    rise = np.diff(episode.astype(np.int64), prepend=0)
+    stays = rise == 0
+    unnumbered = ~stays & (rise != 1)
+    unnumbered[0] = not stays[0]
+    _refuse(
+        unnumbered,
+        episode,
+        f"{where}: episode must be numbered 0, 1, 2 … in the order of the steps",
+        "Sort steps by episode, and number those from 0",
+    )
     ends = terminated | truncated
-    inside = ends[:-1] & (rise == 0)
-    if inside.any():
-        step = int(np.argmax(inside))
-        raise SettingError(
-            f"{where}: a step that is marked terminated or truncated must be the last of its "
-            f"episode; episode {episode[step]} goes on after step {step}. "
-            "Give the steps that follow the next number"
-        )
+    _refuse(
+        np.append(False, ends[:-1] & stays[1:]),
+        episode,
+        f"{where}: episode must rise after a step that is marked terminated or truncated",
+        "Give the steps that follow the next number",
+    )
     if not ends.any():
         raise SettingError(
             f"{where} must hold at least one complete episode, its last step terminated or "
             f"truncated; none of {len(ends)} steps is. Record more steps, or mark the ends"
         )
-
-
-def _check_expert(expert: np.ndarray, episode: np.ndarray, where: str) -> None:
-    changed = np.append(False, (np.diff(episode) == 0) & (np.diff(expert) != 0))
-    wrong = changed | (expert < 0)
-    if wrong.any():
-        step, value = _first(expert, wrong)
-        raise SettingError(
-            f"{where}: {HIDDEN_EXPERT} must be at least 0 and the same throughout an episode; "
-            f"got {value} at step {step}. Leave the array out if it is not known"
+    if HIDDEN_EXPERT in steps:
+        expert = steps[HIDDEN_EXPERT]
+        _refuse(
+            (expert < 0) | stays & (np.diff(expert, prepend=expert[0]) != 0),
+            expert,
+            f"{where}: {HIDDEN_EXPERT} must be at least 0 and the same throughout an episode",
+            "Leave the array out if it is not known",
         )
-
-
-def _first(array: np.ndarray, where: np.ndarray) -> tuple[int, Any]:
-    """Step and value of the first entry at which ``where`` holds."""
-    index = np.unravel_index(np.argmax(where), where.shape)
-    return int(index[0]), array[index].item()

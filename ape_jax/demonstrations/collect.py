@@ -31,13 +31,8 @@ class Demonstrations(NamedTuple):
     truncated: Bool[Array, " N"]
     """The time limit cut the episode after this step."""
     episode: Int[Array, " N"]
-    """Number of the episode, rising. The last one of each parallel stream may be cut short, with
-    neither end marked."""
-
-
-def num_streams(num_steps: int, horizon: int) -> int:
-    """Number of parallel streams: few enough that each holds many episodes and cuts only one."""
-    return max(1, min(1024, num_steps // (10 * horizon)))
+    """Number of the episode, rising. The last one of each parallel environment may be cut short,
+    with neither end marked."""
 
 
 def collect(
@@ -59,58 +54,36 @@ def collect(
 
 
 def expert_policies(task: Task, heads: Params) -> ActFn:
-    """The experts' policies by number, ready to be sampled.
-
-    Args:
-      task: environment and networks.
-      heads: parameters of the expert heads [E, …].
-    """
-    # All heads' outputs and then one of them: parallel streams would copy a head for each.
-    distributions = task.networks.tabulate(
-        lambda observation: task.networks.distributions(heads, observation).for_sampling()
+    """The policies of the expert heads [E, …] by number, ready to be sampled."""
+    # All heads' outputs and then one of them: parallel environments would copy a head for each.
+    all_heads = task.networks.tabulate(
+        lambda x: task.networks.distributions(heads, x).for_sampling()
     )
-
-    def act(observation, expert):
-        return jax.tree.map(lambda x: x[expert], distributions(observation))
-
-    return act
+    return lambda x, expert: jax.tree.map(lambda leaf: leaf[expert], all_heads(x))
 
 
 def pool(
     key: PRNGKey, world: World, act: ActFn, num_experts: int, num_steps: int
 ) -> tuple[Demonstrations, Int[Array, " N"]]:
-    """Episodes of E policies, one drawn for each episode, from parallel streams end to end.
-
-    Args:
-      key: drives everything.
-      world: the environment.
-      act: the policies by number.
-      num_experts: E.
-      num_steps: N, exactly.
+    """Episodes of E policies, one drawn for each episode, from parallel environments end to end.
 
     Returns:
-      The steps, and the policy that acted in each.
+      Exactly N steps, and the policy that acted in each.
     """
-    streams = num_streams(num_steps, world.horizon)
-    length = -(-num_steps // streams)
-    keys = jax.random.split(key, streams)
+    # Few enough environments that each holds many episodes and cuts only one short.
+    num_envs = max(1, min(1024, num_steps // (10 * world.horizon)))
+    length = -(-num_steps // num_envs)
+    keys = jax.random.split(key, num_envs)
     steps = rollout.stream(keys, act, num_experts, world, length)
     steps, actor = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
     ends = steps.terminated | steps.truncated
-    begins = jnp.concatenate([jnp.ones((streams, 1), bool), ends[:, :-1]], axis=1)
+    begins = jnp.concatenate([jnp.ones((num_envs, 1), bool), ends[:, :-1]], axis=1)
 
     def flat(x):
         return x.reshape(-1, *x.shape[2:])[:num_steps]
 
-    pooled = Demonstrations(
-        observation=flat(steps.observation),
-        action=flat(steps.action),
-        reward=flat(steps.reward),
-        terminated=flat(steps.terminated),
-        truncated=flat(steps.truncated),
-        episode=jnp.cumsum(flat(begins)) - 1,
-    )
-    return pooled, flat(actor)
+    fields = {name: flat(getattr(steps, name)) for name in Demonstrations._fields[:-1]}
+    return Demonstrations(**fields, episode=jnp.cumsum(flat(begins)) - 1), flat(actor)
 
 
 def complete_returns(shown: Demonstrations) -> np.ndarray:
@@ -124,8 +97,7 @@ def complete_returns(shown: Demonstrations) -> np.ndarray:
 def hold_out(shown: Demonstrations) -> tuple[Demonstrations, Demonstrations]:
     """Split off the last tenth of the episodes, at least one; a single episode goes to both parts.
 
-    Returns:
-      The steps to give to an observer, and those kept back.
+    The first part is given to an observer, and the second is kept back.
     """
     episode = np.asarray(shown.episode)
     num_episodes = episode[-1] + 1
@@ -151,14 +123,12 @@ def resample(shown: Demonstrations, seed: int) -> Demonstrations:
     tenth = np.arange(len(begins) - 1) % 10 == 5
     sources = {part: np.flatnonzero(tenth == part) for part in (False, True)}
     rows: list[np.ndarray] = []
-    numbers: list[np.ndarray] = []
     total = 0
     while total < num_steps:
-        source = sources[len(numbers) % 10 == 5]
+        source = sources[len(rows) % 10 == 5]
         drawn = generator.choice(source if len(source) else len(begins) - 1)
-        steps = np.arange(begins[drawn], begins[drawn + 1])[: num_steps - total]
-        rows.append(steps)
-        numbers.append(np.full(len(steps), len(numbers)))
-        total += len(steps)
+        rows.append(np.arange(begins[drawn], begins[drawn + 1])[: num_steps - total])
+        total += len(rows[-1])
     picked = jax.tree.map(lambda x: jnp.asarray(x)[np.concatenate(rows)], shown)
-    return picked._replace(episode=jnp.asarray(np.concatenate(numbers), jnp.int32))
+    numbers = np.repeat(np.arange(len(rows)), [len(steps) for steps in rows])
+    return picked._replace(episode=jnp.asarray(numbers, jnp.int32))

@@ -24,23 +24,10 @@ VERSION = 1
 """Version of the format, which each file states."""
 
 ENV_PARAM = "env_param"
-"""Name of the array with the environment's parameters that differ from its defaults."""
 
 _REQUIRED = ("format_version", "env_id", *Demonstrations._fields)
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    KeyError,
-    RecursionError,
-    ValueError,
-    TypeError,
-    SyntaxError,
-    NotImplementedError,
-    RuntimeError,
-    MemoryError,
-)
+_DAMAGE: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, SyntaxError)
+_DAMAGE += (RuntimeError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error, struct.error)
 """What NumPy and zipfile raise on damaged files."""
 
 
@@ -48,9 +35,7 @@ class DemonstrationFile(NamedTuple):
     """What a file holds."""
 
     env_id: str
-    """Name of the environment."""
     demonstrations: Demonstrations
-    """What observers see."""
     hidden_expert: Int[Array, " N"] | None
     """The expert that acted in each step; None if the file does not say."""
     env_param: tuple[str, ...] = ()
@@ -61,7 +46,7 @@ def save(
     path: Path | str,
     env_id: str,
     demonstrations: Demonstrations,
-    hidden_expert: Int[Array, " N"] | None = None,
+    hidden_expert: Int[Array | np.ndarray, " N"] | None = None,
     env_param: tuple[str, ...] = (),
 ) -> None:
     """Write demonstrations to a file that ``load`` reads, whole or not at all.
@@ -70,7 +55,7 @@ def save(
       path: the file, under exactly this name; a file that is already there is replaced.
       env_id: name of the environment that they come from.
       demonstrations: steps [N].
-      hidden_expert: the expert that acted in each step [N]. Leave it out of a file for an attacker.
+      hidden_expert: leave it out of a file for an attacker.
       env_param: the environment's parameters that differ from its defaults, as name=value.
 
     Raises:
@@ -99,39 +84,28 @@ def save(
             partial.unlink(missing_ok=True)
 
 
-def load(path: Path | str, expected_env: str | None = None) -> DemonstrationFile:
+def load(path: Path | str) -> DemonstrationFile:
     """Read demonstrations that ``save`` or another program wrote in the format.
 
     float64 is rounded to float32; int64 is accepted where int32 holds every value.
-
-    Args:
-      path: the file.
-      expected_env: the environment that they must come from; None accepts any.
 
     Raises:
       SettingError: one message with the first thing that is wrong, and how to correct it.
     """
     path = Path(path)
     where = f"demonstrations {path}"
-    arrays = _read(path)
+    arrays = _read(path, where)
     env_id, env_param = _check_header(arrays, where)
-    if expected_env is not None and env_id != expected_env:
-        raise SettingError(
-            f"{where}: env_id must be {expected_env!r}, which is asked for here; got {env_id!r}. "
-            "Bring demonstrations from that environment, or ask for this one"
-        )
     checked = check_steps(env_id, env_param, arrays, where)
     steps = {name: jnp.asarray(array) for name, array in checked.items()}
     hidden_expert = steps.pop(HIDDEN_EXPERT, None)
     return DemonstrationFile(env_id, Demonstrations(**steps), hidden_expert, env_param)
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, where: str) -> dict[str, np.ndarray]:
     """Read the arrays of a file. Pickled content is refused without reading it."""
-    where = f"demonstrations {path}"
     if not path.is_file():
         raise SettingError(f"demonstrations must be a .npz file; {path} is no file. Check the path")
-    arrays = {}
     try:
         if not zipfile.is_zipfile(path):
             raise SettingError(
@@ -140,8 +114,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             )
         with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             _check_names(list(content.files), where)
-            for name in content.files:
-                arrays[name] = _array(content, name, where)
+            return {name: _array(content, name, where) for name in content.files}
     except OSError as error:
         raise SettingError(
             f"demonstrations must be a file that can be read; got {path} "
@@ -154,61 +127,50 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             f"demonstrations must be a whole .npz file; {path} is damaged "
             f"({type(error).__name__}: {error}). Write or copy it again"
         ) from None
-    return arrays
 
 
 def _array(content: np.lib.npyio.NpzFile, name: str, where: str) -> np.ndarray:
+    found = "something else"
     try:
         array = content[name]
+        if isinstance(array, np.ndarray):
+            return array
     except ValueError as error:
         if "pickle" not in str(error).lower():
             raise
-        raise SettingError(
-            f"{where}: {name} must be a plain array; it holds Python objects, which are not read. "
-            "Save numbers, flags or text"
-        ) from None
-    if not isinstance(array, np.ndarray):
-        raise SettingError(
-            f"{where}: {name} must be an array; it holds something else. "
-            "Write the file with numpy.savez_compressed"
-        )
-    return array
+        found = "Python objects, which are not read"
+    raise SettingError(
+        f"{where}: {name} must be a plain array; it holds {found}. Save numbers, flags or text "
+        "with numpy.savez_compressed"
+    )
 
 
 def _check_names(names: list[str], where: str) -> None:
     optional = (HIDDEN_EXPERT, ENV_PARAM)
-    wrong = {
-        "missing": [name for name in _REQUIRED if name not in names],
-        "unknown": sorted(set(names) - {*_REQUIRED, *optional}),
-        "twice": sorted({name for name in names if names.count(name) > 1}),
-    }
-    if any(wrong.values()):
-        found = "; ".join(
-            f"{what} {', '.join(map(repr, some))}" for what, some in wrong.items() if some
-        )
+    wrong = [f"missing {name!r}" for name in _REQUIRED if name not in names]
+    wrong += [f"unknown {name!r}" for name in sorted(set(names) - {*_REQUIRED, *optional})]
+    wrong += [f"twice {name!r}" for name in sorted(set(names)) if names.count(name) > 1]
+    if wrong:
         raise SettingError(
             f"{where} must hold the arrays {', '.join(_REQUIRED)}, and may hold "
-            f"{' and '.join(optional)}; {found}. The format is in docs/demonstrations.md"
+            f"{' and '.join(optional)}; {', '.join(wrong)}. The format is in docs/demonstrations.md"
         )
 
 
 def _check_header(arrays: dict[str, np.ndarray], where: str) -> tuple[str, tuple[str, ...]]:
     """Check the version, and return the environment's name and parameters."""
     version, env_id = arrays["format_version"], arrays["env_id"]
-    if version.shape != () or version.dtype.kind not in "iu" or version != VERSION:
-        raise SettingError(
-            f"{where}: format_version must be the whole number {VERSION}; got {describe(version)}. "
-            "A higher one is from a newer ape-jax: upgrade"
-        )
-    if env_id.shape != () or env_id.dtype.kind != "U":
-        raise SettingError(
-            f"{where}: env_id must be one text, such as {envs.GRIDWORLD!r}; "
-            f"got {describe(env_id)}. Save the name of the environment"
-        )
     env_param = arrays.get(ENV_PARAM, np.array([], np.str_))
-    if env_param.ndim != 1 or env_param.dtype.kind != "U":
-        raise SettingError(
-            f"{where}: {ENV_PARAM} must be a list of name=value texts; got {describe(env_param)}. "
-            "Leave it out where the environment has its defaults"
-        )
+    rule = None
+    if version.shape != () or version.dtype.kind not in "iu" or version != VERSION:
+        rule, wrong = f"format_version must be the whole number {VERSION}", version
+        fix = "A higher one is from a newer ape-jax: upgrade"
+    elif env_id.shape != () or env_id.dtype.kind != "U":
+        rule, wrong = f"env_id must be one text, such as {envs.GRIDWORLD!r}", env_id
+        fix = "Save the name of the environment"
+    elif env_param.ndim != 1 or env_param.dtype.kind != "U":
+        rule, wrong = f"{ENV_PARAM} must be a list of name=value texts", env_param
+        fix = "Leave it out where the environment has its defaults"
+    if rule is not None:
+        raise SettingError(f"{where}: {rule}; got {describe(wrong)}. {fix}")
     return str(env_id), tuple(map(str, env_param))

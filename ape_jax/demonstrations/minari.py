@@ -3,6 +3,7 @@
 import shutil
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -15,15 +16,21 @@ from ape_jax.envs.adapters import to_gymnasium
 from ape_jax.types import SettingError
 
 
-def check_minari(dataset_id: str) -> None:
-    """Check that demonstrations can be exported under a name.
+def check_minari(dataset_id: str) -> ModuleType:
+    """Check that demonstrations can be exported under a name, and return Minari.
 
     Raises:
       SettingError: Minari is not installed, the name is malformed, or such a dataset exists.
     """
-    minari = _import_minari()
-    from minari.dataset.minari_dataset import DATASET_ID_RE
-
+    try:
+        import h5py  # noqa: F401  Minari's storage, in its own extra.
+        import minari
+        from minari.dataset.minari_dataset import DATASET_ID_RE
+    except ImportError as error:
+        raise SettingError(
+            f"export to Minari needs the interop extra; {error.name} is not installed. "
+            "Run: pip install 'ape-jax[interop]'"
+        ) from None
     match = DATASET_ID_RE.fullmatch(dataset_id)
     if match is None or match.group("version") is None:
         raise SettingError(
@@ -35,16 +42,17 @@ def check_minari(dataset_id: str) -> None:
             f"minari must name a dataset that does not exist yet; {dataset_id!r} does. "
             f"Choose a higher version, or run: minari delete {dataset_id}"
         )
+    return minari
 
 
 def to_minari(
     dataset_id: str,
     env_id: str,
     demonstrations: Demonstrations,
-    hidden_expert: Int[Array, " N"] | None = None,
+    hidden_expert: Int[Array | np.ndarray, " N"] | None = None,
     env_param: Sequence[str] = (),
 ) -> Any:
-    """Export demonstrations as a local Minari dataset, whole or not at all.
+    """Export demonstrations as a local ``minari.MinariDataset``, whole or not at all.
 
     Minari needs two things that demonstrations do not hold. It has one observation after the last
     action of an episode: the last observation is repeated there. And every episode ends with a
@@ -52,35 +60,27 @@ def to_minari(
 
     Args:
       dataset_id: name and version, such as ``gridworld/ape-v0``.
-      env_id: name of the environment that they come from. ``recover_environment()`` of the
-        dataset makes it again.
+      env_id: the environment, which ``recover_environment()`` of the dataset makes again.
       demonstrations: steps [N].
-      hidden_expert: the expert that acted in each step [N], exported in the ``infos`` of each
-        episode; None leaves it out.
+      hidden_expert: exported in the ``infos`` of each episode; None leaves it out.
       env_param: the environment's parameters that differ from its defaults, as name=value.
-
-    Returns:
-      The ``minari.MinariDataset``.
 
     Raises:
       SettingError: as in ``check_minari``; or no environment has that name, or the dataset cannot
         be written.
     """
-    minari = _import_minari()
-    check_minari(dataset_id)
+    minari = check_minari(dataset_id)
     from minari.storage import get_dataset_path
 
     world = to_gymnasium(env_id, env_param)
     steps = jax.tree.map(np.asarray, demonstrations)
     changes = np.flatnonzero(np.diff(steps.episode)) + 1
     buffers = []
+    hidden = {} if hidden_expert is None else {"hidden_expert": np.asarray(hidden_expert)}
     for number, rows in enumerate(np.split(np.arange(len(steps.action)), changes)):
         observed = np.append(rows, rows[-1])
         terminated, truncated = steps.terminated[rows], steps.truncated[rows].copy()
         truncated[-1] |= ~terminated[-1]
-        infos = None
-        if hidden_expert is not None:
-            infos = {"hidden_expert": np.asarray(hidden_expert)[observed]}
         buffers.append(
             minari.data_collector.EpisodeBuffer(
                 id=number,
@@ -89,7 +89,7 @@ def to_minari(
                 rewards=steps.reward[rows],
                 terminations=terminated,
                 truncations=truncated,
-                infos=infos,
+                infos={name: experts[observed] for name, experts in hidden.items()} or None,
             )
         )
     spec = EnvSpec(
@@ -120,15 +120,3 @@ def to_minari(
                 "Make room, or set MINARI_DATASETS_PATH to another directory"
             ) from None
         raise
-
-
-def _import_minari():
-    try:
-        import h5py  # noqa: F401  Minari's storage, in its own extra.
-        import minari
-    except ImportError as error:
-        raise SettingError(
-            f"export to Minari needs the interop extra; {error.name} is not installed. "
-            "Run: pip install 'ape-jax[interop]'"
-        ) from None
-    return minari

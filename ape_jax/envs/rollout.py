@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ape_jax.core import random
 from ape_jax.core.distributions import Distribution, Sampler
+from ape_jax.core.policies import TablePolicy
 from ape_jax.envs.step import Standing, broadcast, hold, reset, restart, step
 from ape_jax.envs.world import World
 from ape_jax.types import Policy, Transition
@@ -80,6 +81,23 @@ def in_blocks(
     return actors
 
 
+def by_number(experts: TablePolicy, observer: TablePolicy, numbers: Int[Array, " N"]) -> Actors:
+    """The same as ``in_blocks`` for tables, as one table: a step is then a single look-up.
+
+    Args:
+      experts: tables [E, S, …].
+      observer: one table [S, …].
+      numbers: number of the policy that acts in each environment; E is the observer.
+    """
+    tables = jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), experts.table, observer.table)
+
+    def actors(carries, observations, last_actions, uniforms):
+        acts = jax.tree.map(lambda x: x[numbers, observations], tables)
+        return carries, jax.vmap(draw_action)(acts, uniforms)
+
+    return actors
+
+
 def _split(tree: Any, num_experts: int, block: int) -> tuple[Any, Any]:
     """The experts' own entries [E, B, …], and those of the observer, of entries [N, …]."""
     num_own = num_experts * block
@@ -115,9 +133,13 @@ def ensemble_episodes(
     """
     num_experts, block = expert_keys.shape
     keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
-    actors = in_blocks(
-        jax.vmap(world.for_sampling)(experts), num_experts, block, world.for_sampling(observer)
-    )
+    experts, observer = jax.vmap(world.for_sampling)(experts), world.for_sampling(observer)
+    if isinstance(experts, TablePolicy) and isinstance(observer, TablePolicy):
+        numbers = jnp.repeat(jnp.arange(num_experts), block)
+        numbers = jnp.append(numbers, jnp.full(observer_keys.shape[0], num_experts))
+        actors = by_number(experts, observer, numbers)
+    else:
+        actors = in_blocks(experts, num_experts, block, observer)
     _, steps = jax.lax.scan(*_prepare(keys, actors, (), world))
     return jax.vmap(lambda now: _split(now, num_experts, block))(steps)
 
@@ -169,6 +191,7 @@ def _prepare(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World):
     def advance(running: _Running, draws) -> tuple[_Running, Transition]:
         uniforms, keys = draws
         at = running.at
+        uniforms = _of_step(uniforms, num_episodes)
         carries, actions = actors(running.carries, at.observation, running.last_actions, uniforms)
         transition, moved = step(world, keys, at, actions)
         transition, at = hold(running.mask, transition, at, moved)
@@ -178,10 +201,17 @@ def _prepare(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World):
     return advance, start, (uniforms, random.split(move_keys, world.horizon))
 
 
-def _uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T N U"]:
-    """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each."""
-    uniforms = random.uniforms(keys, num_steps * size)
-    return uniforms.reshape(num_steps, size, -1).swapaxes(1, 2)
+def _uniform_numbers(keys: Key[Array, " N"], num_steps: int, size: int) -> Float[Array, "T UN"]:
+    """The numbers in [0, 1) that the actions of so many steps are drawn from, U for each.
+
+    They come in rows. ``_of_step`` arranges a row within the loop over time, without a copy.
+    """
+    return random.uniforms(keys, num_steps * size).reshape(num_steps, -1)
+
+
+def _of_step(row: Float[Array, " UN"], num_environments: int) -> Float[Array, "N U"]:
+    """The uniform numbers of one step."""
+    return row.reshape(-1, num_environments).T
 
 
 class EnvLoopState(NamedTuple):
@@ -233,7 +263,9 @@ def collect_rollout(
 
     def advance(state, draws):
         uniforms, step_keys, reset_keys = draws
-        _, (actions, log_probs) = actors((), state.observation, no_actions, uniforms)
+        _, (actions, log_probs) = actors(
+            (), state.observation, no_actions, _of_step(uniforms, len(no_actions))
+        )
         at = Standing(state.observation, state.state)
         transition, moved = step(world, step_keys, at, actions)
         episode_return = state.episode_return + transition.reward

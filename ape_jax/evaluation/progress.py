@@ -43,15 +43,9 @@ def train(
     progress: ProgressFn,
     sweep: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """Train one ensemble for each key, side by side.
+    """Train one ensemble for each key, side by side, and report progress under a name.
 
-    Args:
-      name: what the progress bar is called.
-      task: what is trained.
-      keys: training keys.
-      hypers: hyperparameters of all seeds.
-      progress: called after every chunk of updates.
-      sweep: whether every seed has its own hyperparameters, which are then arrays [K].
+    In a sweep every seed has its own hyperparameters, which are then arrays [K].
 
     Returns:
       The states [K, …] after training, and the metrics [K, updates, …].

@@ -39,15 +39,11 @@ def to_json(record: Any) -> Any:
 
 
 def from_json(kind: Any, content: Any, name: str = "") -> Any:
-    """The value of a type that ``to_json`` turned into this content.
-
-    Args:
-      kind: a record, or the type of one of its fields.
-      content: what ``json.loads`` gives.
-      name: where the content stands in the file, such as ``rows[2].gap``; for the error.
+    """The value of a type (a record, or that of a field) that ``to_json`` turned into this content.
 
     Raises:
-      SettingError: a field is missing, unknown or of another type.
+      SettingError: a field is missing, unknown or of another type. The message says where, such as
+        ``rows[2].gap``.
     """
     if dataclasses.is_dataclass(kind):
         return _record(kind, content, name)
@@ -61,13 +57,8 @@ def from_json(kind: Any, content: Any, name: str = "") -> Any:
         )
     if origin is dict and isinstance(content, dict):
         return {key: from_json(arguments[1], x, _join(name, key)) for key, x in content.items()}
-    if kind is Any or (kind is types.NoneType and content is None):
-        return content
     # JSON writes a float without a fraction as it likes; True is an int to Python.
-    numbers = {float: (float, int), int: (int,), bool: (bool,), str: (str,)}
-    if isinstance(content, numbers.get(kind, ())) and (
-        kind is bool or not isinstance(content, bool)
-    ):
+    if kind is Any or type(content) is kind or (kind is float and type(content) is int):
         return content
     type_name = getattr(kind, "__name__", str(kind))
     raise SettingError(f"{name or 'the content'} must be of type {type_name}")
@@ -89,9 +80,7 @@ def _record(kind: Any, content: Any, name: str) -> Any:
 
 
 def _first_that_fits(kinds: tuple[Any, ...], content: Any, name: str) -> Any:
-    if content is None and types.NoneType in kinds:
-        return None
-    *others, last = (kind for kind in kinds if kind is not types.NoneType)
+    *others, last = sorted(kinds, key=lambda kind: kind is not types.NoneType)
     for kind in others:
         try:
             return from_json(kind, content, name)

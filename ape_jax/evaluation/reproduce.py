@@ -142,6 +142,7 @@ def train_rows(scale: Scale, progress: ProgressFn = ignore_progress) -> Iterator
     pair, against_greedy, single = map(make_task, (config, greedy_config, single_config))
     greedy_hypers, no_observer = PGHypers(beta=0.3, temperature=0.1), PGHypers(beta=0.0)
     keys = seed_keys(scale.first_seed, scale.seeds)
+    evaluation_keys = seed_keys(scale.first_seed, scale.seeds, EVALUATE)
 
     # Measuring depends on the number of experts only, not on whom they were trained against.
     def trained(name: str, task: Task, hypers: PGHypers, measured: Task = pair) -> Trained:
@@ -159,7 +160,14 @@ def train_rows(scale: Scale, progress: ProgressFn = ignore_progress) -> Iterator
 
     def finished(name, task, hypers, measured, state, num_updates, metrics) -> Trained:
         run = RunConfig(task.config, hypers, scale.seeds, scale.first_seed)
-        row = _row(name, measured, state.params.heads, num_updates, scale)
+        found = measure(measured, state.params.heads, evaluation_keys, scale.num_demonstrations)
+        experts = np.asarray(found.pop("experts"), np.float64).tolist()
+        row = Table1Row(
+            name=name,
+            num_updates=num_updates,
+            expert_returns=tuple(map(tuple, experts)),
+            **{column: MeanStd.over_seeds(values) for column, values in found.items()},
+        )
         status = f"PE {row.pe_return.mean:.2f}  BC greedy {row.bc_greedy.mean:.2f}"
         progress(Progress(LABELS[name], max(num_updates), max(num_updates), status))
         return Trained(row, run, measured, state.params.heads, metrics)
@@ -171,20 +179,6 @@ def train_rows(scale: Scale, progress: ProgressFn = ignore_progress) -> Iterator
     yield halted("random", pg_ape.row.mixture)
     yield trained("greedy_ape", against_greedy, greedy_hypers)
     yield trained("greedy_ape_single", single, greedy_hypers, single)
-
-
-def _row(
-    name: str, task: Task, heads: Params, num_updates: tuple[int, ...], scale: Scale
-) -> Table1Row:
-    keys = seed_keys(scale.first_seed, scale.seeds, EVALUATE)
-    found = measure(task, heads, keys, scale.num_demonstrations)
-    experts = np.asarray(found.pop("experts"), np.float64).tolist()
-    return Table1Row(
-        name=name,
-        num_updates=num_updates,
-        expert_returns=tuple(map(tuple, experts)),
-        **{column: MeanStd.over_seeds(values) for column, values in found.items()},
-    )
 
 
 @partial(jax.jit, static_argnums=(0, 3))

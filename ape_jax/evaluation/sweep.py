@@ -180,18 +180,14 @@ def compare(points: Sequence[SweepPoint]) -> tuple[Comparison, ...]:
     compared = []
     for observer in TEMPERATURES:
         own = [point for point in points if point.observer == observer]
-        frontier = sorted(
-            (point.pe_return.mean, point.clone_return.mean)
-            for point in own
-            if point.training == "exact"
-        )
-        if len(frontier) < 2:
+        exact = [point for point in own if point.training == "exact"]
+        if len(exact) < 2:
             continue
+        frontier = sorted((point.pe_return.mean, point.clone_return.mean) for point in exact)
         pe_returns, clone_returns = zip(*frontier, strict=True)
         for point in own:
             pe_return = point.pe_return.mean
-            within = pe_returns[0] <= pe_return <= pe_returns[-1]
-            if point.training != "sampled" or not within:
+            if point.training == "exact" or not pe_returns[0] <= pe_return <= pe_returns[-1]:
                 continue
             gap = pe_return - point.clone_return.mean
             exact_gap = pe_return - float(np.interp(pe_return, pe_returns, clone_returns))

@@ -45,10 +45,8 @@ def _panels(rows: int, columns: int, width: float, height: float, **shared: Any)
 def learning_curves(runs: Mapping[str, Metrics], floor: float) -> Figure:
     """Return of the ensemble and of the observer trained against, over updates.
 
-    Args:
-      runs: a title to the metrics [K, updates, …] of its run; a line for the mean over seeds, a
-        band from the lowest to the highest seed.
-      floor: lowest possible return, as the lower end of the axis.
+    The runs map titles to metrics [K, updates, …]. Lines are means over seeds, and bands reach from
+    the lowest to the highest seed. The axis ends at the lowest possible return, ``floor``.
     """
     figure, grid = _panels(1, len(runs), 3.4 * len(runs), 3.2, sharey=True)
     for axes, (title, metrics) in zip(grid[0], runs.items(), strict=True):
@@ -64,8 +62,7 @@ def learning_curves(runs: Mapping[str, Metrics], floor: float) -> Figure:
 def run_curves(runs: Mapping[str, list[dict]]) -> Figure:
     """Returns over updates, a column for each run: experts and observer, then every expert.
 
-    Args:
-      runs: names to the lines of ``metrics.jsonl``; what is null there is left open.
+    The runs map names to the lines of ``metrics.jsonl``; what is null there is left open.
     """
     figure, grid = _panels(2, len(runs), 4.2 * len(runs), 5.2, sharex="col", sharey="row")
     for axes, (name, rows) in zip(grid.T, runs.items(), strict=True):

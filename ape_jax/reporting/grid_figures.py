@@ -21,15 +21,9 @@ LEAST_ARROW = 0.02
 def draw_policy(axes: Axes, env: GridWorld, values: np.ndarray, policy: np.ndarray, limit: float):
     """Draw one policy on the grid: colour for the return from each cell, arrows for its actions.
 
-    Args:
-      axes: where to draw.
-      env: the grid.
-      values: expected return from each cell [S].
-      policy: probabilities [S, A]: the length of an arrow, and the size of the dot for "stay".
-      limit: the lowest return of the colour scale.
-
-    Returns:
-      The image, for a colour bar.
+    The length of an arrow, or the size of the dot for "stay", is the probability in ``policy``
+    [S, A]. The colours of ``values`` [S] begin at the lowest return, ``limit``. The image is
+    returned for a colour bar.
     """
     size = env.size
     image = axes.imshow(values.reshape(size, size), cmap="viridis", vmin=limit, vmax=0.0)
@@ -72,12 +66,8 @@ def policy_figure(
 ) -> Figure:
     """Rows of policies on the grid under one colour scale.
 
-    Args:
-      env: the grid.
-      mdp: the same world, for exact returns.
-      rows: a label of each row to its panels; a panel's title to its policy. Values and
-        probabilities of several policies are averaged.
-      title: of the figure.
+    The rows map the label of each row to its panels, and the title of each panel to its policy.
+    Values and probabilities of several policies are averaged.
     """
     limit = -float(mdp.horizon)
     num_columns = max(len(panels) for panels in rows.values())

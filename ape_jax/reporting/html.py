@@ -53,17 +53,6 @@ class Sources(NamedTuple):
     """Commands, by what they make."""
 
 
-class Drawing(NamedTuple):
-    """A figure in the page."""
-
-    name: str
-    source: str
-    """The figure as a ``data:`` address."""
-    label: str
-    """A description for those who do not see it."""
-    caption: str
-
-
 class Cell(NamedTuple):
     """A cell of the audit's table."""
 
@@ -97,7 +86,7 @@ def render(sources: Sources) -> str:
             kind: ", ".join(map(findings.name_of, rows)) or "none"
             for kind, rows in verdicts.items()
         },
-        figures={drawing.name: drawing for drawing in draw(sources)},
+        figures={drawing["name"]: drawing for drawing in draw(sources)},
         table=[] if audit is None else table(audit),
         header=["ensemble", *audit_table.HEADER],
         explanation=audit_table.EXPLANATION,
@@ -139,7 +128,7 @@ def table(audit: Audit) -> list[list[Cell]]:
     return lines
 
 
-def draw(sources: Sources) -> list[Drawing]:
+def draw(sources: Sources) -> list[dict[str, str]]:
     """The figures of what there is."""
     drawings = [
         _drawing(
@@ -194,7 +183,8 @@ def draw(sources: Sources) -> list[Drawing]:
     return drawings
 
 
-def _drawing(name: str, make: Callable[[], Figure], label: str, caption: str) -> Drawing:
+def _drawing(name: str, make: Callable[[], Figure], label: str, caption: str) -> dict[str, str]:
+    """A figure as a ``data:`` address, with a description for those who do not see it."""
     file = io.BytesIO()
     with plt.rc_context(STYLE):
         figure = make()
@@ -202,4 +192,5 @@ def _drawing(name: str, make: Callable[[], Figure], label: str, caption: str) ->
         figure.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
         plt.close(figure)
     content = base64.b64encode(file.getvalue()).decode()
-    return Drawing(name, f"data:image/svg+xml;base64,{content}", label, caption)
+    source = f"data:image/svg+xml;base64,{content}"
+    return {"name": name, "source": source, "label": label, "caption": caption}

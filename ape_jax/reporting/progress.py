@@ -1,5 +1,8 @@
 """Progress bars on the terminal."""
 
+import contextlib
+from collections.abc import Iterator
+
 import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import (
@@ -13,39 +16,32 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from ape_jax.algorithms.common import Metrics
-from ape_jax.evaluation.progress import Progress
+from ape_jax.evaluation.progress import Progress, ProgressFn
 
 
-class ProgressBars:
-    """A progress callback that shows one bar for each task; a context manager."""
+@contextlib.contextmanager
+def progress_bars(console: Console) -> Iterator[ProgressFn]:
+    """A progress callback that shows one bar for each task."""
+    tasks: dict[str, TaskID] = {}
+    with RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[returns]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as bars:
 
-    def __init__(self, console: Console):
-        """Show nothing yet: later counts, the current returns, and times."""
-        self._bars = RichProgress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[returns]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._tasks: dict[str, TaskID] = {}
+        def show(progress: Progress) -> None:
+            if progress.task not in tasks:
+                tasks[progress.task] = bars.add_task(progress.task, total=None, returns="")
+            metrics = progress.metrics
+            text = progress.status if metrics is None else describe_returns(metrics)
+            task = tasks[progress.task]
+            bars.update(task, completed=progress.done, total=progress.total, returns=text)
 
-    def __enter__(self) -> "ProgressBars":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._bars.stop()
-
-    def __call__(self, progress: Progress) -> None:
-        """Show how far a task is."""
-        if progress.task not in self._tasks:
-            self._tasks[progress.task] = self._bars.add_task(progress.task, total=None, returns="")
-        status = progress.status if progress.metrics is None else describe_returns(progress.metrics)
-        task = self._tasks[progress.task]
-        self._bars.update(task, completed=progress.done, total=progress.total, returns=status)
+        yield show
 
 
 def describe_returns(metrics: Metrics) -> str:

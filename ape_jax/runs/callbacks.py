@@ -5,16 +5,9 @@ import contextlib
 import time
 
 import numpy as np
+from rich import progress
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from ape_jax.algorithms import steps_per_update
@@ -43,15 +36,10 @@ class FiniteGuard(Callback):
     """Ends a training as soon as a loss or a parameter is not finite."""
 
     def __init__(self, run: RunDirectory):
-        """The message names the run's last checkpoint."""
         self.run = run
 
     def __call__(self, chunk: Chunk) -> None:
-        """Check a chunk.
-
-        Raises:
-          RunError: a number is not finite; the message says which, when, and what to resume from.
-        """
+        """Check a chunk, and raise RunError if a number in it is not finite."""
         try:
             guards.check(chunk.metrics, chunk.state, chunk.first_update)
         except NonFiniteError as error:
@@ -59,29 +47,14 @@ class FiniteGuard(Callback):
 
 
 class LiveView(Callback):
-    """A progress bar on the terminal, and below it the newest returns and the speed.
-
-    Returns are means over seeds.
-    """
+    """A progress bar on the terminal, and below it the speed and the newest returns over seeds."""
 
     def __init__(self, task: Task, seeds: int, first_update: int, console: Console):
-        """Show nothing yet.
-
-        Args:
-          task: what is trained.
-          seeds: K, how many runs are trained side by side.
-          first_update: updates done before the training starts.
-          console: where the view is drawn.
-        """
+        """Show nothing yet; ``first_update`` updates were done before the training starts."""
         self._steps = seeds * steps_per_update(task)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-        )
+        bar = progress.TextColumn("{task.description}"), progress.BarColumn(bar_width=24)
+        times = progress.TimeElapsedColumn(), progress.TimeRemainingColumn()
+        self._bar = progress.Progress(*bar, progress.MofNCompleteColumn(), *times, console=console)
         self._training = self._bar.add_task(
             "compiling", total=task.config.num_updates, completed=first_update
         )
@@ -108,22 +81,19 @@ class LiveView(Callback):
 
 def returns_table(chunk: Chunk, speed: float) -> Table:
     """The newest returns of a chunk, and environment steps per second."""
-    newest = {
-        name: np.asarray(getattr(chunk.metrics, name))[:, -1].mean(axis=0)
-        for name in ("pe_return", "expert_returns", "observer_return")
-    }
+    metrics = chunk.metrics
+    pe, experts, observer = (
+        np.asarray(returns)[:, -1].mean(axis=0)
+        for returns in (metrics.pe_return, metrics.expert_returns, metrics.observer_return)
+    )
     table = Table(box=None, pad_edge=False, header_style="dim")
-    cells = {"PE": newest["pe_return"]}
-    experts = newest["expert_returns"]
+    cells = {"PE": pe}
     if len(experts) <= 6:
         cells |= {f"expert {index + 1}": value for index, value in enumerate(experts)}
     else:
         cells |= {"worst expert": experts.min(), "best": experts.max()}
-    if np.isfinite(newest["observer_return"]):
-        cells |= {
-            "observer": newest["observer_return"],
-            "gap": newest["pe_return"] - newest["observer_return"],
-        }
+    if np.isfinite(observer):
+        cells |= {"observer": observer, "gap": pe - observer}
     for name in (*cells, "steps / s"):
         table.add_column(name, justify="right")
     table.add_row(*(f"{value:.2f}" for value in cells.values()), f"{speed:,.0f}")

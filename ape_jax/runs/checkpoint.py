@@ -29,13 +29,12 @@ from ape_jax.training.trainer import seed_keys
 from ape_jax.types import DamagedError, SettingError
 
 FINAL = "final"
-"""Name of the checkpoint that holds only the parameters after the last update."""
+"""Name of the checkpoint with nothing but the parameters after the last update."""
 
 UNFINISHED = ".partial"
 """End of the name of a folder that is being written or deleted."""
 
 Tree = TypeVar("Tree")
-"""A pytree of any kind."""
 
 
 def folder_of(run: Path) -> Path:
@@ -64,15 +63,12 @@ def newest_sound(run: Path) -> int | None:
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Write a complete checkpoint, or nothing.
+    """Write a complete checkpoint, or leave nothing of it and raise OSError.
 
     Args:
       path: its folder; a checkpoint that is already there is replaced.
       arrays: the output of ``named``.
       about: what else the manifest says, as JSON values.
-
-    Raises:
-      OSError: it cannot be written; nothing of it is left.
     """
     path = path.resolve()
     partial = path.with_name(path.name + UNFINISHED)
@@ -112,13 +108,14 @@ def read(path: Path, make: Callable[[], Tree]) -> Tree:
 
     path = path.resolve()
     held = verify(path)["arrays"]
-    traced: list[tuple[Any, dict[str, bool]]] = []  # Structure, and which leaves are random keys.
+    traced: list[tuple[Any, list[tuple[str, bool]]]] = []  # Structure; which leaves are keys.
 
     def flat() -> dict[str, Any]:
         tree = make()
-        leaves = _leaves(tree)
-        traced.append((jax.tree.structure(tree), {name: _is_key(leaf) for name, leaf in leaves}))
-        return {name: _numbers(leaf) for name, leaf in leaves}
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        are_keys = [(jax.tree_util.keystr(path), _is_key(leaf)) for path, leaf in leaves]
+        traced.append((jax.tree.structure(tree), are_keys))
+        return _numbers(tree)
 
     wanted = jax.eval_shape(flat)
     structure, are_keys = traced[0]
@@ -139,10 +136,8 @@ def read(path: Path, make: Callable[[], Tree]) -> Tree:
             arrays = ocp.load(plain / "state", targets)
     except (ValueError, OSError, KeyError, TypeError) as error:
         raise DamagedError(f"{path / 'state'} is damaged ({type(error).__name__})") from None
-    leaves = [
-        jax.random.wrap_key_data(arrays[name]) if is_key else arrays[name]
-        for name, is_key in are_keys.items()
-    ]
+    wrap = jax.random.wrap_key_data
+    leaves = [wrap(arrays[name]) if is_key else arrays[name] for name, is_key in are_keys]
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -165,34 +160,21 @@ def load_state(run: Path, config: RunConfig, task: Task, num_done: int) -> Train
     return read(path, lambda: jax.vmap(init, (0, None, None))(keys, task, config.hypers))
 
 
-def save_params(run: Path, params: EnsembleParams, config: RunConfig) -> None:
-    """Save the final parameters [K, …] of a run."""
-    about = {"config": config.to_flat(), "update": config.train.num_updates}
-    write(folder_of(run) / FINAL, named(params), about)
-
-
 def load_run(run: Path | str) -> tuple[RunConfig, Task, EnsembleParams]:
-    """Read a finished run that ``ape-jax train`` made.
-
-    Args:
-      run: its directory.
-
-    Returns:
-      Its settings, its task, and its final parameters [K, …].
+    """Read the settings, the task and the final parameters [K, …] of a finished run.
 
     Raises:
       SettingError: the directory holds no finished run, or its parameters are damaged.
     """
     run = Path(run)
-    final = folder_of(run) / FINAL
-    if (run / "config.yaml").exists() and not final.exists():
+    final, settings = folder_of(run) / FINAL, run / "config.yaml"
+    if not settings.exists():
+        raise SettingError(f"run must be a directory that ape-jax train made; no {settings}")
+    if not final.exists():
         raise SettingError(
             f"run must be finished; {run} is not. Continue it with ape-jax train --resume {run}"
         )
-    for part in (run / "config.yaml", final):
-        if not part.exists():
-            raise SettingError(f"run must be a directory that ape-jax train made; no {part}")
-    config = RunConfig.load(run / "config.yaml")
+    config = RunConfig.load(settings)
     task = make_task(config.train)
     keys = seed_keys(config.first_seed, config.seeds)
     try:
@@ -207,15 +189,11 @@ def load_run(run: Path | str) -> tuple[RunConfig, Task, EnsembleParams]:
 
 def named(tree: Any) -> dict[str, np.ndarray]:
     """Copy the arrays of a pytree to the host, by their paths; random keys as plain numbers."""
-    return jax.device_get({name: _numbers(leaf) for name, leaf in _leaves(tree)})
+    return jax.device_get(_numbers(tree))
 
 
 def _save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Save the arrays, and read them once, so that the manifest lists only readable files.
-
-    Raises:
-      OSError: they cannot be written.
-    """
+    """Save the arrays, and read them once, so that the manifest lists only readable files."""
     import orbax.checkpoint.experimental.v1 as ocp
 
     # However many processes train, one of them writes, and it holds all values.
@@ -243,13 +221,12 @@ def _plain_name(folder: Path) -> Iterator[Path]:
         yield link
 
 
-def _leaves(tree: Any) -> list[tuple[str, Any]]:
-    found = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in found]
-
-
-def _numbers(leaf: Any) -> Any:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+def _numbers(tree: Any) -> dict[str, Any]:
+    """The arrays of a pytree by their paths, random keys as plain numbers."""
+    return {
+        jax.tree_util.keystr(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _is_key(leaf: Any) -> bool:

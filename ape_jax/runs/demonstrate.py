@@ -1,14 +1,11 @@
 """Demonstrations of a trained run: what observers get to see of one of its ensembles."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-from jaxtyping import Array, Int
 
-from ape_jax.demonstrations import collect, files
-from ape_jax.demonstrations.collect import Demonstrations
-from ape_jax.demonstrations.minari import check_minari, to_minari
+from ape_jax.demonstrations import collect
+from ape_jax.demonstrations.files import DemonstrationFile
 from ape_jax.runs import checkpoint
 from ape_jax.training.trainer import DEMONSTRATE, seed_keys
 from ape_jax.types import SettingError
@@ -17,29 +14,20 @@ MAX_STEPS = 100_000_000
 """Largest number of steps. All of them are in memory at once: about 2 GB on the gridworld."""
 
 
-class Sample(NamedTuple):
-    """Demonstrations of one seed of a run."""
-
-    env_id: str
-    """Name of the environment."""
-    env_param: tuple[str, ...]
-    """Parameters of the environment that differ from its defaults, as name=value."""
-    seed: int
-    """Number of the seed."""
-    demonstrations: Demonstrations
-    """What observers see."""
-    hidden_expert: Int[Array, " N"]
-    """The expert that acted in each step, which observers never see."""
-
-
-def sample(run: Path | str, num_steps: int, seed: int | None = None) -> Sample:
+def sample(
+    run: Path | str, num_steps: int, seed: int | None = None
+) -> tuple[DemonstrationFile, int]:
     """Sample demonstrations of a run that ``ape-jax train`` made.
+
+    The same seed and number of steps give the same demonstrations.
 
     Args:
       run: its directory.
       num_steps: exact number of steps (N).
-      seed: number of one of the run's seeds; None takes the first. The same seed and number of
-        steps give the same demonstrations.
+      seed: number of one of the run's seeds; None takes the first.
+
+    Returns:
+      What a file of them holds, and the number of the seed.
 
     Raises:
       SettingError: there is no such run, it has no such seed, or the steps are too many, or too few
@@ -62,55 +50,5 @@ def sample(run: Path | str, num_steps: int, seed: int | None = None) -> Sample:
             f"steps must be enough for one complete episode; {num_steps} were not. "
             f"An episode has up to {task.world.horizon}"
         )
-    return Sample(config.train.env, config.train.env_param, seed, shown, hidden_expert)
-
-
-def write(
-    run: Path | str,
-    out: Path,
-    num_steps: int,
-    seed: int | None = None,
-    overwrite: bool = False,
-    with_expert: bool = True,
-    minari: str | None = None,
-) -> Sample:
-    """Sample demonstrations of a run, and write them to a file.
-
-    Args:
-      run: as in ``sample``.
-      out: the ``.npz`` file; its folder is made if it does not exist.
-      num_steps: as in ``sample``.
-      seed: as in ``sample``.
-      overwrite: whether a file that is already there is replaced.
-      with_expert: whether the file says which expert acted.
-      minari: name of a Minari dataset that is written too; it never says which expert acted.
-
-    Returns:
-      What was sampled.
-
-    Raises:
-      SettingError: as in ``sample``; or the file or the dataset is already there, or cannot be
-        written.
-    """
-    if out.is_dir():
-        raise SettingError(f"out must be a file; {out} is a directory. Name a file in it")
-    if out.exists() and not overwrite:
-        raise SettingError(
-            f"out must not exist already; {out} does. Choose another, or add --overwrite"
-        )
-    if minari is not None:
-        check_minari(minari)
-    sampled = sample(run, num_steps, seed)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingError(
-            f"out must be a file that can be written; got {out} ({error.strerror}). "
-            "Choose another --out"
-        ) from None
-    world = (sampled.env_id, sampled.demonstrations)
-    hidden_expert = sampled.hidden_expert if with_expert else None
-    files.save(out, *world, hidden_expert, sampled.env_param)
-    if minari is not None:
-        to_minari(minari, *world, env_param=sampled.env_param)
-    return sampled
+    env = config.train
+    return DemonstrationFile(env.env, shown, hidden_expert, env.env_param), seed

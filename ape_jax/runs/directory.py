@@ -26,11 +26,8 @@ log = logging.getLogger(__name__)
 SAVE_SECONDS = 30.0
 """Time between two checkpoints, where ``save_every`` gives no number of updates."""
 
-TENSORBOARD = "tensorboard"
-"""Folder of TensorBoard's event files in a run's directory."""
-
-WANDB_ID = ".wandb-id"
-"""File in a run's directory with the name that Weights & Biases has for the run."""
+TENSORBOARD, WANDB_ID = "tensorboard", ".wandb-id"
+"""TensorBoard's folder in a run, and the file with the name that Weights & Biases has for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +47,7 @@ class Output:
             raise SettingError(f"keep must be at least 1; got {self.keep}")
 
     def check_free(self) -> None:
-        """Check that writing here destroys nothing.
-
-        Raises:
-          SettingError: there is a run already, and it is to be neither replaced nor continued.
-        """
+        """Raise SettingError if there is a run that is to be neither replaced nor continued."""
         if holds_run(self.path) and not (self.overwrite or self.resume):
             raise SettingError(
                 f"out must not hold a run already; {self.path} does. Choose another directory, "
@@ -65,20 +58,16 @@ class Output:
 class Start(NamedTuple):
     """Where a training starts."""
 
-    num_done: int
+    num_done: int = 0
     """Updates done before it."""
-    state: TrainState | None
+    state: TrainState | None = None
     """The state [K, …] after them; None at the beginning of a run."""
 
 
 class RunDirectory:
     """The files of one run while it is trained; ``open`` makes one.
 
-    Attributes:
-      path: the directory.
-      config: the run's settings.
-      start: where training starts.
-      num_done: updates whose metrics are written.
+    Training starts from ``start``, and the metrics of ``num_done`` updates are written.
     """
 
     @classmethod
@@ -87,33 +76,24 @@ class RunDirectory:
         """Lock a directory, and start or resume a run in it.
 
         At the end of the context, whatever ends it, the last checkpoint is complete and the
-        directory is free. An old run is replaced only when the first chunk is there to replace it.
-
-        Args:
-          output: the directory, which exists, and what is wanted of it.
-          config: the run's settings.
-          task: what is trained.
+        directory, which must exist, is free. An old run is replaced only when the first chunk is
+        there to replace it.
 
         Raises:
           SettingError: another process is writing there, the directory holds a run already, or
             there is no sound checkpoint to resume from.
         """
-        lock = FileLock(output.path / ".lock")
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise SettingError(
-                f"out must not be in use; another process is writing to {output.path}. Wait for "
-                "it, or choose another --out"
-            ) from None
-        try:
-            run = cls(output, config, task)
+        with contextlib.ExitStack() as held:
             try:
-                yield run
-            finally:
-                run.wait()
-        finally:
-            lock.release()
+                held.enter_context(FileLock(output.path / ".lock", blocking=False))
+            except Timeout:
+                raise SettingError(
+                    f"out must not be in use; another process is writing to {output.path}. Wait "
+                    "for it, or choose another --out"
+                ) from None
+            run = cls(output, config, task)
+            held.callback(run.wait)
+            yield run
 
     def __init__(self, output: Output, config: RunConfig, task: Task):
         """Start or resume a run; the caller holds the lock."""
@@ -121,9 +101,7 @@ class RunDirectory:
         self.path, self.config = output.path, config
         self._saver = Saver(output.path, config, output.keep)
         self._metrics: MetricsFile | None = None
-        self.start = Start(0, None)
-        if output.resume:
-            self.start = self._resume(task)
+        self.start = self._resume(task) if output.resume else Start()
         if not holds_run(self.path):
             self._begin()
         self.num_done = self._num_saved = self.start.num_done
@@ -153,11 +131,7 @@ class RunDirectory:
         return start
 
     def append(self, chunk: Chunk) -> None:
-        """Write the metrics of a chunk.
-
-        Raises:
-          OSError: they cannot be written.
-        """
+        """Write the metrics of a chunk."""
         file = self._begin() if self._metrics is None else self._metrics
         file.append(chunk.metrics, chunk.first_update)
         self.num_done = chunk.num_done
@@ -189,13 +163,11 @@ class RunDirectory:
         return f"The last checkpoint is {path}, after {saved[-1]} updates"
 
     def finish(self, params: EnsembleParams, summary: Mapping[str, Any]) -> None:
-        """Write the final parameters [K, …], and what their evaluation found.
-
-        Raises:
-          OSError: they cannot be written.
-        """
+        """Write the final parameters [K, …], and what their evaluation found."""
         self.wait()
-        checkpoint.save_params(self.path, params, self.config)
+        final = checkpoint.folder_of(self.path) / checkpoint.FINAL
+        about = {"config": self.config.to_flat(), "update": self.config.train.num_updates}
+        checkpoint.write(final, checkpoint.named(params), about)
         write_json(self.path / "summary.json", summary)
 
 
@@ -206,21 +178,19 @@ def holds_run(path: Path) -> bool:
 
 def is_finished(path: Path) -> bool:
     """Whether a run was trained to its end and evaluated, and its parameters can be read."""
-    if not (path / "summary.json").exists():
-        return False
-    try:
+    with contextlib.suppress(DamagedError):
         checkpoint.verify(checkpoint.folder_of(path) / checkpoint.FINAL)
-    except DamagedError:
-        return False
-    return True
+        return (path / "summary.json").exists()
+    return False
 
 
 def find_start(path: Path, config: RunConfig, task: Task) -> tuple[Start, list[tuple[Path, str]]]:
     """Find the newest sound checkpoint of a run whose metrics are sound too; changes nothing.
 
+    A run without checkpoints starts again from its beginning.
+
     Returns:
-      Where to resume, and every newer checkpoint with what is wrong with it. A run without
-      checkpoints starts again from its beginning.
+      Where to resume, and every newer checkpoint with what is wrong with it.
 
     Raises:
       SettingError: no checkpoint is sound, or one was saved with other settings.
@@ -239,4 +209,4 @@ def find_start(path: Path, config: RunConfig, task: Task) -> tuple[Start, list[t
             "resume needs a sound checkpoint, and there is none: "
             f"{'; '.join(message for _, message in damaged)}. Train again with --overwrite"
         )
-    return Start(0, None), []
+    return Start(), []

@@ -24,39 +24,25 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_run(out: Path, config: RunConfig, task: Task, heads: Params) -> dict:
-    """Write the expert heads of a run, and the function from observations to policies.
+    """Write the expert heads [K, E, …] of a run, and the function from observations to policies.
 
-    Args:
-      out: a directory that exists; files in it are replaced.
-      config: the run's settings.
-      task: what the run was trained on.
-      heads: parameters [K, E, …] of the expert heads.
-
-    Returns:
-      The description, as it is written.
+    Files that ``out`` already holds are replaced. The output is the description, as it is written.
     """
     from safetensors.numpy import save
 
     arrays = {name: np.ascontiguousarray(x) for name, x in named(heads).items()}
     structure = jax.tree.structure(heads)
     networks = task.networks
-    observation = jnp.zeros(
-        networks.observation_shape, jnp.float32 if networks.num_states is None else jnp.int32
-    )
+    dtype = jnp.float32 if networks.num_states is None else jnp.int32
 
     def forward(of_seed: dict[str, jax.Array], observations: jax.Array) -> dict[str, jax.Array]:
         heads = jax.tree.unflatten(structure, [of_seed[name] for name in arrays])
-
-        def at(observation):
-            policies = networks.distributions(heads, observation)
-            return policies._asdict()
-
-        return jax.vmap(at)(observations)
+        return jax.vmap(lambda x: networks.distributions(heads, x)._asdict())(observations)
 
     (batch,) = jax_export.symbolic_shape("N")
     shapes = (
         {name: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for name, x in arrays.items()},
-        jax.ShapeDtypeStruct((batch, *observation.shape), observation.dtype),
+        jax.ShapeDtypeStruct((batch, *networks.observation_shape), dtype),
     )
     exported = jax_export.export(jax.jit(forward), platforms=PLATFORMS)(*shapes)
     outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)

@@ -15,19 +15,20 @@ class Interrupted(KeyboardInterrupt):
     """A signal stopped the program; what was computed before it is saved."""
 
     def __init__(self, number: int):
-        """Keep the number of the signal."""
+        """Exit with 128 + the number of the signal, by convention."""
         super().__init__(number)
         self.exit_code = 128 + number
-        """What the process exits with, by convention."""
 
 
 class StopRequest:
-    """Whether a signal has asked this process to stop."""
+    """Whether a signal has asked this process to stop.
+
+    A signal raises ``Interrupted`` until ``at_once`` is set to False. Then it is only noted.
+    """
 
     number: int | None = None
     """Number of the signal; None before there was one."""
     at_once: bool = True
-    """Whether a signal raises ``Interrupted`` where it arrives, or is only noted."""
 
     def __bool__(self) -> bool:
         return self.number is not None
@@ -36,14 +37,10 @@ class StopRequest:
         """Answer a signal."""
         self.number = number
         if self.at_once:
-            raise Interrupted(number)
+            self.obey()
 
     def obey(self) -> None:
-        """Stop here if a signal was noted.
-
-        Raises:
-          Interrupted: it was.
-        """
+        """Raise ``Interrupted`` if a signal was noted."""
         if self.number is not None:
             raise Interrupted(self.number)
 
@@ -52,20 +49,16 @@ class StopRequest:
 def stop_requested() -> Iterator[StopRequest]:
     """Answer Ctrl-C and SIGTERM inside this context, and restore the old answers after it.
 
-    A signal raises ``Interrupted`` until ``at_once`` is set to False; then it is only noted, and a
-    second one changes nothing. Only the main thread of a program gets signals; in any other thread
-    nothing is ever requested.
+    Only the main thread of a program gets signals; in any other thread nothing is ever requested.
     """
-    stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, stop.receive) for number in numbers]
+    stop, before = StopRequest(), {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, stop.receive)
     try:
         yield stop
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -78,7 +71,7 @@ def fit(
     is nothing to save. A later one ends it after the chunk that is being computed, which is saved.
 
     Args:
-      chunks: the output of ``Trainer.chunks``, from where ``run.start`` left off.
+      chunks: the output of ``Trainer.chunks``, from ``run.start`` on.
       run: the open directory.
       callbacks: called with every chunk, in this order.
 
@@ -87,7 +80,6 @@ def fit(
 
     Raises:
       Interrupted: by Ctrl-C or SIGTERM.
-      RunError: a callback found numbers that are not finite.
       OSError: the metrics cannot be written.
     """
     state = run.start.state

@@ -10,8 +10,6 @@ from ape_jax._version import __version__
 from ape_jax.types import DamagedError
 
 NAME = "manifest.json"
-"""Name of the file."""
-
 SCHEMA = 2
 """Version of the format of checkpoints. Other versions are refused."""
 
@@ -22,9 +20,6 @@ def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
     Args:
       folder: the checkpoint.
       about: what else the manifest says, as JSON values.
-
-    Raises:
-      OSError: it cannot be written.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {

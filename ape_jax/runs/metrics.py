@@ -45,11 +45,7 @@ class MetricsFile:
     """The ``metrics.jsonl`` of a run: one line per update, numbered from 0, only whole lines."""
 
     def __init__(self, path: Path, num_done: int = 0):
-        """Start the file, or continue it.
-
-        Args:
-          path: the file.
-          num_done: how many updates of what the file holds are kept; later lines are cut off.
+        """Start the file, or continue it: keep the lines of ``num_done`` updates and cut the rest.
 
         Raises:
           DamagedError: the file does not hold the lines that are kept.
@@ -63,56 +59,38 @@ class MetricsFile:
 
     @staticmethod
     def check(path: Path, num_done: int) -> int:
-        """Check the lines of the first ``num_done`` updates, and return their length in bytes.
+        """Length in bytes of the lines of ``num_done`` updates.
 
         Raises:
           DamagedError: a line is missing or damaged; the message names the first such line.
         """
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         for index in range(num_done):
-            line = lines[index] if index < len(lines) else b""
-            if not line.endswith(b"\n"):
-                raise DamagedError(
-                    f"{path} must hold {num_done} updates; line {index + 1} is missing"
-                )
-            try:
-                sound = json.loads(line)["update"] == index
-            except (ValueError, KeyError, TypeError):
-                sound = False
-            if not sound:
-                raise DamagedError(
-                    f"{path} must hold {num_done} updates; line {index + 1} is damaged"
-                )
+            line, what = lines[index] if index < len(lines) else b"", "missing"
+            if line.endswith(b"\n"):
+                what = "damaged"
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    if json.loads(line)["update"] == index:
+                        continue
+            raise DamagedError(f"{path} must hold {num_done} updates; line {index + 1} is {what}")
         return sum(map(len, lines[:num_done]))
 
     def append(self, metrics: Metrics, first_update: int) -> None:
         """Append a line for every update, with every metric that the run has as a list over seeds.
 
-        What is not known yet, such as returns before the first episode has ended, is null.
-
-        Args:
-          metrics: arrays [K, updates, …].
-          first_update: number of the first of these updates, from 0.
-
-        Raises:
-          OSError: the lines cannot be written. The file is cut back to whole lines if that is
-            possible.
+        What is not known yet, such as returns before the first episode has ended, is null. If the
+        lines cannot be written, the file is cut back to whole lines if that is possible. The
+        arrays are [K, updates, …], and ``first_update`` counts from 0.
         """
         columns = {
-            name: _known(np.asarray(values).swapaxes(0, 1))
+            name: np.swapaxes(np.where(np.isfinite(values), values, None), 0, 1)
             for name, values in metrics._asdict().items()
             if values is not None
         }
-        lines = [
-            json.dumps(
-                {
-                    "update": first_update + index,
-                    **{k: x[index].tolist() for k, x in columns.items()},
-                }
-            )
-            for index in range(len(columns["pe_return"]))
-        ]
-        content = "".join(line + "\n" for line in lines).encode()
+        content = b""
+        for index in range(len(columns["pe_return"])):
+            values = {name: column[index].tolist() for name, column in columns.items()}
+            content += json.dumps({"update": first_update + index, **values}).encode() + b"\n"
         try:
             with self.path.open("ab") as file:
                 file.write(content)
@@ -133,18 +111,8 @@ def read_updates(path: Path) -> list[dict]:
     Raises:
       SettingError: there is no such file, or one of its lines is not a line of a run.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        rows = [json.loads(line) for line in lines]
+    with contextlib.suppress(OSError, ValueError):  # Not readable, not text, or not JSON.
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
         if all(isinstance(row, dict) and row.keys() >= LINE for row in rows):
             return rows
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        pass
     raise SettingError(f"run must be a directory that ape-jax train made; {path} is not readable")
-
-
-def _known(values: np.ndarray) -> np.ndarray:
-    """Replace nan and infinities, which JSON does not have, by None."""
-    known = values.astype(object)
-    known[~np.isfinite(values)] = None
-    return known

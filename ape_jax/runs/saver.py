@@ -23,13 +23,7 @@ class Saver:
     """
 
     def __init__(self, run: Path, config: RunConfig, keep: int):
-        """Write nothing yet.
-
-        Args:
-          run: the run's directory.
-          config: the run's settings.
-          keep: how many of the newest checkpoints are kept, besides the best.
-        """
+        """Write nothing yet; ``keep`` newest checkpoints will be kept, besides the best."""
         self.run, self.config, self.keep = run, config, keep
         self._writer = ThreadPoolExecutor(1)
         self._last: Future | None = None
@@ -58,36 +52,30 @@ class Saver:
 
     def _write(self, num_done: int, arrays: dict[str, np.ndarray], about: dict) -> None:
         checkpoint.write(checkpoint.path_of(self.run, num_done), arrays, about)
-        paths = {
-            update: checkpoint.path_of(self.run, update)
-            for update in checkpoint.saved_updates(self.run)
-        }
-        best = max(paths, key=lambda update: read_score(paths[update]))
-        for update in set(paths) - {*list(paths)[-self.keep :], best}:
-            checkpoint.remove(paths[update])
+        paths = [
+            checkpoint.path_of(self.run, update) for update in checkpoint.saved_updates(self.run)
+        ]
+        for path in set(paths[: -self.keep]) - {max(paths, key=read_score)}:
+            checkpoint.remove(path)
 
 
 def score_of(metrics: Metrics, config: RunConfig) -> list[float]:
     """How good a chunk is. Scores compare as lists do: first the constraint, then the objective.
 
     The constraint is min(0, return of the worst expert − min_return). The objective is
-    J(PE) − β J(π_o), or −J(π_o) with a ``min_return``. Both are means over the updates at which all
-    returns are known; a return is nan until episodes have ended. Without such an update the score
-    is the empty list, which is the lowest of all.
-
-    Args:
-      metrics: arrays [K, updates, …].
-      config: the run's settings.
+    J(PE) − β J(π_o), or −J(π_o) with a ``min_return``. Both are means over those seeds and updates
+    [K, updates] for which all returns are known; a return is nan until episodes have ended. Without
+    any the score is the empty list, which is the lowest of all.
     """
     train, hypers = config.train, config.hypers
-    terms = {"pe": metrics.pe_return, "worst": np.min(metrics.expert_returns, axis=-1)}
+    terms = np.stack([metrics.pe_return, np.min(metrics.expert_returns, axis=-1)])
     if train.observer != "none":
-        terms["observer"] = metrics.observer_return
-    known = np.all([np.isfinite(term) for term in terms.values()], axis=0)
+        terms = np.stack([*terms, metrics.observer_return])
+    known = np.isfinite(terms).all(axis=0)
     if not known.any():
         return []
-    means = {name: float(np.mean(np.asarray(term)[known])) for name, term in terms.items()}
-    observer_return = means.get("observer", 0.0)
+    pe, worst, *others = (float(np.mean(term[known])) for term in terms)
+    observer = sum(others)
     if hypers.min_return is None:
-        return [0.0, means["pe"] - float(hypers.beta) * observer_return]
-    return [min(0.0, means["worst"] - float(hypers.min_return)), -observer_return]
+        return [0.0, pe - float(hypers.beta) * observer]
+    return [min(0.0, worst - float(hypers.min_return)), -observer]
