@@ -105,6 +105,12 @@ def test_contestants_take_turns_and_leave_when_their_budget_is_spent(monkeypatch
     assert found["a"] == common.Rate(4.0, 4.0, 4.0)
 
 
+@pytest.fixture(scope="module")
+def stepping() -> ceiling.Stepping:
+    """The environments of a tiny training, compiled once."""
+    return ceiling.Stepping(TINY)
+
+
 class Idle:
     """Takes the place of training, which other tests compile."""
 
@@ -118,7 +124,8 @@ class Idle:
         pass
 
 
-def test_throughput_leaves_null_what_is_not_run(tmp_path, monkeypatch):
+def test_throughput_leaves_null_what_is_not_run(tmp_path, monkeypatch, stepping):
+    monkeypatch.setattr(throughput, "Stepping", lambda _: stepping)
     monkeypatch.setattr(common, "Ours", Idle)
     row = throughput.measure(TINY, EFFORT, with_eager=False, with_compiled=False)
     result = {"device": common.device(), "rows": [row]}
@@ -163,7 +170,8 @@ def test_scaling_counts_the_steps_of_all_seeds(monkeypatch):
     assert row["spread"] == [row["steps_per_second"] / 2, row["steps_per_second"] * 2]
 
 
-def test_ceiling_reports_every_part(tmp_path, monkeypatch):
+def test_ceiling_reports_every_part(tmp_path, monkeypatch, stepping):
+    monkeypatch.setattr(ceiling, "Stepping", lambda _: stepping)
     monkeypatch.setattr(common, "Ours", Idle)
     row = ceiling.measure(TINY, EFFORT)
     table = common.table_of([row], ceiling.COLUMNS, "")

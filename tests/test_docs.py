@@ -17,6 +17,7 @@ from ape_jax.algorithms.task import make_task
 from ape_jax.cli import train_options
 from ape_jax.config import ALL_SETTINGS, PGConfig, RunConfig
 from ape_jax.evaluation import attackers, records
+from ape_jax.evaluation.suite import Suite
 from ape_jax.reporting import tables
 from ape_jax.runs import export
 
@@ -117,6 +118,7 @@ def test_links_out_of_docs_lead_to_the_same_files_on_the_site(hooks):
 def run_program(page: str, capsys) -> str:
     """The output of a page's only program."""
     (program,) = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+    program = program.replace("num_updates=200", "num_updates=2")
     with jax.numpy_rank_promotion("allow"):
         exec(compile(program, page, "exec"), {})
     return capsys.readouterr().out
@@ -156,19 +158,19 @@ SHAPE = re.compile(r"\w+\[(?:np\.ndarray|Array)( \| (np\.ndarray|Array))?, '[^']
 def unexplained_fields(owner: ast.ClassDef) -> list[str]:
     """Public fields that need a docstring and have none.
 
-    A docstring is needed where the type of an array does not name its axes, and where a field may
-    be None and nothing in the class says what None means. A flag has a help text instead.
+    A docstring is needed where the jaxtyping annotation of an array does not name its axes, and
+    where a field may be None and nothing in the class says when. A flag has a help text instead.
     """
     texts = [
         node.value for node in ast.walk(owner) if isinstance(getattr(node, "value", None), str)
     ]
-    explains_none = any("None" in text or "if not given" in text.lower() for text in texts)
+    explains_none = any(re.search("None|[Ii]f not given|if there is", text) for text in texts)
     found = []
     for field, following in zip(owner.body, [*owner.body[1:], None], strict=True):
         if not isinstance(field, ast.AnnAssign):
             continue
         name, kind = ast.unparse(field.target), ast.unparse(field.annotation)
-        unclear = re.search(r"\b(Array|ndarray)\b", SHAPE.sub("", kind))
+        unclear = re.search(r"(?<!jax\.)\b(Array|ndarray)\b", SHAPE.sub("", kind))
         unclear = unclear or (re.search(r"\bNone\b", kind) and not explains_none)
         documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
         if unclear and "help=" not in kind and not (documented or name.startswith("_")):

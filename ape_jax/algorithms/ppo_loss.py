@@ -63,6 +63,7 @@ class LossParts(NamedTuple):
     value: Float[Array, ""]
     entropy: Float[Array, ""]
     classifier: Float[Array, ""] | None
+    """None where the observer's weights are not learned."""
 
 
 def minibatch_loss(
