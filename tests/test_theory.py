@@ -25,7 +25,7 @@ from ape_jax.evaluation import returns
 from ape_jax.networks import HeadPolicy
 from ape_jax.observers import Mixture, Posterior
 
-NUM_BATCHES, BATCH = 16, 128
+NUM_BATCHES, BATCH = 16, 256
 """Batches, and episodes in each, behind each sampled return."""
 
 
