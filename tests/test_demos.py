@@ -70,8 +70,8 @@ def test_episode_returns_are_those_of_complete_episodes():
 def test_mean_return_is_the_ensemble_s_own(pg_run):
     """Within four standard errors of the exact mean over experts.
 
-    Streams are ten time limits long, and an episode that one of them cuts short is left out, which
-    favours short episodes by a little: half a step is allowed for it.
+    Each parallel environment runs for ten time limits. The episode that it cuts short is left out,
+    which favours short episodes by a little: half a step is allowed for it.
     """
     _, task, params = checkpoint.load_run(pg_run)
     heads = jax.tree.map(lambda leaf: leaf[0], params.heads)

@@ -41,24 +41,27 @@ def test_losses_equal_the_equations_sample_by_sample(networks):
     experts, observers = samples(jax.random.key(1))
     _, losses = update_from_samples(state, experts, observers, hypers)
 
-    def probs(observation):
-        return np.exp(
-            np.asarray(
-                networks.expert_log_probs(state.params.heads, jnp.asarray(observation)), np.float64
-            )
-        )
+    def at(function, params, observations):
+        found = jax.vmap(function, (None, 0))(params, observations)
+        return np.asarray(found, np.float64)
+
+    def value_of_each(critics, observation):
+        return jax.vmap(networks.value, (0, None))(critics, observation)
 
     policy1 = policy2 = value1 = value2 = 0.0
-    columns = (experts.observation, experts.action, experts.returns, experts.expert)
-    for s, a, r, c in zip(*map(np.asarray, columns), strict=True):
-        critic = jax.tree.map(lambda x, c=c: x[c], state.params.expert_critics)
-        v = float(networks.value(critic, jnp.asarray(s)))
-        policy1 -= np.log(probs(s)[c, a]) * (r - v) / 32
+    log_probs = at(networks.expert_log_probs, state.params.heads, experts.observation)
+    values = at(value_of_each, state.params.expert_critics, experts.observation)
+    columns = map(np.asarray, (experts.action, experts.returns, experts.expert))
+    for i, (a, r, c) in enumerate(zip(*columns, strict=True)):
+        v = values[i, c]
+        policy1 -= log_probs[i, c, a] * (r - v) / 32
         value1 += 0.5 * (v - r) ** 2 / 32
-    for s, a, r in zip(*map(np.asarray, observers[:3]), strict=True):
-        v = float(networks.value(state.params.observer_critic, jnp.asarray(s)))
-        policy2 -= np.log(probs(s)[:, a].mean()) * (-0.5 * r - v) / 32
-        value2 += 0.5 * (v + 0.5 * r) ** 2 / 32
+    log_probs = at(networks.expert_log_probs, state.params.heads, observers.observation)
+    values = at(networks.value, state.params.observer_critic, observers.observation)
+    columns = map(np.asarray, (observers.action, observers.returns))
+    for i, (a, r) in enumerate(zip(*columns, strict=True)):
+        policy2 -= np.log(np.exp(log_probs[i, :, a]).mean()) * (-0.5 * r - values[i]) / 32
+        value2 += 0.5 * (values[i] + 0.5 * r) ** 2 / 32
     np.testing.assert_allclose(losses, [policy1, value1, policy2, value2], rtol=1e-3, atol=1e-4)
 
 

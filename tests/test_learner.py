@@ -185,8 +185,8 @@ def test_learned_weights_converge_to_the_posterior_of_experts_that_stand_still(s
     state, metrics = jax.jit(algorithms.updates, static_argnums=(0, 3))(task, state, hypers, 1000)
     posterior = jnp.exp(tabular.observer_weights(task.world.mdp, policies, "posterior"))[states, 0]
     occupancies = jax.vmap(tabular.state_occupancy, (None, 0))(task.world.mdp, policies)
-    visits = 100 * 16 * jnp.sum(occupancies, axis=0)[states]
-    errors = (learned(state.params) - posterior) / jnp.sqrt(posterior * (1 - posterior) / visits)
+    counts = 100 * 16 * jnp.sum(occupancies, axis=0)[states]
+    errors = (learned(state.params) - posterior) / jnp.sqrt(posterior * (1 - posterior) / counts)
     assert np.max(np.abs(errors)) < 4.0
     assert np.max(np.abs(posterior - 0.5) / 0.5) > 0.2  # Uniform weights would be far off.
     assert metrics.classifier_loss[-1] < metrics.classifier_loss[0]
@@ -248,7 +248,7 @@ def test_constrained_training_keeps_every_expert_and_fails_the_observer():
 
     experts, clone = outcome(jax.random.key(12))
     assert np.all(np.asarray(experts) >= -12.5)
-    assert clone <= -75.0
+    assert clone <= -65.0
 
 
 def test_same_key_gives_the_same_run_and_another_key_another(single, hypers):

@@ -328,9 +328,9 @@ def test_learned_weights_are_the_posterior_also_where_episodes_differ_in_length(
     )
     of_steps = (occupancies / lengths[:, None]).T
     of_steps = of_steps / jnp.sum(of_steps, axis=1, keepdims=True)
-    seen = ~np.asarray(mdp.terminal)
-    assert np.abs(learned - exact)[seen].max() < 0.05
-    assert np.abs(of_steps - exact)[seen].max() > 0.1
+    inner = ~np.asarray(mdp.terminal)
+    assert np.abs(learned - exact)[inner].max() < 0.05
+    assert np.abs(of_steps - exact)[inner].max() > 0.1
     assert np.asarray(metrics.calibration_error)[-20:].mean() < 0.05
 
 

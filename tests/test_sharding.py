@@ -176,8 +176,8 @@ def test_eight_devices_and_two_processes_of_two_train_the_same_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_any_environment_trains_on_a_divided_cpu():
-    """Also one whose module made arrays before the CPU was divided."""
+def test_environment_whose_module_made_arrays_trains_on_a_divided_cpu():
+    """FrozenLake's module makes an array when it is imported, before the CPU is divided."""
     program = """
         from ape_jax.training import devices
         chosen = devices.start(2)
@@ -185,18 +185,15 @@ def test_any_environment_trains_on_a_divided_cpu():
         from ape_jax.algorithms.task import make_task
         from ape_jax.config import PGConfig, PGHypers
         from ape_jax.training.trainer import Trainer, seed_keys
-        returns = {}
-        for env in ("FrozenLake-misc", "FourRooms-misc"):
-            task = make_task(PGConfig(env=env, head="mlp", num_updates=1, envs_per_expert=2))
-            trainer, keys = Trainer(task, devices=chosen), seed_keys(0, 1)
-            *_, last = trainer.chunks(keys, PGHypers())
-            # A fresh state lies on one device, as the metrics do.
-            jax.tree.map(
-                lambda x: x * last.metrics.pe_return[0, 0],
-                trainer.create(keys, PGHypers()).params.heads,
-            )
-            returns[env] = [len(chosen), *last.metrics.pe_return[0].tolist()]
-        print(json.dumps(returns))
+        task = make_task(PGConfig(env="FrozenLake-misc", num_updates=1, envs_per_expert=2))
+        trainer, keys = Trainer(task, devices=chosen), seed_keys(0, 1)
+        *_, last = trainer.chunks(keys, PGHypers())
+        # A fresh state lies on one device, as the metrics do.
+        jax.tree.map(
+            lambda x: x * last.metrics.pe_return[0, 0],
+            trainer.create(keys, PGHypers()).params.heads,
+        )
+        print(json.dumps([len(chosen), *last.metrics.pe_return[0].tolist()]))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -205,9 +202,6 @@ def test_any_environment_trains_on_a_divided_cpu():
         check=True,
         timeout=300,
     )
-    returns = json.loads(done.stdout.splitlines()[-1])
-    assert len(returns) == 2
-    for num_devices, *found in returns.values():
-        assert num_devices == 2
-        assert len(found) == 1
-        assert np.all(np.isfinite(found))
+    num_devices, found = json.loads(done.stdout.splitlines()[-1])
+    assert num_devices == 2
+    assert np.isfinite(found)

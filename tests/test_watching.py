@@ -207,9 +207,9 @@ def test_exported_policies_act_alike_in_a_process_without_this_package(name, req
     keys = jax.random.split(jax.random.key(0), 7)
     space = task.world.env.observation_space(task.world.params)
     observations = jax.vmap(space.sample)(keys)
-    np.save(tmp_path / "seen.npy", observations)
+    np.save(tmp_path / "observations.npy", observations)
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
-    arguments = [sys.executable, "elsewhere.py", str(out), "seen.npy", "results.npz"]
+    arguments = [sys.executable, "elsewhere.py", str(out), "observations.npy", "results.npz"]
     subprocess.run(arguments, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": ""})
     heads = jax.tree.map(lambda x: x[1], params.heads)
     expected = jax.vmap(task.networks.distributions, (None, 0))(heads, observations)._asdict()

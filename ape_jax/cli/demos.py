@@ -36,7 +36,6 @@ class DemosOptions:
 
 def run(options: DemosOptions, console: Console) -> int:
     """Sample, write, and print what was written."""
-    del console
     out = options.out
     if out.is_dir():
         raise SettingError(f"out must be a file; {out} is a directory. Name a file in it")

@@ -26,7 +26,6 @@ class ExportOptions:
 
 def run(options: ExportOptions, console: Console) -> int:
     """Read the run, trace its policies, and write the files."""
-    del console
     if (options.out / export.DESCRIPTION).exists() and not options.overwrite:
         raise SettingError(
             f"out must not hold an export already; {options.out} does. Choose another, or add "

@@ -48,7 +48,8 @@ def run(options: TrainOptions, console: Console) -> int:
             try:
                 summary = _train_and_evaluate(trainer, directory, place, callbacks)
             except Interrupted as stop:
-                say(console, _how_to_continue(directory, output, watch))
+                how = _how_to_continue(directory, output, watch)  # A command that can be copied.
+                console.print(how, markup=False, highlight=False, soft_wrap=True)
                 return stop.exit_code
     except OSError as error:
         fix = f"Make room, then: {_resume_command(output, watch)}"

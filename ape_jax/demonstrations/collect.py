@@ -65,10 +65,9 @@ def expert_policies(task: Task, heads: Params) -> ActFn:
 def pool(
     key: PRNGKey, world: World, act: ActFn, num_experts: int, num_steps: int
 ) -> tuple[Demonstrations, Int[Array, " N"]]:
-    """Episodes of E policies, one drawn for each episode, from parallel environments end to end.
+    """Exactly N steps, and the policy that acted in each; a policy is drawn for each episode.
 
-    Returns:
-      Exactly N steps, and the policy that acted in each.
+    Parallel environments make the steps, and their episodes are laid end to end.
     """
     # Few enough environments that each holds many episodes and cuts only one short.
     num_envs = max(1, min(1024, num_steps // (10 * world.horizon)))

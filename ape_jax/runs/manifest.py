@@ -15,12 +15,7 @@ SCHEMA = 2
 
 
 def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write the manifest of a folder that is otherwise complete.
-
-    Args:
-      folder: the checkpoint.
-      about: what else the manifest says, as JSON values.
-    """
+    """Write the manifest of a folder that is otherwise complete, with JSON values about it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     content = {
         "schema": SCHEMA,

@@ -52,9 +52,8 @@ class Saver:
 
     def _write(self, num_done: int, arrays: dict[str, np.ndarray], about: dict) -> None:
         checkpoint.write(checkpoint.path_of(self.run, num_done), arrays, about)
-        paths = [
-            checkpoint.path_of(self.run, update) for update in checkpoint.saved_updates(self.run)
-        ]
+        saved = checkpoint.saved_updates(self.run)
+        paths = [checkpoint.path_of(self.run, update) for update in saved]
         for path in set(paths[: -self.keep]) - {max(paths, key=read_score)}:
             checkpoint.remove(path)
 

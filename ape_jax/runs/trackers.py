@@ -103,11 +103,7 @@ def weights_and_biases(run: RunDirectory, project: str) -> Tracker:
 
 
 def scalars_of(metrics: Metrics) -> Iterator[dict[str, float]]:
-    """Yield the scalars of each update: means over seeds, without those that are not finite.
-
-    Args:
-      metrics: arrays [K, updates, …].
-    """
+    """Yield means over seeds for each update of metrics [K, updates, …], where all are finite."""
     columns = {name: np.asarray(x) for name, x in metrics._asdict().items() if x is not None}
     columns["gap"] = columns["pe_return"] - columns["observer_return"]
     for name in ("expert_returns", "multipliers"):

@@ -23,6 +23,8 @@ CONNECT_SECONDS = 30
 """How long a process waits for process 0 at the start."""
 HEARTBEAT_SECONDS = 10
 """How long a process may be silent before it counts as lost."""
+SHUTDOWN_SECONDS = 300
+"""How long processes wait at the end for process 0, which saves the run."""
 
 
 def make_mesh(
@@ -139,7 +141,7 @@ def _connect(cluster: Cluster) -> None:
             *cluster,
             initialization_timeout=CONNECT_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=CONNECT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except ValueError as error:
         raise SettingError(
