@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from ape_jax.algorithms.task import make_task
-from ape_jax.config import PGConfig
+from ape_jax.config import PGConfig, RunConfig
 from ape_jax.core import random
 from ape_jax.core.distributions import Categorical
 from ape_jax.core.policies import ConstantPolicy, TablePolicy
@@ -30,6 +30,8 @@ from benchmarks import (
 
 EFFORT = common.Effort(repeats=2, seconds=1e-3, budget=1.0)
 TINY = PGConfig(envs_per_expert=2, num_updates=100)
+TRAINED = PGConfig(envs_per_expert=16, num_updates=100)
+"""What tests train: all of them compile the same program."""
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +209,7 @@ def test_seeds_are_compared_with_processes(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_one_training_says_what_compiling_took():
-    found = seeds.train(2, TINY)
+    found = seeds.train(RunConfig().seeds, TRAINED)
     assert found["first_chunk_seconds"] > 0
     assert found["updates_per_second"] > 0
 
@@ -346,8 +348,9 @@ def test_protection_and_price_of_more_experts_are_differences_of_exact_returns(t
 
 
 @pytest.mark.slow
-def test_saving_is_compared_with_none_and_a_long_run_does_not_grow(tmp_path):
-    result = saving.measure(PGConfig(num_updates=50, envs_per_expert=16), 1)
+def test_saving_is_compared_with_none_and_a_long_run_does_not_grow(tmp_path, monkeypatch):
+    monkeypatch.setattr(saving, "SETTINGS", {"as it comes": None})
+    result = saving.measure(TRAINED, 1)
     table = common.table_of(result["rows"], {"saving": "saving", "share": "share"}, "")
     rows = published(result, saving.draw(result), table, tmp_path)["rows"]
     assert [row["saving"] for row in rows] == ["nothing kept", "metrics alone", *saving.SETTINGS]
