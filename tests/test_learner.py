@@ -233,12 +233,10 @@ def test_training_against_learned_weights_traps_the_posterior_clone():
 
 @pytest.mark.slow
 def test_constrained_training_keeps_every_expert_and_fails_the_observer():
-    """The exact return of every expert ends at min_return, and that of the mixture far below."""
+    """Three seeds of the recipe: every expert ends at min_return, and the mixture far below."""
     config, hypers = recipe("tabular", -12.0)
-    config = dataclasses.replace(config, num_updates=3000, envs_per_expert=32)
     task = make_task(config)
 
-    @jax.jit
     def outcome(key):
         state = pg.create_state(key, task.networks, hypers)
         state, _ = algorithms.updates(task, state, hypers, config.num_updates)
@@ -246,9 +244,9 @@ def test_constrained_training_keeps_every_expert_and_fails_the_observer():
         experts = jax.vmap(tabular.policy_return, (None, 0))(task.world.mdp, policies)
         return experts, tabular.policy_return(task.world.mdp, jnp.mean(policies, axis=0))
 
-    experts, clone = outcome(jax.random.key(12))
+    experts, mixtures = jax.jit(jax.vmap(outcome))(jax.random.split(jax.random.key(12), 3))
     assert np.all(np.asarray(experts) >= -12.5)
-    assert clone <= -65.0
+    assert jnp.mean(mixtures) <= -75.0
 
 
 def test_same_key_gives_the_same_run_and_another_key_another(single, hypers):

@@ -111,20 +111,26 @@ def test_config_names_a_setting_that_breaks_a_rule(name, value):
 
 
 @pytest.mark.slow
-def test_pair_on_the_paper_grid_traps_the_greedy_clone_of_sampled_demonstrations():
-    """The clone is counted from demonstrations; it is not the ideal one."""
+def test_most_pairs_on_the_paper_grid_trap_the_greedy_clone_of_sampled_demonstrations():
+    """The claim is six of ten seeds: of three, at least two. The clone counts demonstrations."""
     task = make_task(PGConfig(num_experts=2), GridWorld())
-    config = traps.TrapConfig(num_restarts=8)
+    keys = jax.vmap(jax.random.key)(jnp.arange(1000, 1003))
 
     @jax.jit
     def outcome(key):
-        logits, report = traps.train(key, task.world.mdp, 2, config)
+        logits, report = traps.train(key, task.world.mdp, 2)
         shown, _ = collect.collect(key, task, {"params": {"table": logits}}, 200_000)
         cloning = TabularCloning(task.world.mdp.num_states, task.world.mdp.num_actions)
         clone = returns.greedy(cloning.fit(key, shown))
         return report.returns, returns.expected_return(task.world, clone, key)
 
-    found, clone = outcome(jax.random.key(1000))
-    assert jnp.min(found.greedy_experts) >= -13.0
-    assert jnp.min(found.experts) >= -14.0
-    assert clone <= -70.0
+    successes = 0
+    for key in keys:
+        found, clone = outcome(key)
+        successes += bool(
+            (jnp.min(found.greedy_experts) >= -13.0)
+            & (jnp.min(found.experts) >= -14.0)
+            & (clone <= -70.0)
+        )
+    assert successes >= 2
+

@@ -194,20 +194,28 @@ def named(tree: Any) -> dict[str, np.ndarray]:
 
 def _save_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Save the arrays, and read them once, so that the manifest lists only readable files."""
+    import orbax.checkpoint as ocp_v0
     import orbax.checkpoint.experimental.v1 as ocp
 
-    # However many processes train, one of them writes, and it holds all values.
-    options = None
-    if jax.process_count() > 1:
-        options = ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(),
-            active_processes={jax.process_index()},
-            barrier_sync_key_prefix=folder.name,
-        )
+    # However many processes train, one of them writes, and it holds all values. Version 1 would
+    # wait for the others here, whatever its options say (orbax 0.12.8).
+    alone = {
+        "primary_host": jax.process_index(),
+        "active_processes": {jax.process_index()},
+        "barrier_sync_key_prefix": folder.name,
+    }
     try:
-        with _plain_name(folder) as plain, ocp.Context(multiprocessing_options=options):
-            ocp.save(plain / "state", dict(arrays))
-            ocp.load(plain / "state", dict(arrays))
+        with _plain_name(folder) as plain:
+            if jax.process_count() == 1:
+                ocp.save(plain / "state", dict(arrays))
+                ocp.load(plain / "state", dict(arrays))
+                return
+            options = ocp_v0.options.MultiprocessingOptions(**alone)
+            handler = ocp_v0.PyTreeCheckpointHandler(multiprocessing_options=options)
+            saver = ocp_v0.Checkpointer(handler, multiprocessing_options=options)
+            saver.save(plain / "state", args=ocp_v0.args.PyTreeSave(dict(arrays)))
+            with ocp.Context(multiprocessing_options=ocp.options.MultiprocessingOptions(**alone)):
+                ocp.load(plain / "state", dict(arrays))
     except (ValueError, KeyError) as error:  # TensorStore reports a full disk in this way.
         raise OSError(" ".join(str(error).split())[:200]) from error
 
