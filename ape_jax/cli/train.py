@@ -68,6 +68,7 @@ def _train_and_evaluate(
     seconds = time.monotonic() - started
     with stop_requested():
         params, multipliers = jax.device_get((state.params, state.multipliers))
+        run.save_params(params)
         if place.cluster is not None:
             devices.leave()
             task = make_task(config.train)
@@ -76,7 +77,7 @@ def _train_and_evaluate(
             train_seconds=seconds,
             multipliers=None if multipliers is None else MeanStd.over_seeds(multipliers),
         )
-        run.finish(params, records.to_json(summary))
+        run.finish(records.to_json(summary))
     return summary
 
 

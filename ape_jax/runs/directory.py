@@ -162,12 +162,15 @@ class RunDirectory:
         path = checkpoint.path_of(self.path, saved[-1])
         return f"The last checkpoint is {path}, after {saved[-1]} updates"
 
-    def finish(self, params: EnsembleParams, summary: Mapping[str, Any]) -> None:
-        """Write the final parameters [K, …], and what their evaluation found."""
+    def save_params(self, params: EnsembleParams) -> None:
+        """Write the final parameters [K, …]."""
         self.wait()
         final = checkpoint.folder_of(self.path) / checkpoint.FINAL
         about = {"config": self.config.to_flat(), "update": self.config.train.num_updates}
         checkpoint.write(final, checkpoint.named(params), about)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write what the evaluation of the final parameters found; the run is then finished."""
         write_json(self.path / "summary.json", summary)
 
 
