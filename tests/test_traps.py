@@ -133,4 +133,3 @@ def test_most_pairs_on_the_paper_grid_trap_the_greedy_clone_of_sampled_demonstra
             & (clone <= -70.0)
         )
     assert successes >= 2
-

@@ -45,7 +45,8 @@ def update_from_samples(
       The next state, and the losses at the given one.
 
     Raises:
-      SettingError: the shapes of the samples do not fit each other, or do not fit the networks.
+      SettingError: the shapes of the samples do not fit each other or the networks, or
+        ``min_return`` is given, which only ``ape_jax.make_train`` can keep.
 
     Example:
       >>> import jax
@@ -59,6 +60,11 @@ def update_from_samples(
       >>> losses.expert_policy.shape
       ()
     """
+    if state.multipliers is not None or hypers.min_return is not None:
+        raise SettingError(
+            f"min_return must be None for update_from_samples, which trains the penalised form; "
+            f"got {hypers.min_return}. Set beta instead"
+        )
     expert_samples = _checked("expert_samples", expert_samples, state.networks, True)
     observer_samples = _checked("observer_samples", observer_samples, state.networks, False)
     return _update(state, expert_samples, observer_samples, hypers)

@@ -51,7 +51,7 @@ def posterior_log_weights(occupancies: Float[Array, " E"]) -> Float[Array, " E"]
         w_c(s) = d_c(s) / Σ_k d_k(s)
 
     The occupancy d_c(s) is how often expert c is expected in the state in one episode. The weights
-    are uniform where no expert comes.
+    are uniform in states that no expert visits.
     """
     return jax.nn.log_softmax(jnp.log(jnp.maximum(occupancies, 1e-30)))
 

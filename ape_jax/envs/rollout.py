@@ -134,6 +134,7 @@ def ensemble_episodes(
     num_experts, block = expert_keys.shape
     keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
     experts, observer = jax.vmap(world.for_sampling)(experts), world.for_sampling(observer)
+    # Where both are tables, one look-up a step serves all environments, which is faster.
     if isinstance(experts, TablePolicy) and isinstance(observer, TablePolicy):
         numbers = jnp.repeat(jnp.arange(num_experts), block)
         numbers = jnp.append(numbers, jnp.full(observer_keys.shape[0], num_experts))

@@ -46,7 +46,7 @@ def step(
 def hold(
     mask: Bool[Array, " N"], transition: Transition, at: Standing, moved: Standing
 ) -> tuple[Transition, Standing]:
-    """A step of the episodes in the mask alone; the others stay where they are, without reward."""
+    """Step only the episodes whose mask is True; the others stay where they are, without reward."""
     held = _select(mask, moved, at)
     transition = transition._replace(
         reward=jnp.where(mask, transition.reward, 0.0),

@@ -31,7 +31,7 @@ GREEDY_BETA, GREEDY_TEMPERATURE = 0.3, 0.1
 
 GREEDY_UPDATES = 2000
 
-ENTROPY_BONUS = 1.0
+ENT_COEF = 1.0
 """Return for each nat of entropy. On the gridworld it costs about as much as PG-APE."""
 
 SUBOPTIMAL_BOUND = 2.0
@@ -231,7 +231,7 @@ def _trap(setting: Setting, name: str) -> Ensemble:
 DEFENCES = {
     "single_optimal": Kind("single optimal policy", _single_optimal),
     "independent_optimal": Kind("independent optimal ensemble", _independent_optimal),
-    "entropy": Kind("entropy-regularised ensemble", partial(_train, ent_coef=ENTROPY_BONUS)),
+    "entropy": Kind("entropy-regularised ensemble", partial(_train, ent_coef=ENT_COEF)),
     "pg_ape": Kind("PG-APE", _pg_ape),
     "bounded_random": Kind("bounded random actions", _bounded_random, needs_mdp=True),
     "greedy_ape": Kind("greedy-APE", partial(_train, greedy=True)),

@@ -33,7 +33,7 @@ class LatentMixture:
     """Several clones, of which one is drawn for each episode.
 
     As a policy it mixes the clones at each step by their probabilities given the episode so far.
-    That is the law of the draw.
+    This has the same law as to draw one clone for each episode.
     """
 
     policies: Any
