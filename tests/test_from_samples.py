@@ -139,11 +139,3 @@ def test_update_leaves_multipliers_and_classifier_alone():
     moved, _ = update_from_samples(state, *samples(jax.random.key(1)), hypers)
     np.testing.assert_array_equal(moved.multipliers, state.multipliers)
     jax.tree.map(np.testing.assert_array_equal, moved.params.classifier, state.params.classifier)
-
-
-def test_a_return_to_keep_is_refused(networks):
-    key, hypers = jax.random.key(0), PGHypers(min_return=-12.0)
-    batch = Samples(observation=jnp.zeros((1, 10)), action=[0], returns=[-1.0])
-    for state in (create_state(key, networks, hypers), create_state(key, networks, PGHypers())):
-        with pytest.raises(SettingError, match="min_return must be None"):
-            update_from_samples(state, batch._replace(expert=[0]), batch, hypers)

@@ -35,6 +35,9 @@ def update_from_samples(
     and the observer's term shrinks as its trajectories get longer. To get the balance of
     ``ape_jax.make_train``, multiply β by the observer's mean length over the experts'.
 
+    The update is that of the penalised form (Eq. 3): ``min_return`` has no effect, and multipliers
+    and the classifier stay as they are.
+
     Shapes and types are checked. Values are not, because that would wait for the device: an action
     or an expert that does not exist, or a return that is not finite, goes unnoticed.
 
@@ -45,8 +48,7 @@ def update_from_samples(
       The next state, and the losses at the given one.
 
     Raises:
-      SettingError: the shapes of the samples do not fit each other or the networks, or
-        ``min_return`` is given, which only ``ape_jax.make_train`` can keep.
+      SettingError: the shapes of the samples do not fit each other, or do not fit the networks.
 
     Example:
       >>> import jax
@@ -60,11 +62,6 @@ def update_from_samples(
       >>> losses.expert_policy.shape
       ()
     """
-    if state.multipliers is not None or hypers.min_return is not None:
-        raise SettingError(
-            f"min_return must be None for update_from_samples, which trains the penalised form; "
-            f"got {hypers.min_return}. Set beta instead"
-        )
     expert_samples = _checked("expert_samples", expert_samples, state.networks, True)
     observer_samples = _checked("observer_samples", observer_samples, state.networks, False)
     return _update(state, expert_samples, observer_samples, hypers)
