@@ -56,7 +56,7 @@ def make_train(
     Returns:
       ``train(key, hypers) -> (final state, metrics [num_updates])``.
 
-    Example:
+    Examples:
       >>> import jax
       >>> from ape_jax import PGConfig, PGHypers, make_train
       >>> train = jax.jit(make_train(PGConfig(num_updates=2, envs_per_expert=4)))

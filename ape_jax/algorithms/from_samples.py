@@ -50,7 +50,7 @@ def update_from_samples(
     Raises:
       SettingError: the shapes of the samples do not fit each other, or do not fit the networks.
 
-    Example:
+    Examples:
       >>> import jax
       >>> from ape_jax import PGConfig, PGHypers, Samples
       >>> from ape_jax import create_state, make_task, update_from_samples

@@ -60,12 +60,13 @@ def audit(
       SettingError: a setting breaks a rule, or the subject cannot be audited.
       NonFiniteError: losses or parameters of a training are not finite any more.
 
-    >>> import ape_jax
-    >>> config = ape_jax.PGConfig(num_updates=2, envs_per_expert=2)
-    >>> task = ape_jax.make_task(config, ape_jax.envs.GridWorld(size=3, goal=(0, 1), horizon=8))
-    >>> result = ape_jax.audit(task, observers=["behaviour_cloning"], seeds=2, steps=200)
-    >>> [row.deployment for row in result.rows]
-    ['sampled', 'tempered', 'greedy']
+    Examples:
+      >>> import ape_jax
+      >>> config = ape_jax.PGConfig(num_updates=2, envs_per_expert=2)
+      >>> task = ape_jax.make_task(config, ape_jax.envs.GridWorld(size=3, goal=(0, 1), horizon=8))
+      >>> result = ape_jax.audit(task, observers=["behaviour_cloning"], seeds=2, steps=200)
+      >>> [row.deployment for row in result.rows]
+      ['sampled', 'tempered', 'greedy']
     """
     settings = AuditSettings(
         observers=ALL if observers is None else _text(observers),

@@ -26,8 +26,9 @@ class Interval:
     def bootstrap(cls, values: Values) -> "Interval":
         """Mean over seeds [K], with the percentile bootstrap interval of that mean.
 
-        >>> Interval.bootstrap([-12.0, -13.0, -14.0])
-        Interval(mean=-13.0, low=-14.0, high=-12.0, values=(-12.0, -13.0, -14.0))
+        Examples:
+          >>> Interval.bootstrap([-12.0, -13.0, -14.0])
+          Interval(mean=-13.0, low=-14.0, high=-12.0, values=(-12.0, -13.0, -14.0))
         """
 
         def ends(values):
@@ -40,8 +41,9 @@ class Interval:
     def percentiles(cls, values: Values) -> "Interval":
         """Mean and middle 95 % of values [K] that are bootstrap replicates already.
 
-        >>> Interval.percentiles([0.0, 1.0]).low
-        0.025
+        Examples:
+          >>> Interval.percentiles([0.0, 1.0]).low
+          0.025
         """
         return cls._of(values, lambda values: np.quantile(values, (0.025, 0.975)))
 
@@ -82,8 +84,9 @@ class MeanStd:
     def over_seeds(cls, values: Values) -> "MeanStd":
         """Mean and deviation over the first axis of values [K, …].
 
-        >>> MeanStd.over_seeds([1.0, 3.0])
-        MeanStd(mean=2.0, std=1.4142135623730951, values=(1.0, 3.0))
+        Examples:
+          >>> MeanStd.over_seeds([1.0, 3.0])
+          MeanStd(mean=2.0, std=1.4142135623730951, values=(1.0, 3.0))
         """
         values = np.asarray(values, np.float64)
         std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])

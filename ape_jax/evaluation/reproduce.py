@@ -111,11 +111,12 @@ def reproduce(scale: Scale = Scale(), progress: ProgressFn = ignore_progress) ->
       scale: how much to compute, such as ``ape_jax.evaluation.reproduce.QUICK``.
       progress: called after every chunk of training.
 
-    >>> import ape_jax
-    >>> from ape_jax.evaluation.reproduce import Scale
-    >>> result = ape_jax.reproduce(Scale(seeds=1, max_updates=2, num_demonstrations=1_000))
-    >>> [row.name for row in result.rows][:3]
-    ['optimal', 'near_optimal', 'random']
+    Examples:
+      >>> import ape_jax
+      >>> from ape_jax.evaluation.reproduce import Scale
+      >>> result = ape_jax.reproduce(Scale(seeds=1, max_updates=2, num_demonstrations=1_000))
+      >>> [row.name for row in result.rows][:3]
+      ['optimal', 'near_optimal', 'random']
     """
     started = time.monotonic()
     trained = list(train_rows(scale, progress))

@@ -112,14 +112,15 @@ def suite(
       SettingError: a setting breaks a rule.
       NonFiniteError: losses or parameters are not finite any more.
 
-    >>> import ape_jax
-    >>> config = ape_jax.PGConfig(
-    ...     env_param=("max_steps_in_episode=10",), envs_per_expert=2, num_updates=2
-    ... )
-    >>> tiny = ape_jax.RunConfig(config)
-    >>> result = ape_jax.suite({"tiny": tiny}, seeds=1, quick=True)
-    >>> sorted(result.rows[0].clones)
-    ['behaviour_cloning_greedy', 'behaviour_cloning_sampled', 'posterior_sampled']
+    Examples:
+      >>> import ape_jax
+      >>> config = ape_jax.PGConfig(
+      ...     env_param=("max_steps_in_episode=10",), envs_per_expert=2, num_updates=2
+      ... )
+      >>> tiny = ape_jax.RunConfig(config)
+      >>> result = ape_jax.suite({"tiny": tiny}, seeds=1, quick=True)
+      >>> sorted(result.rows[0].clones)
+      ['behaviour_cloning_greedy', 'behaviour_cloning_sampled', 'posterior_sampled']
     """
     configs = suite_configs(presets, seeds, first_seed, quick)
     return Suite(tuple(suite_rows(configs, QUICK if quick else SuiteEffort(), progress)))

@@ -105,11 +105,12 @@ def sweep(
       SettingError: a setting breaks a rule.
       NonFiniteError: losses or parameters of sampled training are not finite any more.
 
-    >>> import ape_jax
-    >>> grid = ape_jax.envs.GridWorld(size=3, goal=(0, 1), horizon=8)
-    >>> result = ape_jax.sweep(betas=[0.3], env=grid, num_updates=2, seeds=1)
-    >>> [(point.observer, point.training) for point in result.points]
-    [('uniform', 'sampled'), ('uniform', 'exact'), ('greedy', 'sampled'), ('greedy', 'exact')]
+    Examples:
+      >>> import ape_jax
+      >>> grid = ape_jax.envs.GridWorld(size=3, goal=(0, 1), horizon=8)
+      >>> result = ape_jax.sweep(betas=[0.3], env=grid, num_updates=2, seeds=1)
+      >>> [(point.observer, point.training) for point in result.points]
+      [('uniform', 'sampled'), ('uniform', 'exact'), ('greedy', 'sampled'), ('greedy', 'exact')]
     """
     asked = betas, env, head, num_experts, num_updates, seeds, first_seed
     *_, result = sweep_steps(*asked, progress)
