@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from ape_jax import algorithms
-from ape_jax.algorithms import common, pg, pg_loss
+from ape_jax.algorithms import pg, pg_loss
+from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from ape_jax.core import mixture
 from ape_jax.envs import GridWorld
@@ -71,7 +72,7 @@ def case(request):
     config = PGConfig(
         head=request.param, hidden_sizes=sizes, num_experts=NUM_EXPERTS, envs_per_expert=NUM_ENVS
     )
-    task = common.make_task(dataclasses.replace(config, num_updates=4))
+    task = make_task(dataclasses.replace(config, num_updates=4))
     params = task.networks.init(jax.random.key(0))
     # Critics start at zero outputs, and parts of the loss would vanish.
     leaves, tree = jax.tree.flatten(params)
@@ -217,7 +218,7 @@ def test_optimiser_steps_agree(version, max_grad_norm, case):
         assert (norm > max_grad_norm) == (max_grad_norm == CLIPPING)
         start = weights(to_torch(state.params))
         before = [tensor.detach().clone() for tensor in weights(trainer.params)]
-        state = common.apply_gradients(state, gradients, hypers, case.config.num_updates)
+        state = pg.apply_gradients(state, gradients, hypers, case.config.num_updates)
         descend(version, trainer, case, to_torch(gradients))
         end = weights(to_torch(state.params))
         for index, tensor in enumerate(weights(trainer.params)):
