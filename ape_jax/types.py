@@ -22,7 +22,7 @@ LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
 """Maps one observation to log w_c, the observer's belief about which expert acts."""
 
 ObserverWeights = Literal["uniform", "posterior"]
-"""How the observer models the expert given the state: w_c = 1/E, or w_c = p(c|s)."""
+"""The observer's model of the expert given the state: w_c = 1/E, or w_c = p(c|s)."""
 PGObserverName = Literal["uniform", "posterior", "learned"]
 ObserverName = Literal["uniform", "posterior", "learned", "none"]
 """Weights of the observer trained against: the same two, a classifier q(c|s) that is trained
@@ -30,9 +30,9 @@ along, or no observer at all."""
 AlgorithmName = Literal["pg", "ppo"]
 """PG-APE over whole episodes, or PPO-APE over rollouts of fixed length."""
 ConstraintName = Literal["multipliers", "gate"]
-"""What keeps the experts at ``min_return``."""
+"""Methods that keep the experts at ``min_return``."""
 StdName = Literal["constant", "state"]
-"""What a Gaussian head's standard deviations depend on."""
+"""Whether a Gaussian head's standard deviations are constant or depend on the state."""
 CriticForm = Literal["separate", "shared"]
 """V_c and V_o are learned apart, or V_c is regressed on both returns (paper, Eq. 4 as printed)."""
 HeadName = Literal["tabular", "mlp", "conv", "gaussian"]
@@ -89,7 +89,7 @@ class Transition(NamedTuple):
     """One environment step, or a batch of them with leading axes such as ``[T, E, B]``."""
 
     observation: Shaped[Array, "..."]
-    """What the actor saw before it acted."""
+    """The observation before the action."""
     action: Shaped[Array, "..."]
     """A number where actions are discrete, a vector [D] where they are continuous."""
     reward: Float[Array, "..."]

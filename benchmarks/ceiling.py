@@ -1,4 +1,4 @@
-"""How near training comes to the speed of its environments alone, and where the rest goes."""
+"""The speed of training compared with that of its environments alone, and where the rest goes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -78,7 +78,7 @@ class Stepping:
     """Steps the environments of experts and observer as training does, without learning."""
 
     CHUNK = 10
-    """How many updates' environment steps one program makes; each begins with new starts."""
+    """Number of updates whose environment steps one program makes; each begins with new starts."""
 
     def __init__(self, config: TrainConfig):
         """Draw policies, starts and random numbers."""

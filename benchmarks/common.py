@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, timing, our own contestant, the machine, files, figures."""
+"""Code that all benchmarks use: options, timing, our own contestant, machine, files, figures."""
 
 import argparse
 import dataclasses
@@ -34,7 +34,7 @@ Contestant = Callable[[int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How long the measurements take."""
+    """Duration of the measurements."""
 
     repeats: int
     """Rounds; in each, every contestant is timed once."""

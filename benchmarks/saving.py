@@ -1,4 +1,4 @@
-"""What checkpoints cost: the default training with and without them, in turns in one process.
+"""The cost of checkpoints: the default training with and without them, in turns in one process.
 
 It measures the seconds of the training loop, which is compiled before. They include the time until
 the last checkpoint is written.

@@ -70,7 +70,7 @@ def row(observer, deployment, share, seeds=2, defence="run"):
 
 
 def defence(name="run", label="run", seeds=2, **changes):
-    """What is known of an ensemble."""
+    """Made-up numbers of an ensemble."""
     record = Defence(
         name=name,
         label=label,

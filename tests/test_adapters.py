@@ -182,7 +182,7 @@ def test_missing_extra_gets_one_message(collected, monkeypatch):
 
 
 def test_observation_after_the_end_is_its_own_and_not_the_next_start():
-    """What the wrapper of gymnax itself gets wrong, so that we know when to drop ours."""
+    """The wrapper of gymnax itself is still wrong; if this fails, ours can be dropped."""
     from gymnax.wrappers import GymnaxToGymWrapper
 
     grid, params = envs.make(GRIDWORLD)

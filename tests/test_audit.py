@@ -174,7 +174,7 @@ def test_more_demonstrations_do_not_hurt_a_clone(two_seeds, small_task):
 
 
 def test_limited_sees_no_further_than_it_may(two_seeds, small_task):
-    """What comes after its steps changes nothing."""
+    """Steps after the limit change nothing."""
     keys, _, shown, _ = two_seeds
     one = jax.tree.map(lambda x: x[0], shown)
     changed = one._replace(action=one.action.at[200:].set(4))

@@ -31,7 +31,7 @@ from benchmarks import (
 EFFORT = common.Effort(repeats=2, seconds=1e-3, budget=1.0)
 TINY = PGConfig(envs_per_expert=2, num_updates=100)
 TRAINED = PGConfig(envs_per_expert=16, num_updates=100)
-"""What tests train: all of them compile the same program."""
+"""Settings of every training in these tests, so that all compile the same program."""
 
 
 @pytest.fixture(autouse=True)

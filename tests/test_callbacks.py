@@ -1,4 +1,4 @@
-"""What others see of a run: trackers, the live view, figures, and exported policies."""
+"""Everything that shows a run: trackers, the live view, figures, exported policies."""
 
 import importlib.util
 import io

@@ -26,7 +26,7 @@ def test_fingerprint_changes_with_any_bit_and_with_nothing_else():
 
 
 def three_updates():
-    """Of two seeds and four experts."""
+    """Metrics of two seeds and four experts."""
     fields = {name: np.zeros((2, 3)) for name in Metrics._fields}
     fields["pe_return"] = np.arange(6.0).reshape(2, 3)
     fields["expert_returns"] = np.zeros((2, 3, 4))

@@ -96,7 +96,7 @@ def test_constraint_is_counted_without_tolerance():
 
 
 class Page(HTMLParser):
-    """What a browser would load of a page, its text, and its elements."""
+    """Collects the text and elements of a page, and everything that a browser would load."""
 
     def __init__(self, text):
         super().__init__()

@@ -362,7 +362,7 @@ def test_disk_that_is_full_for_checkpoints_does_not_stop_the_training(
 def test_disk_that_is_full_stops_the_run_with_a_message(
     which, pg_run, tmp_path, monkeypatch, capfd
 ):
-    """What was saved stays, and once there is room the run ends as it would have."""
+    """Everything saved stays, and once there is room the run ends as it would have."""
     out = tmp_path / "run"
     append = metrics.MetricsFile.append
 
@@ -416,7 +416,7 @@ def test_one_process_at_a_time_writes_to_a_directory(stopped, capfd):
 
 
 def test_run_that_came_meanwhile_is_not_replaced(finished):
-    """Of two processes that start at once, the second waits for the lock and then finds a run."""
+    """If two processes start at once, the second waits for the lock and then finds a run."""
     config, task = settings_of(finished)
     with (
         pytest.raises(SettingError, match="out must not hold a run already"),

@@ -1,4 +1,4 @@
-"""What both algorithms share: metrics, labels for the optimiser, and the dual step."""
+"""Code that both algorithms use: metrics, labels for the optimiser, and the dual step."""
 
 from typing import NamedTuple
 

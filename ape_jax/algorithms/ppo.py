@@ -185,7 +185,7 @@ def make_batch(
 
 
 def loss_weights(task: Task[PPOConfig], state: PPOState, hypers: PPOHypers) -> LossWeights:
-    """How much the terms and the experts count in this update."""
+    """The weights of the terms and of the experts in this update."""
     num_experts = task.config.num_experts
     experts, observer = jnp.ones(num_experts), jnp.float32(hypers.beta)
     if state.multipliers is not None:

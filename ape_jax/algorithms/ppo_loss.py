@@ -17,10 +17,10 @@ from ape_jax.types import Params, PRNGKey
 
 
 class Steps(NamedTuple):
-    """What the loss needs of steps [N] of one policy."""
+    """Steps [N] of one policy, as the loss needs them."""
 
     observation: Shaped[Array, "N ..."]
-    """What the actor saw before it acted."""
+    """The observation before the action."""
     action: Shaped[Array, "N ..."]
     log_prob: Float[Array, " N"]
     """Log-probability of the action when it was taken."""
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class LossWeights(NamedTuple):
-    """How much each term and each expert counts in an update; no gradient flows through."""
+    """Weights of each term and each expert in an update; no gradient flows through them."""
 
     experts: Float[Array, " E"]
     """Weight of each expert's own term: 1, or λ_c / (1 + mean λ) of the constrained form."""

@@ -16,7 +16,7 @@ ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task(Generic[ConfigT]):
-    """What stays the same during a run; its type says which algorithm trains it.
+    """Everything that stays the same during a run; the type says which algorithm trains it.
 
     Tasks are compared and hashed by identity, so that one can be a static argument of ``jax.jit``.
     """

@@ -24,7 +24,7 @@ from ape_jax.types import PRNGKey, SettingError
 
 @dataclasses.dataclass(frozen=True)
 class TrapConfig:
-    """How trap ensembles are trained, and what counts as one; the defaults fit the 10 × 10 grid."""
+    """Settings of the training of trap ensembles; the defaults fit the 10 × 10 grid."""
 
     num_restarts: int = 16
     """Runs from different first logits (R); the best one by exact evaluation is kept."""
@@ -84,7 +84,7 @@ class TrapReturns(NamedTuple):
 
 
 class TrapReport(NamedTuple):
-    """What ``train`` found."""
+    """The result of ``train``."""
 
     returns: TrapReturns
     trapped: Bool[Array, ""]

@@ -17,7 +17,7 @@ from ape_jax.runs.metrics import write_text
 
 @dataclasses.dataclass(frozen=True)
 class AuditOptions:
-    """Who can clone an ensemble, and how well? Every observer against it, with intervals.
+    """Run every observer against an ensemble, and report how well each can clone it.
 
     Without RUN, all defences are made on the gridworld and audited side by side.
     """

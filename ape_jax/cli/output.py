@@ -1,4 +1,4 @@
-"""What commands share: output directories, results saved step by step, and text on the terminal."""
+"""Functions of all commands: output directories, saving step by step, text on the terminal."""
 
 import os
 import tempfile

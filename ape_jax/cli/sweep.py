@@ -16,7 +16,7 @@ from ape_jax.types import HeadName, SettingError
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions:
-    """What protection costs: train over beta and seeds at once, against two observers.
+    """Measure the cost of protection: train over beta and seeds at once, against two observers.
 
     On a finite MDP, exact training draws the frontier beside the sampled one.
     """

@@ -39,7 +39,7 @@ Settings = TypedDict("Settings", _flags(), total=False)  # type: ignore[misc]
 
 @dataclasses.dataclass(frozen=True)
 class Watch:
-    """Who watches a training."""
+    """Options for those who watch a training."""
 
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show no live view, and only warnings."""
@@ -88,10 +88,10 @@ class TrainOptions:
     """Continue the run in this directory from its newest checkpoint, with its own settings. It ends
     as if it had never been stopped."""
     keep: int = Output.keep
-    """How many of the newest checkpoints are kept, besides the best."""
+    """Number of the newest checkpoints that are kept, besides the best."""
     watch: tyro.conf.OmitArgPrefixes[Watch] = Watch()
     devices: int | None = None
-    """How many devices of each process share seeds and environments; if not given, as many as
+    """Number of devices of each process that share seeds and environments; if not given, as many as
     divide them evenly. A CPU is one device, or as many as are asked for. Another number rounds sums
     differently."""
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False

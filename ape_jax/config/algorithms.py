@@ -89,7 +89,7 @@ class _Config:
 
 @dataclasses.dataclass(frozen=True)
 class PGConfig(_Config):
-    """What shapes the program of PG-APE, the paper's policy gradient over whole episodes."""
+    """Static settings of PG-APE, the paper's policy gradient over whole episodes."""
 
     algorithm: ClassVar[AlgorithmName] = "pg"
     spreads_environments: ClassVar[bool] = True
@@ -100,14 +100,16 @@ class PGConfig(_Config):
     normalize_observations: ClassVar[bool] = False
 
     head: PGHeadName = "tabular"
+    """Kind of the expert heads: a table where observations are finite, an MLP, or a convolution."""
     observer: PGObserverName = "uniform"
+    """Observer that experts are trained against: uniform mixture, posterior, or a classifier."""
     critic: CriticForm = "separate"
     """Baselines: one critic for each term, or one shared by both (paper, Eq. 4 as printed)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(_Config):
-    """What shapes the program of PPO-APE, clipped surrogates over rollouts of fixed length."""
+    """Static settings of PPO-APE, clipped surrogates over rollouts of fixed length."""
 
     algorithm: ClassVar[AlgorithmName] = "ppo"
     spreads_environments: ClassVar[bool] = False
@@ -119,8 +121,8 @@ class PPOConfig(_Config):
     std: StdName = "constant"
     """Standard deviations of a Gaussian head: one for all states, or a function of the state."""
     constraint: ConstraintName = "multipliers"
-    """What keeps every expert at min_return: one multiplier for each (paper, Eq. 2), or a gate that
-    closes the observer's gradient to an expert whose return is too low."""
+    """Method that keeps every expert at min_return: one multiplier for each (paper, Eq. 2), or a
+    gate that closes the observer's gradient to an expert whose return is too low."""
     rollout_length: int = 128
     """Steps of every environment between two updates (T)."""
     num_epochs: int = 4
@@ -221,9 +223,9 @@ class PPOHypers(_Hypers):
     gae_lambda: float = 0.95
     """λ of generalised advantage estimation."""
     clip_eps: float = 0.2
-    """How far the probability ratio may move from 1 before the surrogate is flat (ε)."""
+    """Distance of the probability ratio from 1 beyond which the surrogate is flat (ε)."""
     value_clip_eps: float | None = None
-    """How far a critic may move from its old value before its loss is flat; None means no limit."""
+    """Distance of a critic from its old value beyond which its loss is flat; None: no limit."""
 
 
 Hypers = PGHypers | PPOHypers

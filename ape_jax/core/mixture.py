@@ -1,4 +1,4 @@
-"""What an observer who pools the experts' demonstrations sees: mixtures and their deployment.
+"""The policy of an observer who pools the experts' demonstrations: mixtures, and their deployment.
 
 Everything stays in log space. Log-probabilities of −inf (an action that a head never takes) are
 floored at a finite number, so that values and gradients stay finite.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 
 class LossInputs(NamedTuple):
-    """What the losses need of one trajectory: an entry for each step, or for several steps alike.
+    """Inputs of the losses of one trajectory: an entry for each step, or for several equal steps.
 
     ``samples.aggregate_by_state_action`` makes the latter, where states are finite.
     """
@@ -30,7 +30,7 @@ class LossInputs(NamedTuple):
     variances: Float[Array, " T"]
     """Variance of the returns that an entry stands for; zero where it is one step."""
     weights: Float[Array, " T"]
-    """How often an entry counts: steps count once up to the end of the episode, then not at all."""
+    """Weight of an entry: a step counts once up to the end of the episode, and not after it."""
 
 
 class Loss(NamedTuple):

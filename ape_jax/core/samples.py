@@ -19,7 +19,7 @@ class Samples(NamedTuple):
     variances: Float[Array, "..."] | None = None
     """Variance of the returns that a sample is the mean of; None means zero."""
     weights: Float[Array, "..."] | None = None
-    """How often a sample counts; None means once."""
+    """Weight of a sample; None means that each counts once."""
     expert: Int[Array, "..."] | None = None
     """Index of the expert that acted; None where the observer acted, or where an axis says it."""
 

@@ -11,7 +11,7 @@ class RunningStatistics(NamedTuple):
     """Mean and variance of numbers, or of each entry of vectors [F]."""
 
     size: Float[Array, ""]
-    """How many numbers or vectors they are taken over."""
+    """Number of numbers or vectors that they summarise."""
     mean: Float[Array, "*F"]
     variance: Float[Array, "*F"]
 

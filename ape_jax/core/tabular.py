@@ -84,7 +84,7 @@ def optimal_policy(mdp: FiniteMDP) -> Float[Array, "S A"]:
 
 
 def state_occupancy(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
-    """How often each state that is not terminal is expected in an episode, by H forward steps.
+    """Expected visits of each state that is not terminal in an episode, by H forward steps.
 
         d(s) = E Σ_{t<H} 1{s_t = s, s_t not terminal}
 

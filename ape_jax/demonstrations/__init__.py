@@ -1,1 +1,1 @@
-"""What observers see of an ensemble: sampled, on disk, and in other libraries' formats."""
+"""Demonstrations of an ensemble: sampled, on disk, and in the formats of other libraries."""

@@ -22,7 +22,7 @@ class Demonstrations(NamedTuple):
     """Pooled steps of an ensemble, episode after episode."""
 
     observation: Shaped[Array, "N ..."]
-    """What the actor saw before it acted."""
+    """The observation before the action."""
     action: Shaped[Array, "N ..."]
     """The action as the environment was given it."""
     reward: Float[Array, " N"]

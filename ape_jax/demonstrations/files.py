@@ -28,11 +28,11 @@ ENV_PARAM = "env_param"
 _REQUIRED = ("format_version", "env_id", *Demonstrations._fields)
 _DAMAGE: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, SyntaxError)
 _DAMAGE += (RuntimeError, MemoryError, EOFError, zipfile.BadZipFile, zlib.error, struct.error)
-"""What NumPy and zipfile raise on damaged files."""
+"""Errors that NumPy and zipfile raise on damaged files."""
 
 
 class DemonstrationFile(NamedTuple):
-    """What a file holds."""
+    """The content of a file."""
 
     env_id: str
     demonstrations: Demonstrations

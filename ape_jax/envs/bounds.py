@@ -1,4 +1,4 @@
-"""What an episode can pay at most, where that is known."""
+"""The highest return that an episode can have, where it is known."""
 
 from collections.abc import Callable
 from typing import Any

@@ -174,7 +174,7 @@ class _Running(NamedTuple):
 
 
 def _prepare(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World):
-    """What ``jax.lax.scan`` needs for one episode of each key: step, start and random draws [T, …].
+    """Arguments of ``jax.lax.scan`` for one episode of each key: step, start, random draws [T, …].
 
     The step holds the episodes that have ended.
     """
@@ -234,7 +234,7 @@ def start_streams(keys: Key[Array, " N"], world: World) -> EnvLoopState:
 
 
 class Rollout(NamedTuple):
-    """What a rollout brings besides its transitions [T, N]."""
+    """Returns and log-probabilities of a rollout, beside its transitions [T, N]."""
 
     episode_return: Float[Array, "T N"]
     """Undiscounted return of the episode up to and including this step."""

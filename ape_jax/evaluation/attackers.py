@@ -27,7 +27,7 @@ from ape_jax.types import Params, PRNGKey, SettingError
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much observers see and compute. Hashable."""
+    """Amounts of data and computation that observers get. Hashable."""
 
     num_steps: int = 1_000_000
     curve_steps: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -63,7 +63,7 @@ QUICK = Effort(
 
 
 class Setting(NamedTuple):
-    """What an observer is made from."""
+    """Everything that an observer is made from."""
 
     task: Task
     effort: Effort
@@ -75,7 +75,7 @@ class Attacker(NamedTuple):
     """An observer as the audit runs it."""
 
     sees: Callable[[Effort], str]
-    """What it is allowed to see, in a few words."""
+    """Description of the data that it is allowed to see."""
     make: Callable[[Setting], Observer]
     needs_experts: bool = False
     """Whether it looks inside the ensemble, or asks it."""

@@ -10,7 +10,7 @@ ALL = "all"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditSettings:
-    """What is asked of an audit."""
+    """Settings of an audit."""
 
     observers: str = ALL
     """Names of observers, with commas between them."""
@@ -28,7 +28,7 @@ class AuditSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AuditRow:
-    """What one observer's clone of one ensemble gets, in one way of deploying it."""
+    """The result of one observer's clone of one ensemble, in one way of deploying it."""
 
     defence: str
     observer: str

@@ -48,11 +48,11 @@ class Ensemble(NamedTuple):
     heads: Params
     """Parameters [K, E, …]; None where there are demonstrations only."""
     facts: dict[str, tuple[bool, ...]] = {}  # noqa: RUF012  Never changed.
-    """What else is known of each seed: fields of ``Defence``."""
+    """Further facts about each seed, as fields of ``Defence``."""
 
 
 class Setting(NamedTuple):
-    """What defences are made for."""
+    """The environment, settings and seeds that defences are made for."""
 
     task: Task
     config: TrainConfig
@@ -79,7 +79,7 @@ def prepare(
     progress: ProgressFn = ignore_progress,
     world: World | None = None,
 ) -> Setting:
-    """What defences are made for, with nothing made yet.
+    """A ``Setting`` in which no defence has been made yet.
 
     The world is the environment itself, where it is not the one that ``config`` names.
     """
@@ -134,7 +134,7 @@ def adopt(setting: Setting, name: str, networks: Networks, heads: Params) -> Ens
 
 
 def label_of(name: str) -> str:
-    """What people call an ensemble."""
+    """The readable name of an ensemble."""
     return DEFENCES[name].label if name in DEFENCES else name
 
 

@@ -1,4 +1,4 @@
-"""What the clone of one observer gets, in every way of deploying it."""
+"""The results of one observer's clone, in every way of deploying it."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ MIN_MODE_SHARE = 0.02
 
 
 class Outcome(NamedTuple):
-    """What one deployment of a clone achieves."""
+    """The result of one deployment of a clone."""
 
     clone_return: Float[Array, "..."]
     agreement: Float[Array, "..."]

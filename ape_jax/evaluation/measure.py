@@ -1,4 +1,4 @@
-"""What an audit measures of every seed: the ensemble itself, and the clone of each observer.
+"""Measurements of every seed in an audit: the ensemble itself, and the clone of each observer.
 
 The functions take arrays with a leading axis K, one entry for each seed, and are jitted. The task,
 the effort and the name of the observer are static.
@@ -125,7 +125,7 @@ def attack(
     shown: Demonstrations,
     held_out: Demonstrations,
 ) -> dict[str, Outcome]:
-    """What one observer's clone gets of every seed's ensemble.
+    """Run one observer against every seed's ensemble, and score its clone.
 
     Args:
       task: environment, time limit and networks.

@@ -1,4 +1,4 @@
-"""How far a long computation is, and training that reports it."""
+"""Progress of a long computation, and a training that reports it."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,10 +16,10 @@ from ape_jax.training.trainer import Trainer
 
 
 class Progress(NamedTuple):
-    """How far a long computation is."""
+    """The progress of a long computation."""
 
     task: str
-    """What is computed; each task gets its own progress bar."""
+    """Name of the computation; each name gets its own progress bar."""
     done: int
     total: int | None
     """None where it is not known yet."""

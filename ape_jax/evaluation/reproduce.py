@@ -44,7 +44,7 @@ experts, or this clone, return; so they hold no further result."""
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How much to compute."""
+    """Amounts of data and computation of a reproduction."""
 
     seeds: int = 10
     first_seed: int = 0
@@ -88,7 +88,7 @@ class Table1:
     wall_seconds: float
     rows: tuple[Table1Row, ...]
     paper: dict[str, dict[str, float]]
-    """What the paper prints, by row."""
+    """The numbers that the paper prints, by row."""
 
 
 class Trained(NamedTuple):

@@ -1,4 +1,4 @@
-"""What an audit can be made of: a run, a file of demonstrations, a task, or all defences."""
+"""The subjects of an audit: a run, a file of demonstrations, a task, or all defences."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Given(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is audited."""
+    """The ensembles that are audited, and what they need."""
 
     env: str
     task: Task

@@ -26,7 +26,7 @@ from ape_jax.training.trainer import EVALUATE, RANDOM, seed_keys
 from ape_jax.types import Params, PRNGKey, SettingError
 
 VARIANTS = ("ensemble", "beta0", "single")
-"""What is trained: the preset, the same without an observer, the same with one expert."""
+"""The trainings of a row: the preset, the same without an observer, the same with one expert."""
 
 Presets = str | Sequence[str] | Mapping[str, RunConfig] | None
 """Names of presets or environments, or settings by name; None stands for all presets."""
@@ -34,7 +34,7 @@ Presets = str | Sequence[str] | Mapping[str, RunConfig] | None
 
 @dataclasses.dataclass(frozen=True)
 class SuiteEffort:
-    """How much is measured. Hashable."""
+    """Amounts of data and computation of the measurements. Hashable."""
 
     num_steps: int = 256_000
     fit_updates: int = 1000

@@ -1,4 +1,4 @@
-"""What a finished run says of its ensembles: the content of ``summary.json``."""
+"""The evaluation of a finished run: the content of ``summary.json``."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ class Summary:
     """Standard deviation of a random policy's return over episodes."""
     dead_experts: tuple[tuple[bool, ...], ...]
     evaluation: str
-    """How returns were evaluated: ``exact``, or on how many episodes."""
+    """``exact``, or the number of episodes behind each return."""
     num_updates: int
     fingerprint: str
     min_return: float | None = dataclasses.field(default=None, metadata=OPTIONAL)

@@ -41,7 +41,7 @@ def count(
     num_states: int,
     num_actions: int,
 ) -> Float[Array, "S A"]:
-    """How often each action was taken in each state; a step counts once where weights are None."""
+    """Counts of each action in each state; each step counts once where weights are None."""
     pair = demonstrations.observation * num_actions + demonstrations.action
     counts = jnp.bincount(pair, weights, length=num_states * num_actions)
     return counts.reshape(num_states, num_actions).astype(jnp.float32)

@@ -30,7 +30,7 @@ class Dagger:
     heads: Params
     """Parameters of the experts, stacked [E, …]."""
     cloning: TabularCloning | BehaviourCloning
-    """How each round fits what has been gathered."""
+    """The observer that fits the data of each round."""
     num_rounds: int = 9
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy | HeadPolicy:

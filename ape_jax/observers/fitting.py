@@ -1,4 +1,4 @@
-"""What every fitted observer shares: held-out episodes, and Adam that stops where it was best."""
+"""Fitting of observers: held-out episodes, and Adam that stops where it was best."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from ape_jax.networks import with_statistics
 from ape_jax.types import Params, PRNGKey
 
 NUM_CHECKS = 20
-"""How often the held-out loss is computed during one fit."""
+"""Number of times that one fit computes the held-out loss."""
 
 
 def held_out(demonstrations: Demonstrations) -> Bool[Array, "..."]:
@@ -52,7 +52,7 @@ def standardize(params: Params, demonstrations: Demonstrations) -> Params:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """How long and how fast an observer trains its network, by Adam with early stopping."""
+    """Settings with which an observer trains its network, by Adam with early stopping."""
 
     num_updates: int = 2000
     """Steps of Adam, rounded up to a multiple of ``NUM_CHECKS``."""

@@ -23,7 +23,7 @@ HEADER = ["observer", "deployed", "sees", "clone return", "share", "agreement"]
 NARROW_HEADER = HEADER[:-1]
 """Columns on the terminal, for eighty characters."""
 TEXT_COLUMNS = 3
-"""How many columns, from the left, hold text."""
+"""Number of columns, from the left, that hold text."""
 
 
 def wide_cells(row: AuditRow) -> list[str]:
@@ -45,7 +45,7 @@ def name_of(row: AuditRow) -> str:
 
 
 def defence_facts(defence: Defence) -> str:
-    """What is known of the ensemble itself, in a line."""
+    """A line with the numbers of the ensemble itself."""
     known = {
         "PE": defence.pe_return,
         "worst expert": defence.worst_expert,

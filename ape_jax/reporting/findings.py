@@ -1,4 +1,4 @@
-"""What the numbers of a run and of its audit say, in plain sentences that name the observer."""
+"""Findings from the numbers of a run and its audit, in plain sentences that name the observer."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ class Finding(NamedTuple):
 
     claim: str
     detail: str
-    """What the claim rests on."""
+    """The numbers and conditions behind the claim."""
 
 
 def find(config: RunConfig, summary: Summary, audit: Audit | None) -> list[Finding]:
@@ -49,7 +49,7 @@ def find(config: RunConfig, summary: Summary, audit: Audit | None) -> list[Findi
 
 
 def statement(config: RunConfig) -> str:
-    """What was trained, in a sentence."""
+    """A sentence that says how the run was trained."""
     train, hypers = config.train, config.hypers
     observers = {
         "none": "without an observer",

@@ -35,7 +35,7 @@ STYLE: dict[str, Any] = {
 
 
 class Sources(NamedTuple):
-    """What a report is made of."""
+    """Everything that a report is made of."""
 
     name: str
     task: Task
@@ -58,7 +58,7 @@ class Cell(NamedTuple):
 
     text: str
     value: float | str | None
-    """What the table is sorted by; None comes last."""
+    """Value by which the table is sorted; None comes last."""
 
 
 def render(sources: Sources) -> str:
@@ -96,7 +96,7 @@ def render(sources: Sources) -> str:
 
 
 def key_numbers(summary: Summary, audit: Audit | None) -> list[tuple[str, str]]:
-    """Who acts, and the return with its interval."""
+    """Names of those who act, and their returns with intervals."""
     found = {
         "ensemble (PE)": Interval.bootstrap(summary.pe_return.array),
         "experts, greedy": Interval.bootstrap(summary.greedy_experts.array.mean(axis=1)),

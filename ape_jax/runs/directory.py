@@ -40,7 +40,7 @@ class Output:
     resume: bool = False
     """Whether the run that is already there is continued."""
     keep: int = 3
-    """How many of the newest checkpoints are kept, besides the best."""
+    """Number of the newest checkpoints that are kept, besides the best."""
 
     def __post_init__(self):
         if self.keep < 1:

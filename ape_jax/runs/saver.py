@@ -59,7 +59,7 @@ class Saver:
 
 
 def score_of(metrics: Metrics, config: RunConfig) -> list[float]:
-    """How good a chunk is. Scores compare as lists do: first the constraint, then the objective.
+    """The score of a chunk. Scores compare as lists do: first the constraint, then the objective.
 
     The constraint is min(0, return of the worst expert − min_return). The objective is
     J(PE) − β J(π_o), or −J(π_o) with a ``min_return``. Both are means over those seeds and updates

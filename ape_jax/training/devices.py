@@ -20,11 +20,11 @@ SEEDS, ENVIRONMENTS = "seeds", "environments"
 one seed's environments and average their gradients."""
 
 CONNECT_SECONDS = 30
-"""How long a process waits for process 0 at the start."""
+"""Time that a process waits for process 0 at the start."""
 HEARTBEAT_SECONDS = 10
-"""How long a process may be silent before it counts as lost."""
+"""Time after which a silent process counts as lost."""
 SHUTDOWN_SECONDS = 300
-"""How long processes wait at the end for process 0, which saves the run."""
+"""Time that processes wait at the end for process 0, which saves the run."""
 
 
 def make_mesh(
@@ -61,7 +61,7 @@ def make_mesh(
 
 
 class Cluster(NamedTuple):
-    """How a process finds the others of its run; ``jax.distributed`` detects what is None."""
+    """Addresses with which a process finds the others; ``jax.distributed`` detects what is None."""
 
     coordinator: str | None = None
     """Address host:port of process 0."""

@@ -30,7 +30,7 @@ WARM_UPS = 3
 
 
 class Statistics(NamedTuple):
-    """What the losses need of the episodes of P = E + 1 policies; the observer's is the last."""
+    """Inputs of the losses from episodes of P = E + 1 policies; the observer is the last one."""
 
     counts: Tensor
     """Live steps [P, S, A] that took the action in the cell."""

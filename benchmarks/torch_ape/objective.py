@@ -1,4 +1,4 @@
-"""What both versions share: the parts of the loss, and the settings that they cover."""
+"""Code of both versions: the parts of the loss, and the settings that they cover."""
 
 import math
 from typing import NamedTuple

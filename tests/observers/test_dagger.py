@@ -47,7 +47,7 @@ def test_dagger_learns_what_experts_would_do_where_they_never_go(small_task, sma
 
 
 def test_answers_weigh_the_experts_evenly(small_task, small_mdp, random_policies):
-    """What DAgger asks for shows the uniform mixture, where demonstrations show the posterior."""
+    """DAgger's answers show the uniform mixture, where demonstrations show the posterior."""
     policies = jnp.stack([random_policies[0], tabular.optimal_policy(small_mdp)])
     ours = ask(small_task, policies)
     alive = np.asarray(~small_mdp.terminal)
