@@ -100,9 +100,7 @@ class PGConfig(_Config):
     normalize_observations: ClassVar[bool] = False
 
     head: PGHeadName = "tabular"
-    """Kind of the expert heads: a table where observations are finite, an MLP, or a convolution."""
     observer: PGObserverName = "uniform"
-    """Observer that experts are trained against: uniform mixture, posterior, or a classifier."""
     critic: CriticForm = "separate"
     """Baselines: one critic for each term, or one shared by both (paper, Eq. 4 as printed)."""
 
