@@ -83,7 +83,7 @@ class Trainer:
           SettingError: seeds or environments do not divide over the devices.
         """
         config = self.task.config
-        mesh = make_mesh(self.task.config, len(keys), self.devices)
+        mesh = make_mesh(config, len(keys), self.devices)
         size = f"{len(keys)} seed(s) x {config.num_experts} x {config.envs_per_expert} environments"
         kind = mesh.devices.flat[0].device_kind
         log.info("%s: %s on %d x %s", config.env, size, mesh.size, kind)
