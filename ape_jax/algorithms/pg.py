@@ -126,10 +126,10 @@ def collect_batch(
 
     Where the world has tables, no step is recorded.
     """
-    networks = task.networks
-    if task.world.moves is None or task.observer_reward is not None:
+    networks, num_states = task.networks, task.networks.num_states
+    if num_states is None or task.world.moves is None or task.observer_reward is not None:
         experts, observer = collect(task, params, log_weights, hypers, keys, axis_name)
-        if networks.num_states is None:
+        if num_states is None:
             return Batch(
                 experts,
                 observer,
@@ -137,17 +137,15 @@ def collect_batch(
                 observer_return=jnp.mean(jnp.sum(observer.reward, axis=0)),
                 length=jnp.mean(jnp.sum(experts.mask, axis=0, dtype=jnp.float32)),
             )
-        sizes = hypers.gamma, networks.num_states, networks.num_actions
-        own = visits.of_episodes(experts, *sizes)
-        others = visits.of_episodes(jax.tree.map(lambda x: x[:, None], observer), *sizes)
-        others = jax.tree.map(lambda x: x[0], others)
+        own = visits.of_episodes(experts, hypers.gamma, num_states, networks.num_actions)
+        others = visits.of_one_policy(observer, hypers.gamma, num_states, networks.num_actions)
     else:
         acts = observer_policy(networks, params.heads, log_weights, hypers.temperature)
-        clone = tabulate(acts, networks.num_states).table.log_probs
+        clone = tabulate(acts, num_states).table.log_probs
         policies = jnp.append(networks.tabulate_experts(params.heads), clone[None], axis=0)
-        block_keys = (episode_keys(key, task.config, axis_name) for key in keys)
+        expert_keys, observer_keys = (episode_keys(key, task.config, axis_name) for key in keys)
         own, others = tables.ensemble_visits(
-            *block_keys, jnp.exp(policies), task.world, hypers.gamma
+            expert_keys, observer_keys, jnp.exp(policies), task.world, hypers.gamma
         )
     length = jnp.mean(own.lengths())
     return Batch(own, others, own.undiscounted, others.undiscounted, length)

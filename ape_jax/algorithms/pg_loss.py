@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Shaped
 
 from ape_jax.config import PGHypers
 from ape_jax.core import objective, visits
-from ape_jax.core.distributions import HeadDistribution
 from ape_jax.core.samples import every_step
 from ape_jax.core.visits import Visits
 from ape_jax.networks import EnsembleParams, Networks, observer_policy
@@ -105,30 +104,35 @@ def expert_axis(experts: Episodes) -> int:
 
 def loss_inputs(
     networks: Networks,
-    policy: Callable[[Shaped[Array, "..."]], HeadDistribution],
+    policy: Callable,
     values: Callable[[Shaped[Array, "..."]], Float[Array, " V"]],
     episodes: Episodes,
     gamma: Float[Array, ""] | float,
 ) -> objective.LossInputs:
     """Inputs of the losses, [T, N], for one policy and its critics.
 
+    The policy maps an observation to the categorical distribution of the action.
     Where states are finite they are one trajectory [S A, 1] of all pairs of state and action, in
     which nothing has to be looked up.
     """
-    if networks.num_states is None:
-        return _inputs_of_steps(policy, values, episodes, gamma)
-    return _inputs_of_tables(networks, policy, values, _visits_of(networks, episodes, gamma))
+    if networks.num_states is not None:
+        return _inputs_of_tables(networks, policy, values, _visits_of(networks, episodes, gamma))
+    assert isinstance(episodes, Transition)
 
-
-def _inputs_of_steps(policy, values, episodes: Transition, gamma) -> objective.LossInputs:
     def at_step(observation, action):
         distribution = policy(observation)
         return distribution.log_prob(action), distribution.entropy(), values(observation)
 
-    steps = every_step(episodes, gamma)
-    log_probs, entropies, columns = jax.vmap(jax.vmap(at_step))(steps.observation, steps.action)
+    log_probs, entropies, columns = jax.vmap(jax.vmap(at_step))(
+        episodes.observation, episodes.action
+    )
     return objective.LossInputs(
-        log_probs, columns, entropies, steps.returns, steps.variances, steps.weights
+        log_probs=log_probs,
+        values=columns,
+        entropies=entropies,
+        returns=every_step(episodes, gamma).returns,
+        variances=jnp.zeros_like(episodes.reward),
+        weights=episodes.mask.astype(jnp.float32),
     )
 
 
@@ -154,6 +158,5 @@ def _inputs_of_tables(networks, policy, values, pairs: Visits) -> objective.Loss
 def _visits_of(networks: Networks, episodes: Episodes, gamma) -> Visits:
     if isinstance(episodes, Visits):
         return episodes
-    one_block = jax.tree.map(lambda x: x[:, None], episodes)
-    sizes = networks.num_states, networks.num_actions
-    return jax.tree.map(lambda x: x[0], visits.of_episodes(one_block, gamma, *sizes))
+    assert networks.num_states is not None
+    return visits.of_one_policy(episodes, gamma, networks.num_states, networks.num_actions)

@@ -45,7 +45,8 @@ def ensemble_visits(
       gamma: γ of the returns. With lanes, as on a CPU, they can be differentiated in γ in forward
         mode only.
     """
-    assert world.moves is not None
+    moves = world.moves
+    assert moves is not None
     num_experts, block = expert_keys.shape
     # Episodes of the observer are the longest, and begin first.
     keys = jnp.concatenate([observer_keys, expert_keys])
@@ -53,17 +54,21 @@ def ensemble_visits(
     states, words = _start(keys, world)
     thresholds = _thresholds(policies)
     if platform.forms().lanes:
-        sums = _sums_by_lanes(states, words, acting, thresholds, world, gamma)
+        sums = _sums_by_lanes(states, words, acting, thresholds, moves, world.horizon, gamma)
         experts, observer = sums[:, :-1], sums[:, -1]
     else:
-        sums = _sums_by_blocks(states, words, thresholds[acting], world, gamma)
+        sums = _sums_by_blocks(states, words, thresholds[acting], moves, world.horizon, gamma)
         experts, observer = sums[:, num_experts:], jnp.sum(sums[:, :num_experts], axis=1)
 
     def averaged(sums, num_episodes) -> Visits:
         counts = sums[0] / num_episodes
-        rewards = jnp.broadcast_to(world.moves.reward, counts.shape)
-        undiscounted = jnp.sum(counts * rewards, axis=(-2, -1))
-        return Visits(counts, *(sums[1:] / num_episodes), undiscounted)
+        rewards = jnp.broadcast_to(moves.reward, counts.shape)
+        return Visits(
+            counts=counts,
+            returns=sums[1] / num_episodes,
+            squares=sums[2] / num_episodes,
+            undiscounted=jnp.sum(counts * rewards, axis=(-2, -1)),
+        )
 
     return averaged(experts, block), averaged(observer, num_experts * block)
 
@@ -92,13 +97,13 @@ def _sums_by_blocks(
     states: Int[Array, "G B"],
     words: Words,
     thresholds: Int[Array, "G S cuts"],
-    world: World,
+    moves: Moves,
+    horizon: int,
     gamma: Float[Array, ""] | float,
 ) -> Float[Array, "3 G S A"]:
     """Sums of 1, R and R² of all episodes side by side, each from its start to the time limit."""
-    moves = world.moves
     num_states, num_actions = moves.reward.shape
-    one_hot, horizon = platform.forms().one_hot, world.horizon
+    one_hot = platform.forms().one_hot
     code, groups = _moves_code(moves), jnp.arange(len(states), dtype=jnp.int32)[:, None]
     rewards = jnp.asarray(moves.reward)
     if one_hot:
@@ -162,7 +167,8 @@ def _sums_by_lanes(
     words: Words,
     acting: Int[Array, " G"],
     thresholds: Int[Array, "P S cuts"],
-    world: World,
+    moves: Moves,
+    horizon: int,
     gamma: Float[Array, ""] | float,
 ) -> Float[Array, "3 P S A"]:
     """Sums of 1, R and R², with fewer lanes than episodes.
@@ -171,12 +177,11 @@ def _sums_by_lanes(
     ends with the last episode. The results are those of ``_sums_by_blocks`` up to the rounding of
     sums, because the random numbers belong to the episodes.
     """
-    num_policies, num_states, _ = thresholds.shape
-    num_actions, horizon = thresholds.shape[2] + 1, world.horizon
+    num_policies, num_states, num_actions = len(thresholds), *moves.reward.shape
     num_pairs = num_policies * num_states * num_actions
     first = jnp.arange(num_policies, dtype=jnp.int32)[:, None, None] * num_states * 2
-    after = (_moves_code(world.moves)[None] + first).reshape(-1)
-    rewards = jnp.tile(jnp.asarray(world.moves.reward).reshape(-1), num_policies)
+    after = (_moves_code(moves)[None] + first).reshape(-1)
+    rewards = jnp.tile(jnp.asarray(moves.reward).reshape(-1), num_policies)
     # Of a lane that has nothing left to do, the pair is one too many, and pays nothing.
     rewards = jnp.append(rewards, 0.0)
     thresholds = thresholds.reshape(-1, num_actions - 1)
