@@ -102,10 +102,10 @@ def _sums_by_blocks(
     gamma: Float[Array, ""] | float,
 ) -> Float[Array, "3 G S A"]:
     """Sums of 1, R and R² of all episodes side by side, each from its start to the time limit."""
-    num_states, num_actions = moves.reward.shape
+    num_actions = moves.reward.shape[1]
     one_hot = platform.forms().one_hot
     code, groups = _moves_code(moves), jnp.arange(len(states), dtype=jnp.int32)[:, None]
-    rewards = jnp.asarray(moves.reward)
+    columns = jnp.moveaxis(thresholds, -1, 0)
     if one_hot:
         looked_up = jnp.concatenate(
             [thresholds, jnp.broadcast_to(code, (len(states), *code.shape))], axis=-1
@@ -119,31 +119,36 @@ def _sums_by_blocks(
             chosen = jax.nn.one_hot(actions, num_actions, dtype=jnp.int32)
             after = jnp.sum(chosen * rows[..., num_actions - 1 :], axis=-1)
         else:
-            actions = _first_above(thresholds[groups, states], number)
+            # Not one look-up of rows and a sum over them, because a GPU starts a kernel for each.
+            not_above = [column[groups, states] <= number for column in columns]
+            actions = sum(x.astype(jnp.int32) for x in not_above)
             after = code[states, actions]
-        now = (states, actions, live)
-        return (jnp.where(live, after >> 1, states), live & (after % 2 == 0)), now
+        record = (states * num_actions + actions) * 2 + live
+        return (jnp.where(live, after >> 1, states), live & (after % 2 == 0)), record
 
-    def steps_of_block(lane, bits):
+    def several_steps(lane, bits):
+        """As many steps as there are numbers, written out, because each is a kernel on a GPU."""
         records = []
-        for word in bits:
-            for number in (word & 0xFFFF, word >> 16):
-                lane, now = step(lane, number.astype(jnp.int32))
-                records.append(now)
-        return lane, jax.tree.map(lambda *x: jnp.stack(x), *records)
+        for words in zip(*bits, strict=True):
+            for word in words:
+                for number in (word & 0xFFFF, word >> 16):
+                    lane, record = step(lane, number.astype(jnp.int32))
+                    records.append(record)
+        return lane, jnp.stack(records)
 
-    num_blocks = -(-horizon // NUMBERS_PER_BLOCK)
-    counters = jax.lax.broadcasted_iota(jnp.uint32, (num_blocks, *states.shape), 0)
-    bits = random.sixteen_bits(
-        jax.tree.map(lambda x: jnp.broadcast_to(x, counters.shape), words), counters
-    )
+    at_once = -(-platform.forms().unroll // NUMBERS_PER_BLOCK)
+    shape = (-(-horizon // (at_once * NUMBERS_PER_BLOCK)), at_once, *states.shape)
+    counters = jnp.arange(shape[0] * at_once, dtype=jnp.uint32).reshape(*shape[:2], 1, 1)
+    counters = jnp.broadcast_to(counters, shape)
+    bits = random.sixteen_bits(jax.tree.map(lambda x: jnp.broadcast_to(x, shape), words), counters)
     start = (states, jnp.ones(states.shape, bool))
-    unroll = -(-platform.forms().unroll // NUMBERS_PER_BLOCK)
-    _, records = jax.lax.scan(steps_of_block, start, bits, unroll=unroll)
-    states, actions, live = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:horizon], records)
-    earned = jnp.where(live, rewards[states, actions], 0.0)
+    _, records = jax.lax.scan(several_steps, start, bits)
+    records = records.reshape(-1, *states.shape)[:horizon]
+    pairs, live = records >> 1, records % 2 == 1
+    earned = jnp.where(live, jnp.asarray(moves.reward).reshape(-1)[pairs], 0.0)
     returns = discounted_returns(earned, jnp.full_like(earned, gamma))
-    return jnp.stack(count(states, actions, returns, live, num_states, num_actions))
+    sums = count(pairs // num_actions, pairs % num_actions, returns, live, *moves.reward.shape)
+    return jnp.stack(sums)
 
 
 def _first_above(rows: Int[Array, "... cuts"], number: Int[Array, "..."]) -> Int[Array, "..."]:
