@@ -47,7 +47,7 @@ class FiniteMDP:
 
     def mean_over_starts(self, values: Float[Array, "*batch S"]) -> Float[Array, "*batch"]:
         """Mean of a quantity of states over the distribution of the first state."""
-        return exact_einsum("...s,s->...", values, self.start)
+        return exact_einsum("s,...s->...", self.start, values)
 
 
 def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
