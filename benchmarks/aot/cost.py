@@ -40,43 +40,45 @@ class Cost(NamedTuple):
     """Operations that are started."""
     bytes: int
     """Bytes that operations read and write in the main memory."""
-    cycles: int | None
-    """Cycles by the compiler's estimate; None on a GPU."""
     seconds: float
     """Kernels one after another on a GPU; cycles by the clock on a TPU."""
     collectives: list[dict]
     """Messages between devices: kind, bytes and count."""
+    cycles: int | None = None
+    """Cycles of a TPU: of each operation its estimate or its schedule, whichever is longer."""
+    estimated_cycles: int | None = None
+    scheduled_cycles: int | None = None
 
 
 def of_gpu(module: Module, bandwidth: float) -> Cost:
     """Each kernel takes the time of its launch or of its bytes, whichever is longer."""
     kernels, total, seconds = 0, 0, 0.0
-    executed = module.executed()
-    for execution in executed:
+    for execution in module.executed:
         count = _launches(module, execution.operation)
         nbytes = _traffic(module, execution)
         kernels += execution.times * count
         total += execution.times * nbytes
         seconds += execution.times * max(count * LAUNCH_SECONDS, nbytes / bandwidth)
-    return Cost(kernels, total, None, seconds, _collectives(executed))
+    return Cost(kernels, total, seconds, _collectives(module.executed))
 
 
-def of_tpu(module: Module, clock: float, scheduled: dict[str, int] | None = None) -> Cost:
+def of_tpu(module: Module, clock: float, scheduled: dict[str, int]) -> Cost:
     """Each operation takes its estimate or its schedule, whichever is longer.
 
     ``scheduled`` holds the lengths of schedules by the names of operations.
     """
-    kernels, total, cycles = 0, 0, 0
-    executed = module.executed()
-    for execution in executed:
+    kernels, total, cycles = 0, 0, [0, 0, 0]
+    for execution in module.executed:
         operation = execution.operation
         estimate = operation.number("estimated_cycles") or 0
         # Operations on single numbers without an estimate run beside the others.
         if estimate or operation.opcode in ("fusion", "custom-call", "gather", "scatter", "sort"):
             kernels += execution.times
             total += execution.times * _traffic(module, execution)
-        cycles += execution.times * max(estimate, (scheduled or {}).get(operation.name, 0))
-    return Cost(kernels, total, cycles, cycles / clock, _collectives(executed))
+        length = scheduled.get(operation.name, 0)
+        for place, number in enumerate((max(estimate, length), estimate, length)):
+            cycles[place] += execution.times * number
+    return Cost(kernels, total, cycles[0] / clock, _collectives(module.executed), *cycles)
 
 
 def _collectives(executed: list[Execution]) -> list[dict]:

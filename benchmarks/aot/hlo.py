@@ -10,7 +10,7 @@ import functools
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 BYTES = {"pred": 1, "token": 0, "opaque": 0, "bf16": 2, "f16": 2, "c64": 8, "c128": 16}
 """Bytes of an element, where the digits of its type do not say how many."""
@@ -119,8 +119,8 @@ class TripCount(NamedTuple):
     """How often the body of a loop runs."""
 
     count: int
-    kind: str
-    """``known``; ``bound`` where the loop may also end earlier; ``unknown``, counted once."""
+    kind: Literal["known", "bound", "unknown"]
+    """A bound where the loop may also end earlier; an unknown loop is counted once."""
 
 
 class Execution(NamedTuple):
@@ -140,7 +140,6 @@ class Module:
         """Read the text of ``jax.stages.Compiled.as_text``."""
         self.computations: dict[str, Computation] = {}
         self.loops: dict[str, TripCount] = {}
-        """Loops that ``executed`` has met."""
         self.entry = ""
         name, operations = "", {}
         for line in text.splitlines():
@@ -152,14 +151,12 @@ class Module:
                 self.computations[name] = Computation(name, operations)
             elif (operation := _operation(line)) is not None:
                 operations[operation.name] = operation
+        self.executed = list(self._executed(self.computations[self.entry], 1, ()))
+        """All operations of the program, except for those inside fused ones."""
 
     def loops_of_kind(self, kind: str) -> dict[str, int]:
         """The loops whose trip counts are of a kind, and the counts."""
         return {name: trips.count for name, trips in self.loops.items() if trips.kind == kind}
-
-    def executed(self) -> list[Execution]:
-        """All operations of the program, except for those inside fused ones."""
-        return list(self._executed(self.computations[self.entry], 1, ()))
 
     def _executed(
         self, computation: Computation, times: int, loops: tuple[str, ...]
@@ -187,10 +184,31 @@ class Module:
             else:
                 yield Execution(operation, computation, times, loops)
 
+    def signature(self, operation: Operation, computation: Computation) -> tuple:
+        """What an operation computes, without names: equal for operations with equal code."""
+        inside = operation.called("calls")
+        steps: tuple = ()
+        if inside is not None:
+            called = self.computations[inside]
+            numbers = {name: number for number, name in enumerate(called.operations)}
+            steps = tuple(
+                (
+                    x.shape,
+                    x.opcode,
+                    tuple(numbers[name] for name in x.operands),
+                    x.arguments if x.opcode in ("parameter", "constant") else "",
+                    _plain(x.attributes),
+                )
+                for x in called.operations.values()
+            )
+        shapes = tuple(computation.operations[name].shape for name in operation.operands)
+        return operation.opcode, operation.shape, shapes, _plain(operation.attributes), steps
+
     def trip_count(self, loop: Operation, computation: Computation) -> TripCount:
         """How often a loop's body runs: as the compiler says, or as its condition compares.
 
-        A condition that also asks something else ends the loop at the bound or earlier.
+        A condition that also asks something else ends the loop at the bound or earlier. A counter
+        whose start is not a constant is taken to start at 0.
         """
         known = re.search(r'known_trip_count"?[=:]\{"n":"(\d+)"', loop.attributes)
         if known:
@@ -198,24 +216,29 @@ class Module:
         condition = self.computations[loop.called("condition") or ""]
         body = self.computations[loop.called("body") or ""]
 
-        def start(value):
-            if not isinstance(value, Element):
-                return value
-            init = computation.operations[loop.operands[0]]
-            return self._element(computation, init, value.index, None)
+        def at_start(value: int | Element | None) -> int | None:
+            if isinstance(value, Element):
+                init = computation.operations[loop.operands[0]]
+                value = self._element(computation, init, value.index, None)
+            return value if isinstance(value, int) else None
 
-        counts, alone = [], condition.root.opcode != "and"
+        root = condition.root
+        while root.opcode == "fusion":
+            root = self.computations[root.called("calls") or ""].root
+        is_certain = root.opcode == "compare"
+        counts = []
         for left, right, direction in self._comparisons(condition, condition.root, None):
-            if not isinstance(left, Element):
-                left, right = right, left
-            first, bound = start(left), start(right)
-            if isinstance(left, Element) and isinstance(first, int) and isinstance(bound, int):
-                step = self._step(body, left) or 1
-                distance = abs(bound - first) + _COMPARED.get(direction, 0)
-                counts.append(-(-distance // abs(step)))
+            counter, other = (left, right) if isinstance(left, Element) else (right, left)
+            bound = at_start(other)
+            if isinstance(counter, Element) and bound is not None:
+                start = at_start(counter)
+                is_certain &= start is not None
+                step = abs(self._step(body, counter) or 1)
+                distance = abs(bound - (start or 0)) + _COMPARED.get(direction, 0)
+                counts.append(-(-distance // step))
         if not counts:
             return TripCount(1, "unknown")
-        return TripCount(min(counts), "known" if alone and len(counts) == 1 else "bound")
+        return TripCount(min(counts), "known" if is_certain else "bound")
 
     def _comparisons(self, computation: Computation, operation: Operation, inputs):
         """The comparisons that a condition joins: both sides and the direction of each."""
@@ -290,6 +313,11 @@ def _operation(line: str) -> Operation | None:
     arguments, opcode = rest[opening + 1 : closing - 1], rest[:opening]
     operands = tuple(re.findall(r"%([\w.\-]+)", arguments))
     return Operation(start[2], shape, opcode, operands, arguments, rest[closing:], bool(start[1]))
+
+
+def _plain(attributes: str) -> str:
+    """Attributes without names and notes."""
+    return re.sub(r"%[\w.\-]+", "", re.split(r", (?:metadata|backend_config)=", attributes)[0])
 
 
 def _closing(text: str, opening: int) -> int:
