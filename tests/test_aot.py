@@ -1,11 +1,13 @@
 """The reader of compiled programs counts what the programs do, in programs of known size."""
 
+import json
 import textwrap
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks import accelerators, aot
 from benchmarks.aot import cost, schedule
 from benchmarks.aot.hlo import ArrayShape, Module, TripCount
 
@@ -204,12 +206,16 @@ def test_a_large_kernel_takes_the_time_of_its_bytes():
     assert found.seconds == pytest.approx(2 * 4 * 2**20 / 1e9)
 
 
-def test_collectives_are_listed_by_kind_and_size():
+def test_collectives_are_listed_by_kind_and_size_in_loops_and_outside():
     message = """%sum.1 = f32[8]{0} all-reduce(%x), replica_groups={}, to_apply=%add
               %next = s32[] add(%i, %one)"""
-    module = in_a_loop("", message, BELOW)
-    found = cost.of_gpu(module, bandwidth=1e12)
+    found = cost.of_gpu(in_a_loop("", message, BELOW), bandwidth=1e12)
     assert found.collectives == [{"kind": "all-reduce", "bytes": 32, "count": 12}]
+    assert found.collectives_at_end == []
+    gathered = FUSED.replace("bitcast(%row.1)", "all-gather(%row.1), dimensions={0}")
+    found = cost.of_gpu(Module(gathered), bandwidth=1e12)
+    assert found.collectives == []
+    assert found.collectives_at_end == [{"kind": "all-gather", "bytes": 128, "count": 1}]
 
 
 def test_cycles_are_the_longer_of_estimate_and_schedule():
@@ -272,3 +278,40 @@ def test_equal_operations_share_the_schedule_of_one(tmp_path):
     lengths = schedule.lengths(tmp_path, module)
     assert lengths["row.1"] == lengths["row.2"] == schedule.length(BUNDLES)
     assert lengths["b"] == lengths["shuffled"] == 0
+
+
+def row(program, target):
+    """A row as a compiler's process returns it."""
+    cycles = 3_000_000 if target == "v5e-4" else None
+    return {
+        "program": program,
+        "target": target,
+        "kernels": 1400,
+        "bytes": 2_000_000,
+        "cycles": cycles,
+        "estimated_cycles": cycles,
+        "scheduled_cycles": cycles,
+        "updates_per_second_estimate": 500.0,
+        "memory_bytes": 4_000_000,
+        "collectives": [{"kind": "all-reduce", "bytes": 64, "count": 1.0}] if cycles else [],
+        "compile_seconds": 1.0,
+    }
+
+
+def test_programs_are_compiled_for_the_targets_that_they_are_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(aot, "row_of", row)
+    out = tmp_path / "result.json"
+    programs = "exact,pg-tabular-1024-envs-sharded"
+    accelerators.main(["--out", str(out), "--programs", programs, "--targets", "h100,v5e-4"])
+    result = json.loads(out.read_text())
+    assert result["rows"] == [row("exact", "h100"), row("pg-tabular-1024-envs-sharded", "v5e-4")]
+    assert result["versions"]["jax"] == jax.__version__
+    assert result["model"]["cycles_per_second"]["v5e-4"] == 1.5e9
+    assert "compiler's estimate" in capsys.readouterr().out
+
+
+def test_unknown_programs_and_targets_are_refused(tmp_path, capsys):
+    for option, known in (("programs", "exact"), ("targets", "h100")):
+        with pytest.raises(SystemExit):
+            accelerators.main(["--out", str(tmp_path / "x"), f"--{option}", f"{known},nothing"])
+        assert "got 'nothing'" in capsys.readouterr().err

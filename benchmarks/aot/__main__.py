@@ -47,6 +47,7 @@ def compile_and_count(program: str, name: str, folder: str) -> dict:
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
         "collectives": [x | {"count": x["count"] / count} for x in found.collectives],
+        "collectives_at_end_of_chunk": found.collectives_at_end,
         "loops_counted_at_their_bound": module.loops_of_kind("bound"),
         "loops_of_unknown_length": module.loops_of_kind("unknown"),
         "compiler_options": options,

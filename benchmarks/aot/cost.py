@@ -43,7 +43,9 @@ class Cost(NamedTuple):
     seconds: float
     """Kernels one after another on a GPU; cycles by the clock on a TPU."""
     collectives: list[dict]
-    """Messages between devices: kind, bytes and count."""
+    """Messages between devices in loops: kind, bytes and count."""
+    collectives_at_end: list[dict]
+    """The same outside of loops."""
     cycles: int | None = None
     """Cycles of a TPU: of each operation its estimate or its schedule, whichever is longer."""
     estimated_cycles: int | None = None
@@ -59,7 +61,7 @@ def of_gpu(module: Module, bandwidth: float) -> Cost:
         kernels += execution.times * count
         total += execution.times * nbytes
         seconds += execution.times * max(count * LAUNCH_SECONDS, nbytes / bandwidth)
-    return Cost(kernels, total, seconds, _collectives(module.executed))
+    return Cost(kernels, total, seconds, *_collectives(module))
 
 
 def of_tpu(module: Module, clock: float, scheduled: dict[str, int]) -> Cost:
@@ -78,16 +80,20 @@ def of_tpu(module: Module, clock: float, scheduled: dict[str, int]) -> Cost:
         length = scheduled.get(operation.name, 0)
         for place, number in enumerate((max(estimate, length), estimate, length)):
             cycles[place] += execution.times * number
-    return Cost(kernels, total, cycles[0] / clock, _collectives(module.executed), *cycles)
+    return Cost(kernels, total, cycles[0] / clock, *_collectives(module), *cycles)
 
 
-def _collectives(executed: list[Execution]) -> list[dict]:
-    found: Counter = Counter()
-    for operation, _, times, _ in executed:
+def _collectives(module: Module) -> tuple[list[dict], list[dict]]:
+    found: tuple[Counter, Counter] = Counter(), Counter()
+    for operation, _, times, loops in module.executed:
         kind = operation.opcode.removesuffix("-start")
         if kind in COLLECTIVES:
-            found[kind, sum(x.nbytes for x in operation.arrays)] += times
-    return [{"kind": kind, "bytes": size, "count": n} for (kind, size), n in sorted(found.items())]
+            found[not loops][kind, sum(x.nbytes for x in operation.arrays)] += times
+    inside, outside = (
+        [{"kind": kind, "bytes": size, "count": n} for (kind, size), n in sorted(counter.items())]
+        for counter in found
+    )
+    return inside, outside
 
 
 def _launches(module: Module, operation: Operation) -> int:
