@@ -191,6 +191,16 @@ def test_a_kernel_reads_and_writes_the_slices_that_it_touches():
     assert found.bytes == (row + index + row) + (row + index + row) + 2 * keys
 
 
+def test_the_workspace_of_a_library_call_is_no_traffic():
+    call = 'custom-call(%same, %k), custom_call_target="__cublas$lt$matmul"'
+    text = FUSED.replace(
+        "  %shuffled =", f"  %product = (f32[4,8]{{1,0}}, s8[4194304]{{0}}) {call}\n  %shuffled ="
+    )
+    before, after = (cost.of_gpu(Module(x), bandwidth=1e12) for x in (FUSED, text))
+    assert after.kernels == before.kernels + 1
+    assert after.bytes == before.bytes + 32 * 4 + 8192 * 4 + 4 * 8 * 4
+
+
 def test_a_sort_is_many_kernels_and_a_bitcast_is_none():
     """Of a bitonic sort, each comparison across tiles of 2,048 is a kernel, and those within one
     share theirs: one for all stages up to 2,048, then 1 + 1 and 2 + 1."""

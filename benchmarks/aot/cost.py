@@ -146,8 +146,10 @@ def _traffic(module: Module, execution: Execution) -> int:
         return 2 * _size(operation)
     if operation.opcode == "dynamic-update-slice":
         return 2 * _size(operands[1])
-    if operation.opcode in ("copy-start",):
+    if operation.opcode == "copy-start":
         return 2 * _size(operands[0])
+    if "__cublas" in operation.attributes:  # The last result is room for its own use.
+        return sum(map(_size, operands)) + sum(map(_in_memory, operation.arrays[:-1]))
     return sum(map(_size, operands)) + _size(operation)
 
 
