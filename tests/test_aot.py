@@ -9,7 +9,9 @@ import pytest
 
 from benchmarks import accelerators, aot
 from benchmarks.aot import cost, schedule
-from benchmarks.aot.hlo import ArrayShape, Module, TripCount
+from benchmarks.aot.hlo import Module
+from benchmarks.aot.loops import TripCount
+from benchmarks.aot.syntax import ArrayShape
 
 
 def compiled(function, *arguments):

@@ -1,10 +1,12 @@
 """What a compiled program costs: kernels, bytes, cycles, and messages between devices."""
 
 import math
+import re
 from collections import Counter
 from typing import NamedTuple
 
-from benchmarks.aot.hlo import ArrayShape, Computation, Execution, Module, Operation
+from benchmarks.aot.hlo import Execution, Module
+from benchmarks.aot.syntax import ArrayShape, Computation, Operation
 
 LAUNCH_SECONDS = 2e-6
 """Time from the start of one kernel to the start of the next on a GPU, at least."""
@@ -113,9 +115,9 @@ def _kernels_of_sort(operation: Operation) -> int:
     A stage compares elements at distances that halve. Comparisons within a tile share a kernel with
     those before and after them; each one across tiles has its own.
     """
-    dims = operation.arrays[0].dims
-    axis = operation.number("dimensions={") or 0
-    stages = math.ceil(math.log2(max(dims[axis] if dims else 1, 2)))
+    axis = re.search(r"dimensions=\{(\d+)\}", operation.attributes)
+    length = operation.arrays[0].dims[int(axis[1]) if axis else 0]
+    stages = math.ceil(math.log2(max(length, 2)))
     tile = min(SORT_TILE, 2**stages)
     kernels, in_tile = 0, False
     for stage in range(stages):
