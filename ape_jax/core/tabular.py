@@ -8,7 +8,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from ape_jax.core import mixture
-from ape_jax.types import ObserverWeights
+from ape_jax.settings.names import ObserverWeights
 
 
 @struct.dataclass
