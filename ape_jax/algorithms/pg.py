@@ -1,7 +1,7 @@
 """PG-APE: the policy gradient of both terms over whole episodes (paper, Eq. 5)."""
 
 import dataclasses
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ from ape_jax.algorithms.common import (
     part_labels,
     update_multipliers,
 )
-from ape_jax.algorithms.pg_loss import classifier_loss, loss
+from ape_jax.algorithms.pg_loss import Episodes, classifier_loss, loss
 from ape_jax.algorithms.task import Task
 from ape_jax.config import PGHypers, TrainConfig
-from ape_jax.envs import rollout
+from ape_jax.core import visits
+from ape_jax.core.policies import tabulate
+from ape_jax.envs import rollout, tables
 from ape_jax.networks import EnsembleParams, HeadPolicy, Networks, observer_policy
 from ape_jax.types import LogWeightsFn, PRNGKey, SettingError, Transition
 
@@ -67,25 +69,22 @@ def update(
     key, key_experts, key_observer = jax.random.split(state.key, 3)
     networks, params = task.networks, state.params
     log_weights = expert_log_weights(task, params)
-    experts, observer = collect(
-        task, params, log_weights, hypers, (key_experts, key_observer), axis_name
-    )
+    batch = collect_batch(task, params, log_weights, hypers, (key_experts, key_observer), axis_name)
     grads, losses = jax.grad(loss, has_aux=True)(
-        params, networks, log_weights, experts, observer, hypers, state.multipliers
+        params, networks, log_weights, batch.experts, batch.observer, hypers, state.multipliers
     )
     cross_entropy = None
     if params.classifier is not None:
         cross_entropy, classifier_grads = jax.value_and_grad(classifier_loss)(
-            params.classifier, networks, experts
+            params.classifier, networks, batch.experts
         )
         grads = grads._replace(classifier=classifier_grads)
-    returns = jnp.mean(jnp.sum(experts.reward, axis=0), axis=-1)
-    observer_return = jnp.mean(jnp.sum(observer.reward, axis=0))
-    length = jnp.mean(jnp.sum(experts.mask, axis=0, dtype=jnp.float32))
+    measured = (batch.returns, batch.observer_return, batch.length)
     if axis_name is not None:
-        grads, losses, returns, observer_return, length, cross_entropy = jax.lax.pmean(
-            (grads, losses, returns, observer_return, length, cross_entropy), axis_name
+        grads, losses, cross_entropy, measured = jax.lax.pmean(
+            (grads, losses, cross_entropy, measured), axis_name
         )
+    returns, observer_return, length = measured
     expert_loss, observer_loss = losses
     metrics = Metrics(
         pe_return=jnp.mean(returns),
@@ -101,6 +100,55 @@ def update(
     state = apply_gradients(state, grads, hypers, task.config.num_updates)
     multipliers = update_multipliers(state.multipliers, returns, hypers)
     return dataclasses.replace(state, key=key, multipliers=multipliers), metrics
+
+
+class Batch(NamedTuple):
+    """What an update learns from, and what it says about the policies."""
+
+    experts: Episodes
+    observer: Episodes
+    returns: Float[Array, " E"]
+    """Mean undiscounted return of each expert."""
+    observer_return: Float[Array, ""]
+    length: Float[Array, ""]
+    """Mean length of the experts' episodes, in steps."""
+
+
+def collect_batch(
+    task: Task,
+    params: EnsembleParams,
+    log_weights: LogWeightsFn,
+    hypers: PGHypers,
+    keys: tuple[PRNGKey, PRNGKey],
+    axis_name: str | None = None,
+) -> Batch:
+    """The episodes of ``collect``, as visits where states are finite.
+
+    Where the world has tables, no step is recorded.
+    """
+    networks, num_states = task.networks, task.networks.num_states
+    if num_states is None or task.world.moves is None or task.observer_reward is not None:
+        experts, observer = collect(task, params, log_weights, hypers, keys, axis_name)
+        if num_states is None:
+            return Batch(
+                experts,
+                observer,
+                returns=jnp.mean(jnp.sum(experts.reward, axis=0), axis=-1),
+                observer_return=jnp.mean(jnp.sum(observer.reward, axis=0)),
+                length=jnp.mean(jnp.sum(experts.mask, axis=0, dtype=jnp.float32)),
+            )
+        own = visits.of_episodes(experts, hypers.gamma, num_states, networks.num_actions)
+        others = visits.of_one_policy(observer, hypers.gamma, num_states, networks.num_actions)
+    else:
+        acts = observer_policy(networks, params.heads, log_weights, hypers.temperature)
+        clone = tabulate(acts, num_states).table.log_probs
+        policies = jnp.append(networks.tabulate_experts(params.heads), clone[None], axis=0)
+        expert_keys, observer_keys = (episode_keys(key, task.config, axis_name) for key in keys)
+        own, others = tables.ensemble_visits(
+            expert_keys, observer_keys, jnp.exp(policies), task.world, hypers.gamma
+        )
+    length = jnp.mean(own.lengths())
+    return Batch(own, others, own.undiscounted, others.undiscounted, length)
 
 
 def collect(

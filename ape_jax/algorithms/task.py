@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Generic, TypeVar
 
+import jax
+
 from ape_jax import envs
 from ape_jax.config import Hypers, TrainConfig
 from ape_jax.envs.world import World
@@ -55,7 +57,8 @@ def make_task(
         raise SettingError(
             f"observer_reward must be None with algorithm={config.algorithm}. Use algorithm=pg"
         )
-    mdp = envs.finite_mdp(env, env_params)
+    with jax.ensure_compile_time_eval():  # A world is made of arrays also while a run is traced.
+        mdp = envs.finite_mdp(env, env_params)
     if config.observer == "posterior" and mdp is None:
         raise SettingError(
             f"observer='posterior' needs an environment with a finite MDP, such as "

@@ -37,6 +37,42 @@ def uniforms(keys: Key[Array, " N"], num: int) -> Float[Array, "num N"]:
     return (words >> 8).astype(jnp.float32) * 2.0**-24
 
 
+def key_words(keys: Key[Array, " N"]) -> tuple[UInt32[Array, " N"], UInt32[Array, " N"]]:
+    """Two words for each key, from which ``sixteen_bits`` draws."""
+    if jax.random.key_impl(keys) == _THREEFRY:
+        data = jax.random.key_data(keys)
+    else:
+        data = jax.vmap(lambda key: jax.random.bits(key, (2,)))(keys)
+    return data[..., 0], data[..., 1]
+
+
+NUMBERS_PER_BLOCK = 4
+"""Numbers of 16 bits in one block of threefry."""
+
+
+def sixteen_bits(
+    words: tuple[UInt32[Array, "*N"], UInt32[Array, "*N"]], blocks: UInt32[Array, "*N"]
+) -> tuple[UInt32[Array, "*N"], UInt32[Array, "*N"]]:
+    """A block of random bits of every key: two numbers of 16 bits in each of two words.
+
+    Of a word, the lower half comes first. Blocks are counted from 0.
+    """
+    return _threefry(words, blocks)
+
+
+def uniforms_of_sixteen_bits(keys: Key[Array, " N"], num: int) -> Float[Array, "num N"]:
+    """Draw ``num`` numbers from (0, 1) with every key: odd multiples of 2^-17.
+
+    They need half the random bits of ``uniforms``. A probability that is compared with them is
+    rounded to a multiple of 2^-16.
+    """
+    shape = (-(-num // NUMBERS_PER_BLOCK), *keys.shape)
+    words = jax.tree.map(lambda x: jnp.broadcast_to(x, shape), key_words(keys))
+    first, second = sixteen_bits(words, jax.lax.broadcasted_iota(jnp.uint32, shape, 0))
+    numbers = jnp.stack([first & 0xFFFF, first >> 16, second & 0xFFFF, second >> 16], axis=1)
+    return (numbers.reshape(-1, *keys.shape)[:num].astype(jnp.float32) + 0.5) * 2.0**-16
+
+
 def permutation(key: PRNGKey, size: int) -> Int[Array, " size"]:
     """A random order of the numbers 0, …, size − 1, by sorting single words.
 
@@ -52,11 +88,19 @@ def permutation(key: PRNGKey, size: int) -> Int[Array, " size"]:
 def _blocks(
     keys: Key[Array, " N"], num: int
 ) -> tuple[UInt32[Array, "num N"], UInt32[Array, "num N"]]:
-    """Threefry-2x32 with 20 rounds (Salmon et al., 2011) of the counters 0, …, num − 1."""
+    """The blocks 0, …, num − 1 of every key."""
     shape = (num, *keys.shape)
     first, second = jnp.moveaxis(jnp.broadcast_to(jax.random.key_data(keys), (*shape, 2)), -1, 0)
+    return _threefry((first, second), jax.lax.broadcasted_iota(jnp.uint32, shape, 0))
+
+
+def _threefry(
+    words: tuple[UInt32[Array, "*N"], UInt32[Array, "*N"]], counters: UInt32[Array, "*N"]
+) -> tuple[UInt32[Array, "*N"], UInt32[Array, "*N"]]:
+    """Threefry-2x32 with 20 rounds (Salmon et al., 2011) of the counters (0, counter)."""
+    first, second = words
     schedule = (first, second, first ^ second ^ _PARITY)
-    left, right = first, second + jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
+    left, right = first, second + counters
     for injection in range(1, 6):
         for rotation in _ROTATIONS[(injection - 1) % 2]:
             left = left + right

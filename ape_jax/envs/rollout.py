@@ -129,7 +129,8 @@ def ensemble_episodes(
     """Episodes of stacked experts and of the observer: transitions [T, E, B] and [T, N].
 
     No policy may have memory. All episodes advance in one loop over time. Each expert acts in its
-    own block of environments: the draw of the expert is stratified.
+    own block of environments: the draw of the expert is stratified. Probabilities are rounded to
+    multiples of 2^-16.
     """
     num_experts, block = expert_keys.shape
     keys = jnp.concatenate([expert_keys.reshape(-1), observer_keys])
@@ -141,7 +142,7 @@ def ensemble_episodes(
         actors = by_number(experts, observer, numbers)
     else:
         actors = in_blocks(experts, num_experts, block, observer)
-    _, steps = jax.lax.scan(*_prepare(keys, actors, (), world))
+    _, steps = jax.lax.scan(*_prepare(keys, actors, (), world, random.uniforms_of_sixteen_bits))
     return jax.vmap(lambda now: _split(now, num_experts, block))(steps)
 
 
@@ -173,7 +174,13 @@ class _Running(NamedTuple):
     """The episodes that have not ended."""
 
 
-def _prepare(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World):
+def _prepare(
+    keys: Key[Array, " N"],
+    actors: Actors,
+    carry: Any,
+    world: World,
+    draw: Callable = random.uniforms,
+):
     """Arguments of ``jax.lax.scan`` for one episode of each key: step, start, random draws [T, …].
 
     The step holds the episodes that have ended.
@@ -187,7 +194,8 @@ def _prepare(keys: Key[Array, " N"], actors: Actors, carry: Any, world: World):
         last_actions=broadcast(world.no_action, num_episodes),
         mask=jnp.ones(num_episodes, bool),
     )
-    uniforms = _uniform_numbers(action_keys, world.horizon, world.num_uniforms)
+    uniforms = draw(action_keys, world.horizon * world.num_uniforms)
+    uniforms = uniforms.reshape(world.horizon, -1)
 
     def advance(running: _Running, draws) -> tuple[_Running, Transition]:
         uniforms, keys = draws

@@ -2,13 +2,14 @@
 
 import dataclasses
 from functools import cached_property
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnax.environments import spaces
 from gymnax.environments.environment import Environment, EnvParams
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ape_jax.core.policies import TablePolicy, remembers, tabulate
 from ape_jax.core.tabular import FiniteMDP
@@ -16,6 +17,15 @@ from ape_jax.types import Policy
 
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 """Lowest and highest action, [D] each."""
+
+
+class Moves(NamedTuple):
+    """A finite world without chance, as tables."""
+
+    next_state: Int[np.ndarray, "S A"]
+    ends: Bool[np.ndarray, "S A"]
+    """Whether the task ends with the action."""
+    reward: Float[np.ndarray, "S A"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +41,21 @@ class World:
     """Time limit of an episode, in steps."""
     mdp: FiniteMDP | None = None
     """The environment as a finite MDP; None where it does not offer one."""
+
+    @cached_property
+    def moves(self) -> Moves | None:
+        """The world as tables; None where chance or something hidden decides what an action does.
+
+        Observations have to be the states of ``mdp``, whose rewards are taken as they are.
+        """
+        mdp = self.mdp
+        if mdp is None or mdp.horizon != self.horizon or mdp.num_states != self.num_states:
+            return None
+        chances = np.asarray(mdp.transition)
+        if not np.all((chances == 0.0) | (chances == 1.0)):
+            return None
+        next_state = np.argmax(chances, axis=-1).astype(np.int32)
+        return Moves(next_state, np.asarray(mdp.terminal)[next_state], np.asarray(mdp.reward))
 
     @cached_property
     def observation_space(self) -> spaces.Space:

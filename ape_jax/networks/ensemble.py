@@ -127,12 +127,14 @@ class Networks:
         assert self.classifier is not None
         return jax.nn.log_softmax(jnp.asarray(self.classifier.apply(classifier, observation)))
 
+    @jax.default_matmul_precision("highest")
     def tabulate_experts(self, heads: Params) -> Float[Array, "E S A"]:
         """Every head's log π_c(·|s) in every state of a finite observation space."""
         states = jnp.arange(self.num_states, dtype=jnp.int32)
         at_states = jax.vmap(self.log_probs, in_axes=(None, 0))
         return jax.vmap(at_states, in_axes=(0, None))(heads, states)
 
+    @jax.default_matmul_precision("highest")
     def tabulate(self, function: Callable) -> Callable:
         """The same function of one observation, as a table where there are finitely many states.
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.core import samples
+from ape_jax.core import platform, samples, visits
 from ape_jax.types import Transition
 
 T, G, N, S, A = 7, 2, 5, 4, 3
@@ -30,20 +30,24 @@ def test_steps_carry_the_return_to_go_and_count_once_until_the_end(episodes):
     np.testing.assert_array_equal(steps.weights, episodes.mask)
 
 
-def test_aggregated_pairs_hold_counts_means_and_variances(episodes):
-    steps = samples.every_step(episodes, 1.0)
-    pairs = samples.aggregate_by_state_action(steps, S, A)
-    assert pairs.action.shape == (S * A, G, 1)
-    mask, states, actions, returns = (
-        np.asarray(x) for x in (episodes.mask, steps.observation, steps.action, steps.returns)
+@pytest.mark.parametrize("name", ["cpu", "gpu", "tpu"])
+def test_visits_are_sums_over_the_steps_of_each_pair(episodes, name):
+    with platform.tracing_for(name):
+        found = jax.jit(visits.of_episodes, static_argnums=(2, 3))(episodes, 1.0, S, A)
+    assert found.counts.shape == (G, S, A)
+    returns = np.asarray(samples.every_step(episodes, 1.0).returns)
+    mask, states, actions = (
+        np.asarray(x) for x in (episodes.mask, episodes.observation, episodes.action)
     )
-    for entry in range(S * A):
-        for block in range(G):
-            here = mask[:, block] & (states[:, block] == entry // A)
-            here &= actions[:, block] == entry % A
-            assert pairs.observation[entry, block, 0] == entry // A
-            assert pairs.action[entry, block, 0] == entry % A
-            assert pairs.weights[entry, block, 0] * N == pytest.approx(here.sum())
-            found = returns[:, block][here] if here.any() else np.zeros(1)
-            assert pairs.returns[entry, block, 0] == pytest.approx(found.mean(), abs=1e-5)
-            assert pairs.variances[entry, block, 0] == pytest.approx(found.var(), abs=1e-4)
+    for block in range(G):
+        for state in range(S):
+            for action in range(A):
+                here = mask[:, block] & (states[:, block] == state) & (actions[:, block] == action)
+                of_pair = returns[:, block][here]
+                place = block, state, action
+                assert found.counts[place] * N == pytest.approx(here.sum())
+                assert found.returns[place] * N == pytest.approx(of_pair.sum(), abs=1e-5)
+                assert found.squares[place] * N == pytest.approx((of_pair**2).sum(), abs=1e-5)
+    np.testing.assert_allclose(found.lengths(), mask.sum(0).mean(-1), rtol=1e-6)
+    rewards = np.asarray(episodes.reward).sum(0).mean(-1)
+    np.testing.assert_allclose(found.undiscounted, rewards, rtol=1e-5)
