@@ -1,7 +1,7 @@
 """The command line: one parser for all commands, and the exit codes.
 
-Nothing here needs JAX, so help and refused options come at once. A command needs it, and its module
-is imported when it runs.
+The parser needs no JAX, so help, and messages about flags, come at once. A command does, and its
+module is imported when it runs.
 """
 
 import contextlib
