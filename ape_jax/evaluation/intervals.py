@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import bootstrap
 
 Values = ArrayLike | Sequence[Any]
+
+RESAMPLES = 9999
+"""Samples with replacement behind a bootstrap interval."""
+MIDDLE = (0.025, 0.975)
+"""Quantiles at the ends of the middle 95 %."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Interval:
         """
 
         def ends(values):
-            rng = np.random.default_rng(0)
-            return bootstrap((values,), np.mean, method="percentile", rng=rng).confidence_interval
+            drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+            return np.quantile(values[drawn].mean(axis=1), MIDDLE)
 
         return cls._of(values, ends)
 
@@ -45,7 +49,7 @@ class Interval:
           >>> Interval.percentiles([0.0, 1.0]).low
           0.025
         """
-        return cls._of(values, lambda values: np.quantile(values, (0.025, 0.975)))
+        return cls._of(values, lambda values: np.quantile(values, MIDDLE))
 
     @classmethod
     def _of(cls, values: Values, ends: Callable[[np.ndarray], Any]) -> "Interval":
