@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import report_sources
-from scipy.stats import bootstrap
 
 from ape_jax.evaluation import records
 from ape_jax.evaluation.audit_records import Audit
@@ -120,12 +119,6 @@ def test_interval_is_about_that_of_the_normal_mean_where_there_are_many_values()
     assert interval.ends == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
     assert interval.values == tuple(values.tolist())
     assert Interval.bootstrap(values) == interval
-
-
-def test_bootstrap_interval_is_that_of_scipy():
-    values, rng = np.random.default_rng(2).normal(size=7), np.random.default_rng(0)
-    expected = bootstrap((values,), np.mean, method="percentile", rng=rng).confidence_interval
-    assert Interval.bootstrap(values).ends == pytest.approx(tuple(expected), rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", [Interval.bootstrap, Interval.percentiles])

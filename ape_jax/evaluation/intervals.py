@@ -9,11 +9,6 @@ from numpy.typing import ArrayLike
 
 Values = ArrayLike | Sequence[Any]
 
-RESAMPLES = 9999
-"""Samples with replacement behind a bootstrap interval."""
-MIDDLE = (0.025, 0.975)
-"""Quantiles at the ends of the middle 95 %."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
@@ -36,8 +31,10 @@ class Interval:
         """
 
         def ends(values):
-            drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-            return np.quantile(values[drawn].mean(axis=1), MIDDLE)
+            from scipy.stats import bootstrap  # Not above: it takes half a second to import.
+
+            rng = np.random.default_rng(0)
+            return bootstrap((values,), np.mean, method="percentile", rng=rng).confidence_interval
 
         return cls._of(values, ends)
 
@@ -49,7 +46,7 @@ class Interval:
           >>> Interval.percentiles([0.0, 1.0]).low
           0.025
         """
-        return cls._of(values, lambda values: np.quantile(values, MIDDLE))
+        return cls._of(values, lambda values: np.quantile(values, (0.025, 0.975)))
 
     @classmethod
     def _of(cls, values: Values, ends: Callable[[np.ndarray], Any]) -> "Interval":
