@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import os
 import subprocess
 import sys
 import tempfile
@@ -187,3 +188,10 @@ except SystemExit:
     assert matplotlib.get_backend().lower() == "agg"
 """
     assert "ape_jax.cli.plot" in imported_by(program, "plot", "nowhere")
+
+
+def test_loops_of_a_command_are_compiled_to_functions_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_of_the_user=1")
+    with cli._own_process():
+        flags = os.environ["XLA_FLAGS"].split()
+    assert flags == [*cli.SMALL_LOOPS.split(), "--xla_of_the_user=1"]

@@ -41,6 +41,11 @@ _COMMANDS: dict[str, type] = {
 """Options of each command. The module of its name has ``run(options, console) -> exit code``."""
 
 
+SMALL_LOOPS = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=100000"
+"""On a CPU a loop over less than 100 kB becomes one function, where otherwise each operation of its
+step is started on its own. JAX's default is 1 kB. The user's own ``XLA_FLAGS`` come after it."""
+
+
 def parse(arguments: Sequence[str]) -> Any:
     """The options of a command; or SystemExit after help (code 0) or a message (code 2)."""
     commands: dict[str, Any] = {
@@ -101,6 +106,7 @@ def _import_command(kind: type) -> Any:
 def _own_process() -> Iterator[None]:
     """What a command is imported in, where the process does nothing else."""
     os.environ["MPLBACKEND"] = "Agg"  # Commands draw into files only.
+    os.environ["XLA_FLAGS"] = f"{SMALL_LOOPS} {os.environ.get('XLA_FLAGS', '')}"
     # Looking for garbage takes a quarter of the time of the imports, and modules are never garbage:
     # once imported, they are not looked at again, which makes tracing quicker too.
     gc.disable()
