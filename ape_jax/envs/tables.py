@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
@@ -104,8 +105,9 @@ def _sums_by_blocks(
     """Sums of 1, R and R² of all episodes side by side, each from its start to the time limit."""
     num_actions = moves.reward.shape[1]
     one_hot = platform.forms().one_hot
-    code, groups = _moves_code(moves), jnp.arange(len(states), dtype=jnp.int32)[:, None]
-    columns = jnp.moveaxis(thresholds, -1, 0)
+    code = _moves_code(moves)
+    first = jnp.arange(len(states), dtype=jnp.int32)[:, None] * len(code)
+    columns = thresholds.reshape(-1, num_actions - 1).T
     if one_hot:
         looked_up = jnp.concatenate(
             [thresholds, jnp.broadcast_to(code, (len(states), *code.shape))], axis=-1
@@ -120,9 +122,9 @@ def _sums_by_blocks(
             after = jnp.sum(chosen * rows[..., num_actions - 1 :], axis=-1)
         else:
             # Not one look-up of rows and a sum over them, because a GPU starts a kernel for each.
-            not_above = [column[groups, states] <= number for column in columns]
+            not_above = [column[first + states] <= number for column in columns]
             actions = sum(x.astype(jnp.int32) for x in not_above)
-            after = code[states, actions]
+            after = code.reshape(-1)[states * num_actions + actions]
         record = (states * num_actions + actions) * 2 + live
         return (jnp.where(live, after >> 1, states), live & (after % 2 == 0)), record
 
@@ -145,7 +147,10 @@ def _sums_by_blocks(
     _, records = jax.lax.scan(several_steps, start, bits)
     records = records.reshape(-1, *states.shape)[:horizon]
     pairs, live = records >> 1, records % 2 == 1
-    earned = jnp.where(live, jnp.asarray(moves.reward).reshape(-1)[pairs], 0.0)
+    # Where all steps pay alike, nothing is looked up: a TPU would take the steps one by one.
+    alike = np.all(moves.reward == moves.reward[0, 0])
+    rewards = moves.reward[0, 0] if alike else jnp.asarray(moves.reward).reshape(-1)[pairs]
+    earned = jnp.where(live, rewards, 0.0)
     returns = discounted_returns(earned, jnp.full_like(earned, gamma))
     sums = count(pairs // num_actions, pairs % num_actions, returns, live, *moves.reward.shape)
     return jnp.stack(sums)
