@@ -12,10 +12,10 @@ from ape_jax import algorithms
 from ape_jax.algorithms import ppo, ppo_loss, ppo_state
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PPOConfig, PPOHypers
-from ape_jax.core import tabular
+from ape_jax.core import platform, tabular
 from ape_jax.evaluation import returns
 from ape_jax.networks import observer_policy, with_statistics
-from ape_jax.types import SettingError
+from ape_jax.types import SettingError, Transition
 
 GAMMA = 0.9
 CONFIG = PPOConfig(
@@ -229,6 +229,31 @@ def first(observed):
         return state, batch
 
     return collected(jax.random.key(2))
+
+
+@pytest.mark.parametrize("chunk", [None, 8])
+@pytest.mark.parametrize("horizon", [1, 3, 100])
+def test_values_of_successors_are_those_of_the_true_ones(horizon, chunk):
+    """Of observations that count up, the critic asks for those that no later step has."""
+    length, size = 10, 4
+    time, stream = jnp.mgrid[:length, :size].astype(float)
+    truncated = (time + stream) % horizon == horizon - 1
+    terminated = jax.random.bernoulli(jax.random.key(0), 0.2, (length, size)) & ~truncated
+    nothing = jnp.zeros((length, size))
+    true = time + 1.0 + 50.0 * truncated
+    steps = Transition(time, nothing, nothing, terminated, truncated, nothing, true)
+    asked = []
+
+    def value(observations):
+        asked.append(observations.size)
+        return 2.0 * observations
+
+    with platform.tracing_for(platform.FORMS["cpu"]._replace(chunk=chunk)):
+        values, successors = ppo.rollout_values(value, steps, horizon)
+    np.testing.assert_array_equal(values, 2.0 * time)
+    np.testing.assert_array_equal(successors[~terminated], 2.0 * true[~terminated])
+    assert chunk is not None or sum(asked) <= 2 * length * size
+    assert horizon < 100 or sum(asked) < 2 * length * size
 
 
 def test_before_the_first_step_every_ratio_is_one(observed, first):

@@ -28,9 +28,22 @@ class Forms(NamedTuple):
     lanes: bool
     """Whether a lane takes the next episode when one has ended."""
 
+    chunk: int | None = None
+    """Observations of a rollout that a critic evaluates at once; None: all."""
+    row_by_row: bool = False
+    """Whether products read both matrices row by row, after a transpose where there is need."""
+
 
 FORMS: dict[str, Forms] = {
-    "cpu": Forms(unroll=1, parallel_returns=False, one_hot=False, doubling=False, lanes=True),
+    "cpu": Forms(
+        unroll=1,
+        parallel_returns=False,
+        one_hot=False,
+        doubling=False,
+        lanes=True,
+        chunk=512,
+        row_by_row=True,
+    ),
     "gpu": Forms(unroll=10, parallel_returns=True, one_hot=False, doubling=True, lanes=False),
     "tpu": Forms(unroll=10, parallel_returns=True, one_hot=True, doubling=True, lanes=False),
 }
