@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from ape_jax.algorithms import common, ppo_loss, ppo_state
+from ape_jax.algorithms import common, ppo_epochs, ppo_loss, ppo_state
 from ape_jax.algorithms.common import Metrics
 from ape_jax.algorithms.ppo_loss import Batch, LossParts, LossWeights, Steps
 from ape_jax.algorithms.ppo_state import PPOState
@@ -47,7 +47,9 @@ def init(key: PRNGKey, task: Task[PPOConfig], hypers: PPOHypers) -> PPOState:
     gated = config.constraint == "gate"
     return PPOState(
         params=params,
-        opt_state=ppo_loss.optimizer(config, hypers).init(params),
+        opt_state=ppo_epochs.optimizer(config, hypers).init(
+            ppo_epochs.as_rows(params, config.num_experts)
+        ),
         key=key,
         multipliers=None if gated else common.init_multipliers(networks.num_experts, hypers),
         environments=environments,
@@ -92,7 +94,7 @@ def update(
             params, task.networks, minibatch, hypers, temperature, weights
         )
 
-    params, opt_state, parts, grad_norm = ppo_loss.run_epochs(
+    params, opt_state, parts, grad_norm = ppo_epochs.run_epochs(
         key_shuffle, config, state.params, state.opt_state, batch, loss, hypers
     )
     if state.observations is not None:

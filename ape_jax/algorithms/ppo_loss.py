@@ -1,21 +1,18 @@
-"""The loss of PPO-APE on a minibatch, and the epochs of minibatches in an update."""
+"""The loss of PPO-APE on a minibatch."""
 
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Shaped
 
-from ape_jax.algorithms.common import part_labels
-from ape_jax.config import PPOConfig, PPOHypers
-from ape_jax.core import objective, random
+from ape_jax.config import PPOHypers
+from ape_jax.core import objective
 from ape_jax.core.distributions import Categorical
 from ape_jax.core.statistics import expected_calibration_error
 from ape_jax.networks import EnsembleParams, Networks
-from ape_jax.types import Params, PRNGKey
+from ape_jax.types import Params
 
 
 class Steps(NamedTuple):
@@ -160,97 +157,3 @@ def calibration_error(
     num_steps = len(log_weights) // num_experts
     labels = jnp.repeat(jnp.arange(num_experts), num_steps)
     return expected_calibration_error(log_weights, labels, jnp.repeat(lengths, num_steps))
-
-
-def optimizer(config: PPOConfig, hypers: PPOHypers) -> optax.GradientTransformation:
-    """Adam, with the gradient of each head and of each critic clipped on its own.
-
-    Rates fall linearly over all steps of the optimiser; the classifier's rate is constant.
-    """
-    num_steps = config.num_updates * config.num_epochs * config.num_minibatches
-    clip = optax.clip_by_global_norm(hypers.max_grad_norm)
-    # One clip for all experts would let a steep one shrink the steps of the others.
-    clip_each = optax.stateless(
-        lambda rows, _: jax.vmap(lambda row: clip.update(row, optax.EmptyState())[0])(rows)
-    )
-
-    def adam(rate, num_rows):
-        rates = optax.linear_schedule(rate, hypers.lr_end_fraction * rate, max(num_steps - 1, 1))
-        return in_rows(optax.chain(clip_each, optax.adam(rates, eps=1e-5)), num_rows)
-
-    untrained = optax.set_to_zero()
-    classifier = in_rows(optax.adam(hypers.classifier_learning_rate, eps=1e-5), 1)
-    return optax.partition(
-        {
-            "heads": adam(hypers.learning_rate, config.num_experts),
-            "expert_critics": adam(hypers.critic_learning_rate, config.num_experts),
-            "observer_critic": (
-                untrained if config.observer == "none" else adam(hypers.critic_learning_rate, 1)
-            ),
-            "classifier": classifier if config.observer == "learned" else untrained,
-        },
-        part_labels,
-    )
-
-
-def in_rows(inner: optax.GradientTransformation, num_rows: int) -> optax.GradientTransformation:
-    """A transformation of all arrays of a tree as one matrix, with a row for each network.
-
-    One operation then does what takes many small ones array by array.
-    """
-
-    def as_rows(tree):
-        return jnp.concatenate([x.reshape(num_rows, -1) for x in jax.tree.leaves(tree)], axis=1)
-
-    def update(grads, state, params=None):
-        del params
-        leaves, tree = jax.tree.flatten(grads)
-        rows, state = inner.update(as_rows(grads), state)
-        ends = list(itertools.accumulate(x.size // num_rows for x in leaves))
-        parts = jnp.split(rows, ends[:-1], axis=1)
-        return tree.unflatten(map(jnp.reshape, parts, map(jnp.shape, leaves))), state
-
-    return optax.GradientTransformation(lambda params: inner.init(as_rows(params)), update)
-
-
-def run_epochs(
-    key: PRNGKey,
-    config: PPOConfig,
-    params: EnsembleParams,
-    opt_state: optax.OptState,
-    batch: Batch,
-    loss: Callable[[EnsembleParams, Batch], tuple[Float[Array, ""], LossParts]],
-    hypers: PPOHypers,
-) -> tuple[EnsembleParams, optax.OptState, LossParts, Float[Array, ""]]:
-    """Pass over the batch several times, in new random minibatches each time.
-
-    Returns:
-      Parameters, state of the optimiser, and the means over all minibatches of the parts of the
-      loss and of the norm of the heads' gradient.
-    """
-    step = optimizer(config, hypers)
-
-    def split(key: PRNGKey, steps: Steps, axis: int) -> Steps:
-        """Shuffle along an axis, and cut into minibatches [P, …]; all experts in one order."""
-        order = random.permutation(key, steps.log_prob.shape[axis])
-        order = order.reshape(config.num_minibatches, -1)
-        return jax.tree.map(lambda x: jnp.moveaxis(jnp.take(x, order, axis=axis), axis, 0), steps)
-
-    def minibatch(carry, part):
-        params, opt_state = carry
-        grads, parts = jax.grad(loss, has_aux=True)(params, part)
-        changes, opt_state = step.update(grads, opt_state, params)
-        params = optax.apply_updates(params, changes)
-        return (params, opt_state), (parts, optax.tree.norm(grads.heads))
-
-    def epoch(carry, key):
-        key_experts, key_observer = random.split(key, 2)
-        observer = None if batch.observer is None else split(key_observer, batch.observer, 0)
-        minibatches = Batch(split(key_experts, batch.experts, 1), observer)
-        return jax.lax.scan(minibatch, carry, minibatches)
-
-    (params, opt_state), measured = jax.lax.scan(
-        epoch, (params, opt_state), random.split(key, config.num_epochs)
-    )
-    parts, grad_norm = jax.tree.map(jnp.mean, measured)
-    return params, opt_state, parts, grad_norm
