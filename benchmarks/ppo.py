@@ -1,10 +1,10 @@
-"""PPO on CartPole-v1 against PPO as it is usually written, and what an ensemble costs on top.
+"""PPO on CartPole-v1 against PPO as it is usually written; what ensembles and images cost on top.
 
 Whole runs are timed by turns, each with its own seed. The return at the end is the mean over the
 last tenth of a run. Ensembles are those of the preset ``cartpole``, compared with one of its
-experts without an observer. Besides seconds by the clock, seconds of the processor are counted,
-summed over threads, because other work on the machine changes them less. Where a GPU computes,
-they are the seconds of the host's processor.
+experts without an observer; the one that sees images is the preset ``breakout``. Besides seconds by
+the clock, seconds of the processor are counted, summed over threads, because other work on the
+machine changes them less. Where a GPU computes, they are the seconds of the host's processor.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from benchmarks import common, plain_ppo
 ENV = "CartPole-v1"
 ENVS, STEPS = (4, 64), 500_000
 EXPERTS, UPDATES = (1, 2, 4, 8, 16), 4
+IMAGES = "breakout"
 BUDGET = 40.0
 """Seconds after which an ensemble leaves, once it has been timed twice."""
 CONFIG = PPOConfig(
@@ -77,6 +78,12 @@ ENSEMBLE_COLUMNS = {
     "cpu": "cpu_update_seconds",
     "x one": "times_one_expert",
     "x one, cpu": "times_one_expert_cpu",
+}
+IMAGES_COLUMNS = {
+    "environment": "env",
+    "envs": "num_envs",
+    "steps / s": "steps_per_second",
+    "steps / s of a core": "steps_per_cpu_second",
 }
 
 
@@ -227,6 +234,24 @@ def ensembles(sizes: Sequence[int], num_updates: int, effort: common.Effort) -> 
     return rows
 
 
+def images(effort: common.Effort) -> dict:
+    """A row: updates of the ensemble that sees images."""
+    preset = presets.config(IMAGES)
+    assert isinstance(preset.train, PPOConfig)
+    ensemble = Ensemble(dataclasses.replace(preset.train, num_updates=1), preset.hypers)
+    (rate,) = common.rates({"0": ensemble.work}, effort).values()
+    steps = ensemble.num_envs * preset.train.rollout_length
+    return {
+        "env": preset.train.env,
+        "num_experts": preset.train.num_experts,
+        "num_envs": ensemble.num_envs,
+        "steps_per_second": steps * rate.median,
+        "spread_steps_per_second": [steps * x for x in rate.as_json()],
+        "steps_per_cpu_second": steps / median(ensemble.cpu_seconds),
+        **ensemble.spent,
+    }
+
+
 def draw(result: dict):
     """Environment steps a second of both sides, and the time of an ensemble's update."""
     figure, (left, right) = common.axes_of(2)
@@ -261,13 +286,14 @@ def measure(
     num_updates: int = UPDATES,
     note: Callable[[dict], None] = lambda _: None,
 ) -> dict:
-    """Both parts; the result so far is noted after every row of the first."""
+    """All parts; the result so far is noted after every row of the first."""
     rows: list[dict] = []
     result = {"device": common.device(), "env": ENV, "repeats": repeats, "rows": rows}
     for num_envs in ENVS:
         rows.append(against_plain(num_envs, num_steps, repeats))
         note(result)
-    return result | {"ensembles": ensembles(sizes, num_updates, effort)}
+    many = ensembles(sizes, num_updates, effort)
+    return result | {"ensembles": many, "images": [images(effort)]}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -291,6 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
             note=functools.partial(common.write, out=given.out),
         )
     console.print(common.table_of(result["ensembles"], ENSEMBLE_COLUMNS, "Ensembles, by turns"))
+    console.print(common.table_of(result["images"], IMAGES_COLUMNS, "Images"))
     table = common.table_of(result["rows"], PLAIN_COLUMNS, f"PPO on {ENV}, steps a second")
     common.publish(result, draw(result), table, given.out, console)
 

@@ -303,6 +303,7 @@ def test_ppo_counts_the_steps_of_whole_runs(tmp_path, monkeypatch):
     result = ppo.measure(20_000, 3, EFFORT, sizes=(1, 2))
     table = common.table_of(result["rows"], ppo.PLAIN_COLUMNS, "")
     assert common.table_of(result["ensembles"], ppo.ENSEMBLE_COLUMNS, "").row_count == 3
+    assert common.table_of(result["images"], ppo.IMAGES_COLUMNS, "").row_count == 1
     result = published(result, ppo.draw(result), table, tmp_path)
     assert [(row["num_updates"], row["steps"]) for row in result["rows"]] == [
         (39, 39 * 4 * 128),
@@ -320,6 +321,9 @@ def test_ppo_counts_the_steps_of_whole_runs(tmp_path, monkeypatch):
     for row in observed:
         steps = row["num_experts"] * 16 * 128
         assert row["steps_per_second"] == pytest.approx(steps / row["update_seconds"])
+    (images,) = result["images"]
+    assert images["steps_per_second"] == 2.0 * images["num_envs"] * 128
+    assert images["steps_per_cpu_second"] == images["num_envs"] * 128 / 0.5
 
 
 @pytest.mark.slow

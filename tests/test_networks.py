@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from gymnax.environments import spaces
 
-from ape_jax.config import PGConfig
+from ape_jax.config import PGConfig, PPOConfig
+from ape_jax.core import platform
 from ape_jax.networks import make_networks
+from ape_jax.networks.modules import product
 from ape_jax.types import SettingError
 
 FINITE, BOX, ACTIONS = spaces.Discrete(9), spaces.Box(-1.0, 1.0, (4,)), spaces.Discrete(5)
@@ -83,3 +85,43 @@ def test_make_networks_rejects_spaces_that_do_not_fit(
 ):
     with pytest.raises(SettingError, match=message):
         make_networks(config, observation_space, action_space)
+
+
+IMAGES, CUBES = spaces.Box(0.0, 1.0, (4, 5, 2)), spaces.Box(-1.0, 1.0, (2, 3))
+ACTION = spaces.Box(-1.0, 1.0, (2,))
+
+
+@pytest.mark.parametrize(
+    ("config", "space", "action_space"),
+    [
+        (PPOConfig(head="tabular"), FINITE, ACTIONS),
+        (PPOConfig(head="mlp"), FINITE, ACTIONS),
+        (PPOConfig(head="mlp", normalize_observations=True), CUBES, ACTIONS),
+        (PPOConfig(head="conv"), IMAGES, ACTIONS),
+        (PPOConfig(head="gaussian"), CUBES, ACTION),
+        (PPOConfig(head="gaussian", std="state"), BOX, ACTION),
+    ],
+    ids=lambda x: getattr(x, "head", None),
+)
+def test_a_batch_of_observations_gives_what_each_gives_alone(config, space, action_space):
+    networks = make_networks(config, space, action_space)
+    params = networks.init(jax.random.key(0))
+    head, critic = jax.tree.map(lambda x: x[0], (params.heads, params.expert_critics))
+    observations = jax.vmap(space.sample)(jax.random.split(jax.random.key(1), 6))
+    observations = observations.reshape(2, 3, *space.shape)
+    for function, network in ((networks.distribution, head), (networks.value, critic)):
+        together = function(network, observations)
+        alone = jax.vmap(jax.vmap(function, (None, 0)), (None, 0))(network, observations)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), together, alone)
+
+
+@pytest.mark.parametrize("sizes", [(3, 7), (7, 3)])
+def test_product_has_the_gradient_of_a_product_in_every_form(sizes):
+    inputs = jax.random.normal(jax.random.key(0), (2, 5, sizes[0]))
+    kernel = jax.random.normal(jax.random.key(1), sizes)
+    weights = jax.random.normal(jax.random.key(2), (2, 5, sizes[1]))
+    expected = jax.grad(lambda x, w: jnp.sum(weights * (x @ w)), (0, 1))(inputs, kernel)
+    for row_by_row in (False, True):
+        with platform.tracing_for(platform.FORMS["cpu"]._replace(row_by_row=row_by_row)):
+            found = jax.grad(lambda x, w: jnp.sum(weights * product(x, w)), (0, 1))(inputs, kernel)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), found, expected)

@@ -5,17 +5,18 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from probes import Probe
 
 from ape_jax import algorithms
-from ape_jax.algorithms import ppo, ppo_loss, ppo_state
+from ape_jax.algorithms import ppo, ppo_epochs, ppo_loss, ppo_state
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PPOConfig, PPOHypers
-from ape_jax.core import tabular
+from ape_jax.core import platform, tabular
 from ape_jax.evaluation import returns
 from ape_jax.networks import observer_policy, with_statistics
-from ape_jax.types import SettingError
+from ape_jax.types import SettingError, Transition
 
 GAMMA = 0.9
 CONFIG = PPOConfig(
@@ -231,6 +232,31 @@ def first(observed):
     return collected(jax.random.key(2))
 
 
+@pytest.mark.parametrize("chunk", [None, 8])
+@pytest.mark.parametrize("horizon", [1, 3, 100])
+def test_values_of_successors_are_those_of_the_true_ones(horizon, chunk):
+    """Of observations that count up, the critic asks for those that no later step has."""
+    length, size = 10, 4
+    time, stream = jnp.mgrid[:length, :size].astype(float)
+    truncated = (time + stream) % horizon == horizon - 1
+    terminated = jax.random.bernoulli(jax.random.key(0), 0.2, (length, size)) & ~truncated
+    nothing = jnp.zeros((length, size))
+    true = time + 1.0 + 50.0 * truncated
+    steps = Transition(time, nothing, nothing, terminated, truncated, nothing, true)
+    asked = []
+
+    def value(observations):
+        asked.append(observations.size)
+        return 2.0 * observations
+
+    with platform.tracing_for(platform.FORMS["cpu"]._replace(chunk=chunk)):
+        values, successors = ppo.rollout_values(value, steps, horizon)
+    np.testing.assert_array_equal(values, 2.0 * time)
+    np.testing.assert_array_equal(successors[~terminated], 2.0 * true[~terminated])
+    assert chunk is not None or sum(asked) <= 2 * length * size
+    assert horizon < 100 or sum(asked) < 2 * length * size
+
+
 def test_before_the_first_step_every_ratio_is_one(observed, first):
     """Then the loss is minus the mean advantage, which is zero for each term."""
     state, batch = first
@@ -241,6 +267,33 @@ def test_before_the_first_step_every_ratio_is_one(observed, first):
     assert float(parts.policy) == pytest.approx(0.0, abs=1e-4)
     np.testing.assert_allclose(jnp.mean(batch.experts.advantage, axis=1), 0.0, atol=1e-5)
     np.testing.assert_allclose(jnp.std(batch.experts.advantage, axis=1), 1.0, atol=1e-2)
+
+
+def test_a_row_is_one_network_and_rows_give_the_arrays_back(observed, first):
+    params, size = first[0].params, observed.config.num_experts
+    rows = ppo_epochs.as_rows(params, size)
+    jax.tree.map(np.testing.assert_array_equal, ppo_epochs.from_rows(rows, params, size), params)
+    for matrix, part in zip(rows[:2], params[:2], strict=True):
+        last = [np.ravel(x[-1]) for x in jax.tree.leaves(part)]
+        np.testing.assert_array_equal(matrix[-1], np.concatenate(last))
+    assert len(rows.observer_critic) == len(rows.classifier) == 1
+
+
+def test_each_network_is_clipped_by_its_own_norm(observed, first):
+    """Adam's first moment after one step is a tenth of the gradient that reached it."""
+    params, size = first[0].params, observed.config.num_experts
+    optimizer = ppo_epochs.optimizer(observed.config, COLD)
+    rows = ppo_epochs.as_rows(params, size)
+    steepness = jnp.array([0.01, 1.0, 100.0])
+    grads = jax.tree.map(jnp.ones_like, rows)
+    grads = grads._replace(heads=steepness[:, None] * grads.heads)
+    _, state = optimizer.update(grads, optimizer.init(rows))
+    moment = optax.tree.get(state.inner_states["heads"], "mu").heads
+    norms = jnp.linalg.norm(grads.heads, axis=1)
+    np.testing.assert_allclose(
+        10.0 * jnp.linalg.norm(moment, axis=1), jnp.minimum(norms, COLD.max_grad_norm), rtol=1e-5
+    )
+    assert float(norms[0]) < COLD.max_grad_norm < float(norms[1])
 
 
 def test_a_gate_scales_the_observers_gradient_of_its_expert_alone(observed, first):

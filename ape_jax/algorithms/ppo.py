@@ -7,18 +7,20 @@ environment.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
-from ape_jax.algorithms import common, ppo_loss, ppo_state
+from ape_jax.algorithms import common, ppo_epochs, ppo_loss, ppo_state
 from ape_jax.algorithms.common import Metrics
 from ape_jax.algorithms.ppo_loss import Batch, LossParts, LossWeights, Steps
 from ape_jax.algorithms.ppo_state import PPOState
 from ape_jax.algorithms.task import Task
 from ape_jax.config import PPOConfig, PPOHypers
-from ape_jax.core import objective
+from ape_jax.core import objective, platform, random
 from ape_jax.core.returns import generalized_advantages
 from ape_jax.core.statistics import init_statistics
 from ape_jax.envs.rollout import (
@@ -45,7 +47,9 @@ def init(key: PRNGKey, task: Task[PPOConfig], hypers: PPOHypers) -> PPOState:
     gated = config.constraint == "gate"
     return PPOState(
         params=params,
-        opt_state=ppo_loss.optimizer(config, hypers).init(params),
+        opt_state=ppo_epochs.optimizer(config, hypers).init(
+            ppo_epochs.as_rows(params, config.num_experts)
+        ),
         key=key,
         multipliers=None if gated else common.init_multipliers(networks.num_experts, hypers),
         environments=environments,
@@ -69,7 +73,7 @@ def update(
     """
     assert axis_name is None, "PPO-APE spreads seeds over devices, not environments"
     config = task.config
-    key, key_collect, key_shuffle = jax.random.split(state.key, 3)
+    key, key_collect, key_shuffle = random.split(state.key, 3)
     log_weights = common.expert_log_weights(task, state.params)
     temperature = temperature_at(state.num_updates, config.num_updates, hypers)
     observer = observer_policy(task.networks, state.params.heads, log_weights, temperature)
@@ -80,16 +84,17 @@ def update(
     weights = loss_weights(task, state, hypers)
     error, classifier = None, state.params.classifier
     if classifier is not None:
-        error = ppo_loss.calibration_error(
-            task.networks, classifier, batch.experts, weights.lengths
-        )
+        seen = batch.experts.observation
+        seen = seen.reshape(-1, config.envs_per_expert, *seen.shape[2:])
+        log_weights_of = functools.partial(task.networks.expert_log_weights, classifier)
+        error = ppo_loss.calibration_error(in_chunks(log_weights_of, seen), weights.lengths)
 
     def loss(params, minibatch):
         return ppo_loss.minibatch_loss(
             params, task.networks, minibatch, hypers, temperature, weights
         )
 
-    params, opt_state, parts, grad_norm = ppo_loss.run_epochs(
+    params, opt_state, parts, grad_norm = ppo_epochs.run_epochs(
         key_shuffle, config, state.params, state.opt_state, batch, loss, hypers
     )
     if state.observations is not None:
@@ -132,7 +137,7 @@ def collect(
         observer if num_all > num_own else None,
         draw_with_log_prob,
     )
-    keys = jax.random.split(key, num_all)
+    keys = random.split(key, num_all)
     return collect_rollout(
         keys, state.environments, actors, task.world, config.rollout_length, hypers.gamma
     )
@@ -154,12 +159,14 @@ def make_batch(
     )
 
     def steps_of(critic, steps, log_prob):
-        value = jax.vmap(jax.vmap(networks.value, (None, 0)), (None, 0))
-        values = value(critic, steps.observation)
+        def value(observations):
+            return networks.value(critic, observations)
+
+        values, next_values = rollout_values(value, steps, task.world.horizon)
         advantages = advantages_of(
             steps.reward * scale,
             values,
-            value(critic, steps.next_observation),
+            next_values,
             steps.terminated,
             steps.truncated,
             hypers.gamma,
@@ -180,8 +187,45 @@ def make_batch(
     if task.config.observer == "none":
         return Batch(experts, None)
     observer = steps_of(params.observer_critic, *others)
-    weights = jax.vmap(log_weights)(observer.observation)
-    return Batch(experts, observer._replace(log_weights=weights))
+    weights = in_chunks(jax.vmap(log_weights), others[0].observation)
+    return Batch(experts, observer._replace(log_weights=weights.reshape(-1, weights.shape[-1])))
+
+
+def rollout_values(
+    value: Callable, steps: Transition, horizon: int
+) -> tuple[Float[Array, "T B"], Float[Array, "T B"]]:
+    """Values of the observations of a rollout [T, B], and of their true successors.
+
+    The successor of a step is the observation of the next one, unless an episode ended. After the
+    end of a task its value does not count. So the critic is asked again only for the last successor
+    and for those that a time limit cut off, which are at least ``horizon`` steps apart.
+    """
+    values = in_chunks(value, steps.observation)
+    length = len(values)
+    cut = steps.truncated.at[-1].set(True)
+    number = jnp.cumsum(cut, axis=0)
+    most = min((length - 1) // horizon + 2, length)
+    # The step of the first cut, of the second …; zero where there are fewer.
+    numbers = jnp.arange(1, most + 1).reshape(-1, 1, 1)
+    steps_of_cuts = jnp.argmax(number[None] == numbers, axis=1)
+    rows = jax.vmap(lambda x, index: x[index], 1, 1)
+    at_cuts = in_chunks(value, rows(steps.next_observation, steps_of_cuts))
+    following = jnp.concatenate([values[1:], values[-1:]])
+    return values, jnp.where(cut, rows(at_cuts, number - 1), following)
+
+
+def in_chunks(
+    function: Callable, observations: Shaped[Array, "T B ..."]
+) -> Float[Array, "T B ..."]:
+    """A function of a batch of observations, at those of a rollout.
+
+    On a CPU some steps at a time, so that what the function computes stays in the cache.
+    """
+    chunk = platform.forms().critic_chunk
+    length, size = observations.shape[:2]
+    if chunk is None or length * size <= chunk:
+        return jax.vmap(function)(observations)
+    return jax.lax.map(function, observations, batch_size=max(1, chunk // size))
 
 
 def loss_weights(task: Task[PPOConfig], state: PPOState, hypers: PPOHypers) -> LossWeights:

@@ -1,19 +1,18 @@
-"""The loss of PPO-APE on a minibatch, and the epochs of minibatches in an update."""
+"""The loss of PPO-APE on a minibatch."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Shaped
 
-from ape_jax.algorithms.common import part_labels
-from ape_jax.config import PPOConfig, PPOHypers
-from ape_jax.core import objective, random
+from ape_jax.config import PPOHypers
+from ape_jax.core import objective
+from ape_jax.core.distributions import Categorical
 from ape_jax.core.statistics import expected_calibration_error
 from ape_jax.networks import EnsembleParams, Networks
-from ape_jax.types import Params, PRNGKey
+from ape_jax.types import Params
 
 
 class Steps(NamedTuple):
@@ -80,29 +79,29 @@ def minibatch_loss(
     """
 
     def critic_loss(critic, steps):
-        values = jax.vmap(networks.value, (None, 0))(critic, steps.observation)
+        values = networks.value(critic, steps.observation)
         return objective.clipped_value_loss(
             values, steps.value, steps.target, hypers.value_clip_eps
         )
 
     def expert_losses(head, critic, steps):
-        def at_step(observation, action):
-            policy = networks.distribution(head, observation)
+        def at_step(policy, action):
             return policy.log_prob(action), policy.entropy()
 
-        log_probs, entropies = jax.vmap(at_step)(steps.observation, steps.action)
+        policies = networks.distribution(head, steps.observation)
+        log_probs, entropies = jax.vmap(at_step)(policies, steps.action)
         surrogate = objective.clipped_surrogate(
             log_probs, steps.log_prob, steps.advantage, hypers.clip_eps
         )
         return surrogate, critic_loss(critic, steps), jnp.mean(entropies)
 
     def observer_surrogate(steps):
-        def at_step(observation, action, log_weights):
-            policies = networks.distributions(params.heads, observation)
-            policies = jax.tree.map(_gated(weights.gates), policies)
+        def at_step(policies, action, log_weights):
             return policies.pool(log_weights).temper(temperature).log_prob(action)
 
-        log_probs = jax.vmap(at_step)(steps.observation, steps.action, steps.log_weights)
+        policies = networks.distributions(params.heads, steps.observation)
+        policies = jax.tree.map(_gated(weights.gates), policies)
+        log_probs = jax.vmap(at_step, (1, 0, 0))(policies, steps.action, steps.log_weights)
         return objective.clipped_surrogate(
             log_probs, steps.log_prob, -steps.advantage, hypers.clip_eps
         )
@@ -141,93 +140,20 @@ def classifier_loss(
     Its minimum is the posterior w_c(s) = d_c(s) / Σ_k d_k(s) of ``posterior_log_weights``: the
     occupancy of an expert is the share of its steps in a state times the length of its episodes.
     """
-    log_weights = _log_weights(networks, classifier, experts)
-    own = jnp.mean(jnp.diagonal(log_weights, axis1=0, axis2=2), axis=0)
-    return -jnp.sum(lengths * own)
+    log_weights = networks.expert_log_weights(classifier, experts.observation)
+    own = jax.vmap(Categorical.log_prob)(Categorical(log_weights), jnp.arange(len(lengths)))
+    return -jnp.sum(lengths * jnp.mean(own, axis=1))
 
 
 def calibration_error(
-    networks: Networks, classifier: Params, experts: Steps, lengths: Float[Array, " E"]
+    log_weights: Float[Array, "*steps E"], lengths: Float[Array, " E"]
 ) -> Float[Array, ""]:
-    """Expected calibration error of q(c|s) on steps [E, N], weighted as in ``classifier_loss``."""
-    log_weights = _log_weights(networks, classifier, experts)
-    num_experts, num_steps = log_weights.shape[:2]
+    """Expected calibration error of q(c|s) on as many steps of each expert, one after the other.
+
+    Steps are weighted as in ``classifier_loss``.
+    """
+    num_experts = len(lengths)
+    log_weights = log_weights.reshape(-1, num_experts)
+    num_steps = len(log_weights) // num_experts
     labels = jnp.repeat(jnp.arange(num_experts), num_steps)
-    return expected_calibration_error(
-        log_weights.reshape(-1, num_experts), labels, jnp.repeat(lengths, num_steps)
-    )
-
-
-def _log_weights(networks: Networks, classifier: Params, experts: Steps) -> Float[Array, "E N E"]:
-    at_steps = jax.vmap(jax.vmap(networks.expert_log_weights, (None, 0)), (None, 0))
-    return at_steps(classifier, experts.observation)
-
-
-def optimizer(config: PPOConfig, hypers: PPOHypers) -> optax.GradientTransformation:
-    """Adam, with the gradient of each head and of each critic clipped on its own.
-
-    Rates fall linearly over all steps of the optimiser; the classifier's rate is constant.
-    """
-    num_steps = config.num_updates * config.num_epochs * config.num_minibatches
-    clip = optax.clip_by_global_norm(hypers.max_grad_norm)
-    # One clip for all experts would let a steep one shrink the steps of the others.
-    clip_each = optax.stateless(
-        lambda updates, _: jax.vmap(lambda x: clip.update(x, optax.EmptyState())[0])(updates)
-    )
-
-    def adam(rate, clip):
-        rates = optax.linear_schedule(rate, hypers.lr_end_fraction * rate, max(num_steps - 1, 1))
-        return optax.chain(clip, optax.adam(rates, eps=1e-5))
-
-    return optax.partition(
-        {
-            "heads": adam(hypers.learning_rate, clip_each),
-            "expert_critics": adam(hypers.critic_learning_rate, clip_each),
-            "observer_critic": adam(hypers.critic_learning_rate, clip),
-            "classifier": optax.adam(hypers.classifier_learning_rate, eps=1e-5),
-        },
-        part_labels,
-    )
-
-
-def run_epochs(
-    key: PRNGKey,
-    config: PPOConfig,
-    params: EnsembleParams,
-    opt_state: optax.OptState,
-    batch: Batch,
-    loss: Callable[[EnsembleParams, Batch], tuple[Float[Array, ""], LossParts]],
-    hypers: PPOHypers,
-) -> tuple[EnsembleParams, optax.OptState, LossParts, Float[Array, ""]]:
-    """Pass over the batch several times, in new random minibatches each time.
-
-    Returns:
-      Parameters, state of the optimiser, and the means over all minibatches of the parts of the
-      loss and of the norm of the heads' gradient.
-    """
-    step = optimizer(config, hypers)
-
-    def split(key: PRNGKey, steps: Steps, axis: int) -> Steps:
-        """Shuffle along an axis, and cut into minibatches [P, …]; all experts in one order."""
-        order = random.permutation(key, steps.log_prob.shape[axis])
-        order = order.reshape(config.num_minibatches, -1)
-        return jax.tree.map(lambda x: jnp.moveaxis(jnp.take(x, order, axis=axis), axis, 0), steps)
-
-    def minibatch(carry, part):
-        params, opt_state = carry
-        grads, parts = jax.grad(loss, has_aux=True)(params, part)
-        changes, opt_state = step.update(grads, opt_state, params)
-        params = optax.apply_updates(params, changes)
-        return (params, opt_state), (parts, optax.tree.norm(grads.heads))
-
-    def epoch(carry, key):
-        key_experts, key_observer = jax.random.split(key)
-        observer = None if batch.observer is None else split(key_observer, batch.observer, 0)
-        minibatches = Batch(split(key_experts, batch.experts, 1), observer)
-        return jax.lax.scan(minibatch, carry, minibatches)
-
-    (params, opt_state), measured = jax.lax.scan(
-        epoch, (params, opt_state), jax.random.split(key, config.num_epochs)
-    )
-    parts, grad_norm = jax.tree.map(jnp.mean, measured)
-    return params, opt_state, parts, grad_norm
+    return expected_calibration_error(log_weights, labels, jnp.repeat(lengths, num_steps))

@@ -21,13 +21,12 @@ class Categorical(NamedTuple):
 
     log_probs: Float[Array, "*batch A"]
 
-    def log_prob(self, action: Int[Array, ""]) -> Float[Array, ""]:
+    def log_prob(self, action: Int[Array, ""]) -> Float[Array, "*batch"]:
         """Log-probability of one action."""
-        return self.log_probs[action]
-
-    def cross_entropy(self, action: Int[Array, ""]) -> Float[Array, ""]:
-        """−log π(action), as a sum over all actions: its gradient needs no scatter."""
-        return -jnp.sum(jax.nn.one_hot(action, self.log_probs.shape[-1]) * self.log_probs)
+        # A sum over all actions, because the gradient of a look-up is a scatter, which a TPU runs
+        # one element after another.
+        taken = jnp.arange(self.log_probs.shape[-1]) == action
+        return jnp.sum(jnp.where(taken, self.log_probs, 0.0), axis=-1)
 
     def entropy(self) -> Float[Array, ""]:
         """The entropy −Σ_a π(a) log π(a), in nats."""
@@ -81,10 +80,6 @@ class Gaussian(NamedTuple):
         errors = (action - self.mean) * jnp.exp(-self.log_std)
         terms = -0.5 * jnp.square(errors) - self.log_std - 0.5 * jnp.log(2.0 * jnp.pi)
         return jnp.sum(terms)
-
-    def cross_entropy(self, action: Float[Array, " D"]) -> Float[Array, ""]:
-        """Minus the log density of one action, in nats."""
-        return -self.log_prob(action)
 
     def entropy(self) -> Float[Array, ""]:
         """Differential entropy, in nats."""

@@ -27,10 +27,22 @@ class Forms(NamedTuple):
     """Whether exact values and occupancies double the number of steps, in log H products."""
     lanes: bool
     """Whether a lane takes the next episode when one has ended."""
+    critic_chunk: int | None = None
+    """Observations of a rollout that a critic evaluates at once; None: all."""
+    row_by_row: bool = False
+    """Whether layers use ``networks.modules.product``, which has no forward-mode derivative."""
 
 
 FORMS: dict[str, Forms] = {
-    "cpu": Forms(unroll=1, parallel_returns=False, one_hot=False, doubling=False, lanes=True),
+    "cpu": Forms(
+        unroll=1,
+        parallel_returns=False,
+        one_hot=False,
+        doubling=False,
+        lanes=True,
+        critic_chunk=512,
+        row_by_row=True,
+    ),
     "gpu": Forms(unroll=20, parallel_returns=True, one_hot=False, doubling=True, lanes=False),
     "tpu": Forms(unroll=20, parallel_returns=True, one_hot=True, doubling=True, lanes=False),
 }
@@ -41,7 +53,7 @@ _CHOSEN = jax.make_user_context(None)
 
 def forms() -> Forms:
     """The forms for the program that is being traced: those of JAX's default device."""
-    return _CHOSEN.value or FORMS[jax.default_backend()]
+    return _CHOSEN.value or FORMS.get(jax.default_backend(), FORMS["cpu"])
 
 
 def tracing_for(chosen: PlatformName | Forms) -> contextlib.AbstractContextManager[None]:

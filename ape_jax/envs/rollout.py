@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from ape_jax.core import random
+from ape_jax.core import platform, random
 from ape_jax.core.distributions import Distribution, Sampler
 from ape_jax.core.policies import TablePolicy
 from ape_jax.envs.step import Standing, broadcast, hold, reset, restart, step
@@ -289,7 +289,8 @@ def collect_rollout(
         return state, (transition, Rollout(episode_return, discounted_return, log_probs))
 
     draws = (uniforms, moves[:num_steps], moves[num_steps:])
-    state, (transitions, rollout) = jax.lax.scan(advance, state, draws)
+    unroll = platform.forms().unroll
+    state, (transitions, rollout) = jax.lax.scan(advance, state, draws, unroll=unroll)
     return state, transitions, rollout
 
 

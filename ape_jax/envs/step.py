@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key, Shaped
 
+from ape_jax.core import random
 from ape_jax.envs.world import World
 from ape_jax.types import Transition
 
@@ -20,6 +21,7 @@ class Standing(NamedTuple):
 
 def reset(world: World, keys: Key[Array, " N"]) -> Standing:
     """The start of one episode for each key."""
+    keys = random.written_out(keys)
     return Standing(*jax.vmap(world.env.reset_env, in_axes=(0, None))(keys, world.params))
 
 
@@ -29,7 +31,7 @@ def step(
     """One step of every environment: transitions [N], all valid, and where they then are."""
     observations, states, rewards, terminated, _ = jax.vmap(
         world.env.step_env, in_axes=(0, 0, 0, None)
-    )(keys, at.state, world.clip_action(actions), world.params)
+    )(random.written_out(keys), at.state, world.clip_action(actions), world.params)
     truncated = jax.vmap(world.env.is_truncated, in_axes=(0, None))(states, world.params)
     transition = Transition(
         observation=at.observation,

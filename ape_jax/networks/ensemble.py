@@ -87,7 +87,7 @@ class Networks:
 
     def log_probs(
         self, head: Params, observation: Shaped[Array, "..."] | None
-    ) -> Float[Array, "*S A"]:
+    ) -> Float[Array, "*batch A"]:
         """One head's log π_c(·|observation); None gives those of all states."""
         return jax.nn.log_softmax(jnp.asarray(self.head.apply(head, observation)))
 
@@ -95,8 +95,8 @@ class Networks:
         """One head's π_c(·|observation)."""
         if self.action_bounds is None:
             return Categorical(self.log_probs(head, observation))
-        low, high = jnp.asarray(self.action_bounds)
-        means, log_stds = jnp.split(jnp.asarray(self.head.apply(head, observation)), 2)
+        means, log_stds = jnp.split(jnp.asarray(self.head.apply(head, observation)), 2, axis=-1)
+        low, high = (jnp.broadcast_to(jnp.asarray(x), means.shape) for x in self.action_bounds)
         half = 0.5 * (high - low)
         return Gaussian(0.5 * (low + high) + half * means, jnp.log(half) + log_stds)
 
@@ -110,9 +110,9 @@ class Networks:
         """Every head's log π_c(·|observation)."""
         return jax.vmap(self.log_probs, in_axes=(0, None))(heads, observation)
 
-    def value(self, critic: Params, observation: Shaped[Array, "..."]) -> Float[Array, ""]:
+    def value(self, critic: Params, observation: Shaped[Array, "..."]) -> Float[Array, "*batch"]:
         """V(observation) of one critic."""
-        return jnp.asarray(self.critic.apply(critic, observation))[0]
+        return jnp.asarray(self.critic.apply(critic, observation))[..., 0]
 
     def observer_values(
         self, params: EnsembleParams, observation: Shaped[Array, "..."]
@@ -124,7 +124,7 @@ class Networks:
 
     def expert_log_weights(
         self, classifier: Params, observation: Shaped[Array, "..."]
-    ) -> Float[Array, " E"]:
+    ) -> Float[Array, "*batch E"]:
         """The classifier's log q(·|observation)."""
         assert self.classifier is not None
         return jax.nn.log_softmax(jnp.asarray(self.classifier.apply(classifier, observation)))
@@ -183,7 +183,8 @@ def make_networks(
         shape = (num_outputs, config.hidden_sizes, config.activation)
         if config.head == "conv":
             return Conv(*shape, scale)
-        return MLP(*shape, num_states, scale, config.normalize_observations)
+        axes = len(observation_space.shape)
+        return MLP(*shape, num_states, scale, config.normalize_observations, axes)
 
     bounds = None
     if config.head == "gaussian":

@@ -68,7 +68,7 @@ class BehaviourCloning(Training):
 
     def _fit_batches(self, keys, demonstrations: Demonstrations) -> Params:
         def loss(params, observation, action):
-            return self.networks.distribution(params, observation).cross_entropy(action)
+            return -self.networks.distribution(params, observation).log_prob(action)
 
         return self.fit_samples(keys, self.networks.head.init, loss, demonstrations)
 

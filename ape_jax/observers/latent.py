@@ -201,7 +201,7 @@ class LatentCloning(fitting.Training):
             log_probs = jax.vmap(jax.vmap(self.networks.log_probs, (0, None)), (None, 0))(
                 heads, block.observation
             )
-            taken = jnp.take_along_axis(log_probs, block.action[:, None, None], axis=-1)[..., 0]
+            taken = jax.vmap(Categorical.log_prob)(Categorical(log_probs), block.action)
             joint = jax.nn.log_softmax(logits)[None] + episode_log_probs(
                 taken * weights[:, None], block, size
             )

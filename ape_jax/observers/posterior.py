@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ape_jax.algorithms.task import Task
 from ape_jax.core import mixture, tabular
@@ -65,11 +64,11 @@ class Posterior(Training):
         key_steps, *keys = jax.random.split(key, 4)
         steps, expert = collect.collect(key_steps, self.task, self.heads, self.num_steps)
         states, hidden_sizes = networks.num_states, (self.hidden_size,)
-        module = MLP(networks.num_experts, hidden_sizes, "tanh", states, 0.0, states is None)
+        shape, axes = (networks.num_experts, hidden_sizes), len(networks.observation_shape)
+        module = MLP(*shape, "tanh", states, 0.0, states is None, axes)
 
         def cross_entropy(params, observation, expert):
-            logits = jnp.asarray(module.apply(params, observation))
-            return optax.softmax_cross_entropy_with_integer_labels(logits, expert)
+            return -Categorical(LearnedWeights(params, module)(observation)).log_prob(expert)
 
         labelled = steps._replace(action=expert)
         classifier = self.fit_samples(keys, module.init, cross_entropy, labelled)

@@ -106,7 +106,7 @@ class Recurrent(fitting.Training):
 
             def of_episode(actions, *inputs):
                 _, acts = jax.lax.scan(lambda m, x: policy(m, *x), policy.initial_carry(), inputs)
-                return jnp.take_along_axis(acts.log_probs, actions[:, None], axis=-1)[:, 0]
+                return jax.vmap(Categorical.log_prob)(acts, actions)
 
             picked = (episodes.action[rows], episodes.observation[rows], last[rows])
             taken = jax.vmap(of_episode)(*picked)

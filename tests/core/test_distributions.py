@@ -116,3 +116,14 @@ def test_entropy_of_a_uniform_policy_is_log_of_the_number_of_actions():
 def test_normal_numbers_are_finite_at_both_ends(edge):
     one = Gaussian(jnp.zeros(1), jnp.zeros(1))
     assert np.isfinite(float(one.sample(jnp.array([edge]))[0]))
+
+
+def test_log_probability_is_that_of_the_action_and_its_gradient_needs_no_scatter():
+    log_probs = jnp.log(jnp.array([[0.5, 0.0, 0.2, 0.3], [1.0, 0.0, 0.0, 0.0]]))
+    for action in range(4):
+        found = Categorical(log_probs).log_prob(jnp.int32(action))
+        np.testing.assert_array_equal(found, log_probs[:, action])
+        gradient = jax.grad(lambda x, a=action: Categorical(x).log_prob(jnp.int32(a)))(log_probs[0])
+        np.testing.assert_array_equal(gradient, np.eye(4)[action])
+    program = jax.make_jaxpr(jax.grad(lambda x: Categorical(x).log_prob(jnp.int32(1))))
+    assert "scatter" not in str(program(log_probs[0]))

@@ -52,3 +52,30 @@ def test_a_permutation_puts_every_number_everywhere():
     )
     shares = np.stack([(np.asarray(orders) == number).mean(axis=0) for number in range(4)])
     np.testing.assert_allclose(shares, 0.25, atol=0.02)
+
+
+DRAWS = {
+    "uniform": lambda key: jax.random.uniform(key, (3,)),
+    "bits": lambda key: jax.random.bits(key, (5,), "uint8"),
+    "permutation": lambda key: jax.random.permutation(key, 6),
+    "split": lambda key: jax.random.randint(jax.random.split(key, 3)[1], (2, 2), 0, 100),
+    "fold in": lambda key: jax.random.normal(jax.random.fold_in(key, 4)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_keys_that_are_written_out_draw_the_same_numbers(name):
+    keys = jax.random.split(jax.random.key(2), (2, 2))
+    draw = jax.vmap(jax.vmap(DRAWS[name]))
+    np.testing.assert_array_equal(draw(random.written_out(keys)), draw(keys))
+
+
+def test_keys_of_another_generator_are_not_written_out():
+    key = jax.random.key(2, impl="rbg")
+    assert random.written_out(key) is key
+
+
+def test_one_key_splits_like_that_of_jax():
+    key = jax.random.key(6)
+    ours = jax.random.key_data(random.split(key, 3))
+    np.testing.assert_array_equal(ours, jax.random.key_data(jax.random.split(key, 3)))
