@@ -27,6 +27,9 @@ class Forms(NamedTuple):
     """Whether exact values and occupancies double the number of steps, in log H products."""
     lanes: bool
     """Whether a lane takes the next episode when one has ended."""
+    pallas: bool = False
+    """Whether episodes in finite worlds are one kernel, in Pallas. Off on every platform: the
+    kernel has been compiled for GPUs and TPUs, but has only run in Pallas's interpreter."""
 
 
 FORMS: dict[str, Forms] = {

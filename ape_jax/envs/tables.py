@@ -1,7 +1,8 @@
 """Episodes by look-ups in tables, for finite worlds whose moves are certain; only visits are kept.
 
 The episodes are those of ``rollout.ensemble_episodes`` for the same keys. Here a step is two
-look-ups, and no step is recorded but by one number. Each platform has its own form of the loop.
+look-ups, and no step is recorded but by one number. Each platform has its own form of the loop;
+``tables_kernel`` is one more, for accelerators.
 """
 
 from typing import NamedTuple
@@ -96,11 +97,29 @@ def _sums_by_blocks(
     gamma: Float[Array, ""] | float,
 ) -> Float[Array, "3 G S A"]:
     """Sums of 1, R and R² of all episodes side by side, each from its start to the time limit."""
-    moves = world.moves
-    num_states, num_actions = moves.reward.shape
+    assert world.moves is not None
+    rewards = jnp.asarray(world.moves.reward)
+    if platform.forms().pallas:
+        # Imported where it is used, because Pallas takes long to import.
+        from ape_jax.envs import tables_kernel
+
+        looked_up = tables_kernel.Tables(thresholds, _moves_code(world.moves), rewards)
+        found = tables_kernel.episodes(states, words, looked_up, world.horizon, gamma)
+        return tables_kernel.add_up(*found, *rewards.shape)
+    states, actions, live = _steps(states, words, thresholds, world)
+    earned = jnp.where(live, rewards[states, actions], 0.0)
+    returns = discounted_returns(earned, jnp.full_like(earned, gamma))
+    return jnp.stack(count(states, actions, returns, live, *rewards.shape))
+
+
+def _steps(
+    states: Int[Array, "G B"], words: Words, thresholds: Int[Array, "G S cuts"], world: World
+) -> tuple[Int[Array, "T G B"], Int[Array, "T G B"], Bool[Array, "T G B"]]:
+    """States, actions, and whether the episode had not ended before the step: a loop over time."""
+    assert world.moves is not None
+    num_actions = world.moves.reward.shape[1]
     one_hot, horizon = platform.forms().one_hot, world.horizon
-    code, groups = _moves_code(moves), jnp.arange(len(states), dtype=jnp.int32)[:, None]
-    rewards = jnp.asarray(moves.reward)
+    code, groups = _moves_code(world.moves), jnp.arange(len(states), dtype=jnp.int32)[:, None]
     if one_hot:
         looked_up = jnp.concatenate(
             [thresholds, jnp.broadcast_to(code, (len(states), *code.shape))], axis=-1
@@ -135,10 +154,7 @@ def _sums_by_blocks(
     start = (states, jnp.ones(states.shape, bool))
     unroll = -(-platform.forms().unroll // NUMBERS_PER_BLOCK)
     _, records = jax.lax.scan(steps_of_block, start, bits, unroll=unroll)
-    states, actions, live = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:horizon], records)
-    earned = jnp.where(live, rewards[states, actions], 0.0)
-    returns = discounted_returns(earned, jnp.full_like(earned, gamma))
-    return jnp.stack(count(states, actions, returns, live, num_states, num_actions))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:horizon], records)
 
 
 def _first_above(rows: Int[Array, "... cuts"], number: Int[Array, "..."]) -> Int[Array, "..."]:
