@@ -48,17 +48,7 @@ def recorded(keys, policies, world, gamma=GAMMA):
     experts = TablePolicy(Categorical(jnp.log(policies[:-1])))
     observer = TablePolicy(Categorical(jnp.log(policies[-1])))
     own, others = rollout.ensemble_episodes(keys[0], keys[1].reshape(-1), experts, observer, world)
-    others = jax.tree.map(lambda x: x[:, None], others)
-    found = (visits.of_episodes(episodes, gamma, S, A) for episodes in (own, others))
-    return [
-        jax.tree.map(lambda x, y: x.reshape(y), x, y) for x, y in zip(found, SHAPES, strict=True)
-    ]
-
-
-SHAPES = (
-    visits.Visits((E, S, A), (E, S, A), (E, S, A), (E,)),
-    visits.Visits((S, A), (S, A), (S, A), ()),
-)
+    return visits.of_episodes(own, gamma, S, A), visits.of_one_policy(others, gamma, S, A)
 
 
 def looked_up(keys, policies, world, gamma=GAMMA):

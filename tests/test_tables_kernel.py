@@ -58,32 +58,30 @@ def test_steps_returns_and_counts_are_those_of_the_loop(
 ):
     """Bit for bit: less than a program's episodes and more, limits within four steps."""
     world = world_of(horizon)
-    thresholds, rewards = tables._thresholds(policies), jnp.asarray(world.moves.reward)
+    moves, thresholds = world.moves, tables._thresholds(policies)
     states, words = tables._start(jax.random.split(jax.random.key(3), (G, block)), world)
 
     @jax.jit
-    def by_loop(states, words, thresholds):
-        states, actions, live = steps = tables._steps(states, words, thresholds, world)
-        earned = jnp.where(live, rewards[states, actions], 0.0)
+    def by_loop(*inputs):
+        records = tables._records(*inputs, moves, horizon)
+        earned = jnp.where(records % 2, jnp.ravel(moves.reward)[records >> 1], 0.0)
         returns = discounted_returns(earned, jnp.full_like(earned, GAMMA))
-        return (*steps, returns), jnp.stack(tables.count(states, actions, returns, live, S, A))
+        return records, returns, tables.count_records(records, returns, S, A)
 
     @jax.jit
-    def by_kernel(states, words, thresholds):
-        looked_up = tables_kernel.Tables(thresholds, tables._moves_code(world.moves), rewards)
-        records, returns = tables_kernel.episodes(states, words, looked_up, horizon, GAMMA)
-        steps = (*tables_kernel.decode(records, A), returns)
-        return steps, tables_kernel.add_up(records, returns, S, A)
+    def by_kernel(*inputs):
+        found = tables_kernel.episodes(*inputs, moves, horizon, GAMMA)
+        return *found, tables_kernel.add_up(*found, S, A)
 
     with platform.tracing_for(forms(form, pallas=False)):
-        expected, expected_sums = by_loop(states, words, thresholds)
+        *expected, expected_sums = by_loop(states, words, thresholds)
     with platform.tracing_for(forms(form, pallas=True)):
-        found, sums = by_kernel(states, words, thresholds)
-    assert 0.1 < np.mean(expected[2]) < 1.0
+        *found, sums = by_kernel(states, words, thresholds)
+    assert 0.1 < np.mean(expected[0] % 2) < 1.0
+    assert np.sum(found[0] % 2) == np.sum(expected[0] % 2), "what fills up blocks is not live"
     for ours, theirs in zip(found, expected, strict=True):
         ours = jnp.swapaxes(ours, 0, 1)[:horizon, :, :block]
         np.testing.assert_array_equal(ours, theirs)
-    assert np.sum(found[2]) == np.sum(expected[2]), "what fills up blocks is not live"
     np.testing.assert_array_equal(sums[0], expected_sums[0])
     np.testing.assert_allclose(sums[1:], expected_sums[1:], rtol=1e-6, atol=1e-6)
 
@@ -102,12 +100,15 @@ def test_tiles_are_whole_lanes_and_cut_records_evenly(block, num_steps):
 def test_runs_side_by_side_are_those_of_a_loop(form, policies):
     """Each with its own keys, policies and discount."""
     world = world_of(8)
-    visits = partial(tables.ensemble_visits, world=world)
     keys = jax.random.split(jax.random.key(4), (2, 2, 1, 7))
     both = jnp.stack([policies, policies[::-1]])
     gammas = jnp.array([0.5, 0.9])
+
+    @jax.jit
+    def run(keys, policies, gamma):
+        return tables.ensemble_visits(*keys, policies, world, gamma)
+
     with platform.tracing_for(forms(form, pallas=True)):
-        run = jax.jit(lambda keys, *others: visits(*keys, *others[:1], gamma=others[1]))
         together = jax.jit(jax.vmap(run))(keys, both, gammas)
         for place in range(2):
             alone = run(keys[place], both[place], gammas[place])
@@ -127,3 +128,16 @@ def test_a_training_with_the_kernels_is_the_same(small_grid):
     (plain, plain_metrics), (state, metrics) = runs
     same = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(same, (state.params, metrics), (plain.params, plain_metrics))
+
+
+def test_derivatives_are_refused(policies):
+    keys = jax.random.split(jax.random.key(4), (2, 1, 2))
+
+    def total(gamma):
+        return jnp.sum(tables.ensemble_visits(*keys, policies, world_of(8), gamma)[0].returns)
+
+    with (
+        platform.tracing_for(forms("gpu", pallas=True)),
+        pytest.raises(NotImplementedError, match="pallas=False"),
+    ):
+        jax.grad(total)(GAMMA)

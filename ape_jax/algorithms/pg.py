@@ -20,9 +20,15 @@ from ape_jax.algorithms.pg_loss import Episodes, classifier_loss, loss
 from ape_jax.algorithms.task import Task
 from ape_jax.config import PGHypers, TrainConfig
 from ape_jax.core import visits
-from ape_jax.core.policies import tabulate
+from ape_jax.core.visits import Visits
 from ape_jax.envs import rollout, tables
-from ape_jax.networks import EnsembleParams, HeadPolicy, Networks, observer_policy
+from ape_jax.networks import (
+    EnsembleParams,
+    HeadPolicy,
+    Networks,
+    observer_policy,
+    tabulate_ensemble,
+)
 from ape_jax.types import LogWeightsFn, PRNGKey, SettingError, Transition
 
 
@@ -126,31 +132,33 @@ def collect_batch(
 
     Where the world has tables, no step is recorded.
     """
-    networks = task.networks
-    if task.world.moves is None or task.observer_reward is not None:
-        experts, observer = collect(task, params, log_weights, hypers, keys, axis_name)
-        if networks.num_states is None:
-            return Batch(
-                experts,
-                observer,
-                returns=jnp.mean(jnp.sum(experts.reward, axis=0), axis=-1),
-                observer_return=jnp.mean(jnp.sum(observer.reward, axis=0)),
-                length=jnp.mean(jnp.sum(experts.mask, axis=0, dtype=jnp.float32)),
-            )
-        sizes = hypers.gamma, networks.num_states, networks.num_actions
-        own = visits.of_episodes(experts, *sizes)
-        others = visits.of_episodes(jax.tree.map(lambda x: x[:, None], observer), *sizes)
-        others = jax.tree.map(lambda x: x[0], others)
-    else:
-        acts = observer_policy(networks, params.heads, log_weights, hypers.temperature)
-        clone = tabulate(acts, networks.num_states).table.log_probs
-        policies = jnp.append(networks.tabulate_experts(params.heads), clone[None], axis=0)
-        block_keys = (episode_keys(key, task.config, axis_name) for key in keys)
-        own, others = tables.ensemble_visits(
-            *block_keys, jnp.exp(policies), task.world, hypers.gamma
+    networks, num_states = task.networks, task.networks.num_states
+    if num_states is not None and task.world.moves is not None and task.observer_reward is None:
+        own, others = tabulate_ensemble(networks, params.heads, log_weights, hypers.temperature)
+        policies = jnp.exp(jnp.append(own, others[None], axis=0))
+        expert_keys, observer_keys = (episode_keys(key, task.config, axis_name) for key in keys)
+        return _batch_of_visits(
+            *tables.ensemble_visits(expert_keys, observer_keys, policies, task.world, hypers.gamma)
         )
-    length = jnp.mean(own.lengths())
-    return Batch(own, others, own.undiscounted, others.undiscounted, length)
+    experts, observer = collect(task, params, log_weights, hypers, keys, axis_name)
+    if num_states is not None:
+        sizes = (num_states, networks.num_actions)
+        return _batch_of_visits(
+            visits.of_episodes(experts, hypers.gamma, *sizes),
+            visits.of_one_policy(observer, hypers.gamma, *sizes),
+        )
+    return Batch(
+        experts,
+        observer,
+        returns=jnp.mean(jnp.sum(experts.reward, axis=0), axis=-1),
+        observer_return=jnp.mean(jnp.sum(observer.reward, axis=0)),
+        length=jnp.mean(jnp.sum(experts.mask, axis=0, dtype=jnp.float32)),
+    )
+
+
+def _batch_of_visits(experts: Visits, observer: Visits) -> Batch:
+    returns, observer_return = experts.undiscounted, observer.undiscounted
+    return Batch(experts, observer, returns, observer_return, jnp.mean(experts.lengths()))
 
 
 def collect(

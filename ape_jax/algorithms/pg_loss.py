@@ -1,17 +1,15 @@
 """The losses of PG-APE on whole episodes: both terms, their critics, and the classifier."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from ape_jax.config import PGHypers
 from ape_jax.core import objective, visits
-from ape_jax.core.distributions import HeadDistribution
+from ape_jax.core.distributions import Categorical
 from ape_jax.core.samples import every_step
 from ape_jax.core.visits import Visits
-from ape_jax.networks import EnsembleParams, Networks, observer_policy
+from ape_jax.networks import EnsembleParams, Networks, observer_policy, tabulate_ensemble
 from ape_jax.types import LogWeightsFn, Params, Transition
 
 Episodes = Transition | Visits
@@ -36,33 +34,15 @@ def loss(
     Returns:
       The scalar loss, and the parts of each term.
     """
-
-    def expert_losses(head, critic, episodes):
-        def policy(observation):
-            return networks.distribution(head, observation)
-
-        def values(observation):
-            return networks.value(critic, observation)[None]
-
-        inputs = loss_inputs(networks, policy, values, episodes, hypers.gamma)
-        return jax.tree.map(jnp.mean, jax.vmap(objective.expert_loss, in_axes=1)(inputs))
-
-    expert = jax.vmap(expert_losses, in_axes=(0, 0, expert_axis(experts)))(
-        params.heads, params.expert_critics, experts
-    )
+    inputs = _inputs_of_steps if networks.num_states is None else _inputs_of_tables
+    own, others = inputs(params, networks, log_weights, experts, observer, hypers)
+    of_trajectories = jax.vmap(objective.expert_loss, in_axes=1)
+    expert = jax.tree.map(lambda x: jnp.mean(x, axis=-1), jax.vmap(of_trajectories)(own))
     beta: Float[Array, ""] | float = hypers.beta
     if multipliers is not None:
         weights, beta = objective.dual_weights(multipliers)
         expert = expert._replace(policy=weights * expert.policy)
-    acts = observer_policy(networks, params.heads, log_weights, hypers.temperature)
-    inputs = loss_inputs(
-        networks,
-        lambda o: acts((), o, None)[1],
-        lambda o: networks.observer_values(params, o),
-        observer,
-        hypers.gamma,
-    )
-    clone = jax.vmap(objective.observer_loss, in_axes=(1, None))(inputs, beta)
+    clone = jax.vmap(objective.observer_loss, in_axes=(1, None))(others, beta)
     expert, clone = jax.tree.map(jnp.mean, (expert, clone))
     return total_loss(expert, clone, hypers), (expert, clone)
 
@@ -80,80 +60,108 @@ def classifier_loss(classifier: Params, networks: Networks, experts: Episodes) -
 
     It is summed over time and averaged over the trajectories, as the other losses are.
     """
-
-    def log_weights(observation):
-        return networks.expert_log_weights(classifier, observation)
-
-    def block(label, episodes):
-        if networks.num_states is None:
-            terms = jax.vmap(jax.vmap(log_weights))(episodes.observation)
-            weights = episodes.mask / episodes.mask.shape[1]
-        else:
-            terms = jax.vmap(log_weights)(jnp.arange(networks.num_states, dtype=jnp.int32))
-            weights = jnp.sum(_visits_of(networks, episodes, 1.0).counts, axis=-1)
-        own = jnp.arange(networks.num_experts) == label
-        return -jnp.sum(weights * jnp.sum(jnp.where(own, terms, 0.0), axis=-1))
-
-    labels = jnp.arange(networks.num_experts)
-    return jnp.mean(jax.vmap(block, in_axes=(0, expert_axis(experts)))(labels, experts))
-
-
-def expert_axis(experts: Episodes) -> int:
-    """The axis of experts: time comes first in episodes."""
-    return 0 if isinstance(experts, Visits) else 1
-
-
-def loss_inputs(
-    networks: Networks,
-    policy: Callable[[Shaped[Array, "..."]], HeadDistribution],
-    values: Callable[[Shaped[Array, "..."]], Float[Array, " V"]],
-    episodes: Episodes,
-    gamma: Float[Array, ""] | float,
-) -> objective.LossInputs:
-    """Inputs of the losses, [T, N], for one policy and its critics.
-
-    Where states are finite they are one trajectory [S A, 1] of all pairs of state and action, in
-    which nothing has to be looked up.
-    """
+    num_experts = networks.num_experts
     if networks.num_states is None:
-        return _inputs_of_steps(policy, values, episodes, gamma)
-    return _inputs_of_tables(networks, policy, values, _visits_of(networks, episodes, gamma))
+        assert isinstance(experts, Transition)
+        at_steps = jax.vmap(
+            jax.vmap(jax.vmap(networks.expert_log_weights, (None, 0)), (None, 0)), (None, 0)
+        )
+        log_weights = jnp.moveaxis(at_steps(classifier, experts.observation), 1, 0)
+        weights = jnp.moveaxis(experts.mask / experts.mask.shape[-1], 1, 0)
+    else:
+        log_weights = networks.tabulate_log_weights(classifier)
+        log_weights = jnp.broadcast_to(log_weights, (num_experts, *log_weights.shape))
+        weights = jnp.sum(_visits_of(networks, experts, 1.0).counts, axis=-1)
+    own = jnp.stack([log_weights[expert, ..., expert] for expert in range(num_experts)])
+    return -jnp.sum(weights * own) / num_experts
 
 
-def _inputs_of_steps(policy, values, episodes: Transition, gamma) -> objective.LossInputs:
-    def at_step(observation, action):
-        distribution = policy(observation)
-        return distribution.log_prob(action), distribution.entropy(), values(observation)
+def _inputs_of_steps(
+    params: EnsembleParams,
+    networks: Networks,
+    log_weights: LogWeightsFn,
+    experts: Episodes,
+    observer: Episodes,
+    hypers: PGHypers,
+) -> tuple[objective.LossInputs, objective.LossInputs]:
+    """Inputs of the losses of experts [E, T, B] and of the observer [T, N]."""
 
-    steps = every_step(episodes, gamma)
-    log_probs, entropies, columns = jax.vmap(jax.vmap(at_step))(steps.observation, steps.action)
-    return objective.LossInputs(
-        log_probs, columns, entropies, steps.returns, steps.variances, steps.weights
+    def of_steps(policy, values, episodes):
+        def at_step(observation, action):
+            distribution = policy(observation)
+            return distribution.log_prob(action), distribution.entropy(), values(observation)
+
+        log_probs, entropies, columns = jax.vmap(jax.vmap(at_step))(
+            episodes.observation, episodes.action
+        )
+        return objective.LossInputs(
+            log_probs=log_probs,
+            values=columns,
+            entropies=entropies,
+            returns=every_step(episodes, hypers.gamma).returns,
+            variances=jnp.zeros_like(episodes.reward),
+            weights=episodes.mask.astype(jnp.float32),
+        )
+
+    def of_expert(head, critic, episodes):
+        return of_steps(
+            lambda o: networks.distribution(head, o),
+            lambda o: networks.value(critic, o)[None],
+            episodes,
+        )
+
+    own = jax.vmap(of_expert, (0, 0, 1))(params.heads, params.expert_critics, experts)
+    acts = observer_policy(networks, params.heads, log_weights, hypers.temperature)
+    others = of_steps(
+        lambda o: acts((), o, None)[1], lambda o: networks.observer_values(params, o), observer
     )
+    return own, others
 
 
-def _inputs_of_tables(networks, policy, values, pairs: Visits) -> objective.LossInputs:
-    states = jnp.arange(networks.num_states, dtype=jnp.int32)
-    distributions = jax.vmap(policy)(states)
-    counts = jnp.where(pairs.counts > 0, pairs.counts, 1.0)
-    returns = pairs.returns / counts
+def _inputs_of_tables(
+    params: EnsembleParams,
+    networks: Networks,
+    log_weights: LogWeightsFn,
+    experts: Episodes,
+    observer: Episodes,
+    hypers: PGHypers,
+) -> tuple[objective.LossInputs, objective.LossInputs]:
+    """The same where states are finite: one trajectory of all pairs of state and action.
 
-    def of_pairs(of_states):
-        return jnp.repeat(of_states, networks.num_actions, axis=0)[:, None]
+    So the inputs are [E, S A, 1] and [S A, 1], and nothing has to be looked up.
+    """
 
-    return objective.LossInputs(
-        log_probs=distributions.log_probs.reshape(-1, 1),
-        values=of_pairs(jax.vmap(values)(states)),
-        entropies=of_pairs(jax.vmap(lambda x: x.entropy())(distributions)),
-        returns=returns.reshape(-1, 1),
-        variances=jnp.maximum(pairs.squares / counts - returns**2, 0.0).reshape(-1, 1),
-        weights=pairs.counts.reshape(-1, 1),
+    def of_pairs(log_probs, values, visits):
+        counts = jnp.where(visits.counts > 0, visits.counts, 1.0)
+        returns = visits.returns / counts
+        variances = jnp.maximum(visits.squares / counts - returns**2, 0.0)
+
+        def of_states(x):
+            return jnp.repeat(x, networks.num_actions, axis=0)[:, None]
+
+        return objective.LossInputs(
+            log_probs=log_probs.reshape(-1, 1),
+            values=of_states(values),
+            entropies=of_states(jax.vmap(Categorical.entropy)(Categorical(log_probs))),
+            returns=returns.reshape(-1, 1),
+            variances=variances.reshape(-1, 1),
+            weights=visits.counts.reshape(-1, 1),
+        )
+
+    own, others = (_visits_of(networks, x, hypers.gamma) for x in (experts, observer))
+    log_probs, clone_log_probs = tabulate_ensemble(
+        networks, params.heads, log_weights, hypers.temperature
+    )
+    values, baselines = networks.tabulate_critics(params)
+    return (
+        jax.vmap(of_pairs)(log_probs, values[..., None], own),
+        of_pairs(clone_log_probs, baselines, others),
     )
 
 
 def _visits_of(networks: Networks, episodes: Episodes, gamma) -> Visits:
     if isinstance(episodes, Visits):
         return episodes
-    one_block = jax.tree.map(lambda x: x[:, None], episodes)
-    sizes = networks.num_states, networks.num_actions
-    return jax.tree.map(lambda x: x[0], visits.of_episodes(one_block, gamma, *sizes))
+    assert networks.num_states is not None
+    of = visits.of_episodes if episodes.reward.ndim == 3 else visits.of_one_policy
+    return of(episodes, gamma, networks.num_states, networks.num_actions)

@@ -141,7 +141,7 @@ def trap_objective(
     """
     log_probs = jax.nn.log_softmax(logits)
     values = jax.vmap(lambda t: _values(mdp, log_probs, t))(jnp.array(config.expert_temperatures))
-    utilities = (values - jnp.square(values) / (2.0 * config.utility_scale)) @ mdp.start
+    utilities = mdp.mean_over_starts(values - jnp.square(values) / (2.0 * config.utility_scale))
     clone = _pooled(mdp, log_probs)
     decay = 1.0 + (config.beta_end_fraction - 1.0) * progress
     beta = config.beta * decay / logits.shape[0]
@@ -154,8 +154,8 @@ def trap_returns(logits: Float[Array, "E S A"], mdp: FiniteMDP) -> TrapReturns:
     clone = _pooled(mdp, log_probs)
     greedy_values = _values(mdp, log_probs, 0.0)
     return TrapReturns(
-        experts=_values(mdp, log_probs, 1.0) @ mdp.start,
-        greedy_experts=greedy_values @ mdp.start,
+        experts=mdp.mean_over_starts(_values(mdp, log_probs, 1.0)),
+        greedy_experts=mdp.mean_over_starts(greedy_values),
         clone=_deployed(mdp, clone, 1.0),
         greedy_clone=_deployed(mdp, clone, 0.0),
         worst_start=jnp.min(jnp.where(mdp.start[None] > 0, greedy_values, jnp.inf)),
@@ -181,7 +181,7 @@ def _deployed(
     mdp: FiniteMDP, log_probs: Float[Array, "S A"], temperature: Float[Array, ""] | float
 ) -> Float[Array, ""]:
     """J(temper(π, T))."""
-    return _values(mdp, log_probs[None], temperature)[0] @ mdp.start
+    return mdp.mean_over_starts(_values(mdp, log_probs[None], temperature)[0])
 
 
 def _values(

@@ -34,8 +34,8 @@ class Forms(NamedTuple):
 
 FORMS: dict[str, Forms] = {
     "cpu": Forms(unroll=1, parallel_returns=False, one_hot=False, doubling=False, lanes=True),
-    "gpu": Forms(unroll=10, parallel_returns=True, one_hot=False, doubling=True, lanes=False),
-    "tpu": Forms(unroll=10, parallel_returns=True, one_hot=True, doubling=True, lanes=False),
+    "gpu": Forms(unroll=20, parallel_returns=True, one_hot=False, doubling=True, lanes=False),
+    "tpu": Forms(unroll=20, parallel_returns=True, one_hot=True, doubling=True, lanes=False),
 }
 """The form that is best on each platform."""
 

@@ -77,6 +77,7 @@ def remembers(policy: Policy) -> bool:
     return bool(jax.tree.leaves(policy.initial_carry()))
 
 
+@jax.default_matmul_precision("highest")
 def tabulate(policy: Policy, num_states: int) -> TablePolicy:
     """The table [S, …] of a policy that remembers nothing, over states 0 … S − 1."""
     no_action = jnp.int32(-1)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ape_jax.core import platform
+
 
 def discounted_returns(
     rewards: Float[Array, "T *batch"], discounts: Float[Array, "T *batch"]
@@ -12,7 +14,8 @@ def discounted_returns(
 
         R(t) = r_t + γ_t R(t+1),      R(T) = 0
 
-    The discount γ_t multiplies the return after step t; it is zero where nothing follows.
+    The discount γ_t multiplies the return after step t; it is zero where nothing follows. A
+    parallel scan needs log T steps instead of T, and more sums.
     """
 
     def backward(later, now):
@@ -20,9 +23,15 @@ def discounted_returns(
         return_ = reward + gamma * later
         return return_, return_
 
-    _, returns = jax.lax.scan(
-        backward, jnp.zeros_like(rewards[0]), (rewards, discounts), reverse=True
-    )
+    def join(later, now):
+        (later_return, later_gamma), (reward, gamma) = later, now
+        return reward + gamma * later_return, gamma * later_gamma
+
+    steps = (rewards, discounts)
+    if platform.forms().parallel_returns:
+        returns, _ = jax.lax.associative_scan(join, steps, reverse=True)
+    else:
+        _, returns = jax.lax.scan(backward, jnp.zeros_like(rewards[0]), steps, reverse=True)
     return returns
 
 

@@ -31,6 +31,5 @@ def every_step(episodes: Transition, gamma: Float[Array, ""] | float) -> Samples
         observation=episodes.observation,
         action=episodes.action,
         returns=returns.discounted_returns(episodes.reward, discounts),
-        variances=jnp.zeros_like(episodes.reward),
         weights=episodes.mask.astype(episodes.reward.dtype),
     )

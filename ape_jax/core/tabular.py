@@ -1,14 +1,23 @@
 """Exact quantities of finite MDPs, differentiable. A policy [S, A] holds probabilities π(a|s)."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from ape_jax.core import mixture
+from ape_jax.core import mixture, platform
 from ape_jax.types import ObserverWeights
+
+exact_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+"""Products in the full precision of float32, for every result that is called exact.
+
+Without it a TPU rounds the factors to bfloat16, and a GPU to TF32: returns on the paper's grid are
+then wrong by up to 3. The precision is an argument of each product, so that its gradients have it,
+and so that it holds under ``jit`` and ``vmap`` wherever the product is traced.
+"""
 
 
 @struct.dataclass
@@ -36,6 +45,10 @@ class FiniteMDP:
         """Number of actions (A)."""
         return self.reward.shape[1]
 
+    def mean_over_starts(self, values: Float[Array, "*batch S"]) -> Float[Array, "*batch"]:
+        """Mean of a quantity of states over the distribution of the first state."""
+        return exact_einsum("s,...s->...", self.start, values)
+
 
 def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " S"]:
     """Undiscounted return from each state with all H steps left, by H backward steps.
@@ -45,9 +58,11 @@ def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " 
     A terminal state has the value zero.
     """
     rewards, moves = _under(mdp, policy)
+    if platform.forms().doubling:
+        return _power_series(moves, rewards, mdp.horizon)[0]
 
     def backward(values, _):
-        return rewards + moves @ values, None
+        return rewards + exact_einsum("st,t->s", moves, values), None
 
     values, _ = jax.lax.scan(backward, jnp.zeros_like(rewards), length=mdp.horizon)
     return values
@@ -55,7 +70,7 @@ def state_values(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, " 
 
 def policy_return(mdp: FiniteMDP, policy: Float[Array, "S A"]) -> Float[Array, ""]:
     """J(π): expected undiscounted return of an episode."""
-    return mdp.start @ state_values(mdp, policy)
+    return mdp.mean_over_starts(state_values(mdp, policy))
 
 
 def optimal_action_values(mdp: FiniteMDP) -> Float[Array, "S A"]:
@@ -63,7 +78,7 @@ def optimal_action_values(mdp: FiniteMDP) -> Float[Array, "S A"]:
     alive = ~mdp.terminal
 
     def action_values(values):
-        return mdp.reward + jnp.einsum("sat,t->sa", mdp.transition, values)
+        return mdp.reward + exact_einsum("sat,t->sa", mdp.transition, values)
 
     def backward(values, _):
         return jnp.max(action_values(values), axis=-1) * alive, None
@@ -141,10 +156,17 @@ def exact_objective(
     observer = jax.vmap(mixture.observer_log_probs, in_axes=(1, 0, None))(
         log_probs, log_weights, temperature
     )
-    expert_returns = jax.vmap(policy_return, in_axes=(None, 0))(mdp, policies)
-    if observer_reward is not None:
-        mdp = dataclasses.replace(mdp, reward=observer_reward)
-    return jnp.mean(expert_returns) - beta * policy_return(mdp, jnp.exp(observer))
+    observer_reward = mdp.reward if observer_reward is None else observer_reward
+
+    def return_for(reward, policy):
+        return policy_return(dataclasses.replace(mdp, reward=reward), policy)
+
+    # Experts and observer at once take half as many steps as one after the other.
+    returns = jax.vmap(return_for)(
+        jnp.stack([mdp.reward] * len(policies) + [observer_reward]),
+        jnp.concatenate([policies, jnp.exp(observer)[None]]),
+    )
+    return jnp.mean(returns[:-1]) - beta * returns[-1]
 
 
 def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Array, ""]:
@@ -169,7 +191,7 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
     )
     occupancy, cut = jnp.mean(occupancies, axis=0), jnp.mean(cuts, axis=0)
     log_weights = jax.vmap(mixture.posterior_log_weights, in_axes=1)(occupancies)
-    clone = jnp.einsum("se,esa->sa", jnp.exp(log_weights), policies)
+    clone = exact_einsum("se,esa->sa", jnp.exp(log_weights), policies)
 
     arrivals = occupancy + cut
     goes_on = jnp.where(arrivals > 0, occupancy / jnp.maximum(arrivals, 1e-30), 1.0)
@@ -187,23 +209,54 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
 def _under(
     mdp: FiniteMDP, policy: Float[Array, "S A"]
 ) -> tuple[Float[Array, " S"], Float[Array, "S S"]]:
-    """Rewards and transition matrix under a policy; both are zero in terminal states."""
+    """Rewards under a policy, and its moves between states that are not terminal; else zero."""
     alive = ~mdp.terminal
     rewards = jnp.sum(policy * mdp.reward, axis=-1) * alive
-    moves = jnp.einsum("sa,sat->st", policy, mdp.transition) * alive[:, None]
-    return rewards, moves
+    moves = exact_einsum("sa,sat->st", policy, mdp.transition)
+    return rewards, moves * alive[:, None] * alive[None, :]
 
 
 def _push(
     mdp: FiniteMDP, mass: Float[Array, " S"], moves: Float[Array, "S S"]
 ) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
     """Move probability mass H steps, without terminal states: its sum over t < H, and mass at H."""
-    alive = ~mdp.terminal
+    mass = mass * ~mdp.terminal
+    if platform.forms().doubling:
+        return _power_series(moves.T, mass, mdp.horizon)
 
     def forward(carry, _):
         mass, total = carry
-        return ((mass @ moves) * alive, total + mass), None
+        return (exact_einsum("s,st->t", mass, moves), total + mass), None
 
-    mass = mass * alive
     (mass, total), _ = jax.lax.scan(forward, (mass, jnp.zeros_like(mass)), length=mdp.horizon)
     return total, mass
+
+
+def _power_series(
+    matrix: Float[Array, "S S"], vector: Float[Array, " S"], horizon: int
+) -> tuple[Float[Array, " S"], Float[Array, " S"]]:
+    """Σ_{t<H} Mᵗ v and M^H v, by squaring matrices as often as H has binary digits.
+
+        [[M, v], [0, 1]]^H = [[M^H, Σ_{t<H} Mᵗ v], [0, 1]]
+
+    On accelerators log H products of matrices are faster than H products with a vector, up to about
+    a thousand states.
+    """
+    unit = jnp.append(jnp.zeros_like(vector), 1.0)
+    step = jnp.vstack([jnp.column_stack([matrix, vector]), unit])
+    total = _power_times(step, unit, horizon)
+    last = _power_times(step, jnp.append(vector, 0.0), horizon)
+    return total[:-1], last[:-1]
+
+
+def _power_times(
+    matrix: Float[Array, "S S"], vector: Float[Array, " S"], exponent: int
+) -> Float[Array, " S"]:
+    """M^n v by repeated squaring of M."""
+    while exponent:
+        if exponent % 2:
+            vector = exact_einsum("st,t->s", matrix, vector)
+        exponent //= 2
+        if exponent:
+            matrix = exact_einsum("st,tu->su", matrix, matrix)
+    return vector

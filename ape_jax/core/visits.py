@@ -39,11 +39,25 @@ def of_episodes(
 ) -> Visits:
     """Visits [G, S, A] of blocks of episodes [T, G, N] in a finite observation space."""
     steps = every_step(episodes, gamma)
-    sums = count(
+    counts, returns, squares = count(
         episodes.observation, episodes.action, steps.returns, episodes.mask, num_states, num_actions
     )
-    undiscounted = jnp.mean(jnp.sum(episodes.reward, axis=0), axis=-1)
-    return Visits(*(x / episodes.mask.shape[-1] for x in sums), undiscounted)
+    num_episodes = episodes.mask.shape[-1]
+    return Visits(
+        counts=counts / num_episodes,
+        returns=returns / num_episodes,
+        squares=squares / num_episodes,
+        undiscounted=jnp.mean(jnp.sum(episodes.reward, axis=0), axis=-1),
+    )
+
+
+def of_one_policy(
+    episodes: Transition, gamma: Float[Array, ""] | float, num_states: int, num_actions: int
+) -> Visits:
+    """Visits [S, A] of the episodes [T, N] of one policy."""
+    one_block = jax.tree.map(lambda x: x[:, None], episodes)
+    found = of_episodes(one_block, gamma, num_states, num_actions)
+    return jax.tree.map(lambda x: x[0], found)
 
 
 def count(

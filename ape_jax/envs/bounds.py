@@ -33,7 +33,7 @@ def highest_return(env: Environment, params: EnvParams, mdp: FiniteMDP | None) -
     """
     if mdp is not None:
         best = jnp.max(optimal_action_values(mdp), axis=-1)
-        return float(mdp.start @ jnp.where(mdp.terminal, 0.0, best))
+        return float(mdp.mean_over_starts(jnp.where(mdp.terminal, 0.0, best)))
     # Not isinstance: a subclass may pay otherwise.
     bound = _HIGHEST.get(type(env))
     return None if bound is None else bound(params)

@@ -46,7 +46,8 @@ def ensemble_visits(
       gamma: γ of the returns. With lanes, as on a CPU, they can be differentiated in γ in forward
         mode only.
     """
-    assert world.moves is not None
+    moves = world.moves
+    assert moves is not None
     num_experts, block = expert_keys.shape
     # Episodes of the observer are the longest, and begin first.
     keys = jnp.concatenate([observer_keys, expert_keys])
@@ -54,17 +55,21 @@ def ensemble_visits(
     states, words = _start(keys, world)
     thresholds = _thresholds(policies)
     if platform.forms().lanes:
-        sums = _sums_by_lanes(states, words, acting, thresholds, world, gamma)
+        sums = _sums_by_lanes(states, words, acting, thresholds, moves, world.horizon, gamma)
         experts, observer = sums[:, :-1], sums[:, -1]
     else:
-        sums = _sums_by_blocks(states, words, thresholds[acting], world, gamma)
+        sums = _sums_by_blocks(states, words, thresholds[acting], moves, world.horizon, gamma)
         experts, observer = sums[:, num_experts:], jnp.sum(sums[:, :num_experts], axis=1)
 
     def averaged(sums, num_episodes) -> Visits:
         counts = sums[0] / num_episodes
-        rewards = jnp.broadcast_to(world.moves.reward, counts.shape)
-        undiscounted = jnp.sum(counts * rewards, axis=(-2, -1))
-        return Visits(counts, *(sums[1:] / num_episodes), undiscounted)
+        rewards = jnp.broadcast_to(moves.reward, counts.shape)
+        return Visits(
+            counts=counts,
+            returns=sums[1] / num_episodes,
+            squares=sums[2] / num_episodes,
+            undiscounted=jnp.sum(counts * rewards, axis=(-2, -1)),
+        )
 
     return averaged(experts, block), averaged(observer, num_experts * block)
 
@@ -84,7 +89,7 @@ def _start(keys: Key[Array, "G B"], world: World) -> tuple[Int[Array, "G B"], Wo
     return jax.tree.map(lambda x: x.reshape(keys.shape), (states, words))
 
 
-def _moves_code(moves: Moves) -> Int[Array, "S A"]:
+def moves_code(moves: Moves) -> Int[Array, "S A"]:
     """The next state times two, and one more where the episode ends there."""
     return jnp.asarray(moves.next_state * 2 + moves.ends, jnp.int32)
 
@@ -93,33 +98,45 @@ def _sums_by_blocks(
     states: Int[Array, "G B"],
     words: Words,
     thresholds: Int[Array, "G S cuts"],
-    world: World,
+    moves: Moves,
+    horizon: int,
     gamma: Float[Array, ""] | float,
 ) -> Float[Array, "3 G S A"]:
     """Sums of 1, R and R² of all episodes side by side, each from its start to the time limit."""
-    assert world.moves is not None
-    rewards = jnp.asarray(world.moves.reward)
     if platform.forms().pallas:
-        # Imported where it is used, because Pallas takes long to import.
+        # Imported where it is used, because it takes time and few need it.
         from ape_jax.envs import tables_kernel
 
-        looked_up = tables_kernel.Tables(thresholds, _moves_code(world.moves), rewards)
-        found = tables_kernel.episodes(states, words, looked_up, world.horizon, gamma)
-        return tables_kernel.add_up(*found, *rewards.shape)
-    states, actions, live = _steps(states, words, thresholds, world)
-    earned = jnp.where(live, rewards[states, actions], 0.0)
+        found = tables_kernel.episodes(states, words, thresholds, moves, horizon, gamma)
+        return tables_kernel.add_up(*found, *moves.reward.shape)
+    records = _records(states, words, thresholds, moves, horizon)
+    rewards = jnp.asarray(moves.reward).reshape(-1)
+    earned = jnp.where(records % 2 == 1, rewards[records >> 1], 0.0)
     returns = discounted_returns(earned, jnp.full_like(earned, gamma))
-    return jnp.stack(count(states, actions, returns, live, *rewards.shape))
+    return count_records(records, returns, *moves.reward.shape)
 
 
-def _steps(
-    states: Int[Array, "G B"], words: Words, thresholds: Int[Array, "G S cuts"], world: World
-) -> tuple[Int[Array, "T G B"], Int[Array, "T G B"], Bool[Array, "T G B"]]:
-    """States, actions, and whether the episode had not ended before the step: a loop over time."""
-    assert world.moves is not None
-    num_actions = world.moves.reward.shape[1]
-    one_hot, horizon = platform.forms().one_hot, world.horizon
-    code, groups = _moves_code(world.moves), jnp.arange(len(states), dtype=jnp.int32)[:, None]
+def count_records(
+    records: Int[Array, "T G B"], returns: Float[Array, "T G B"], num_states: int, num_actions: int
+) -> Float[Array, "3 G S A"]:
+    """Sums of 1, R and R² over the steps that count, for each state and action."""
+    pairs, live = records >> 1, records % 2 == 1
+    states, actions = pairs // num_actions, pairs % num_actions
+    return jnp.stack(count(states, actions, returns, live, num_states, num_actions))
+
+
+def _records(
+    states: Int[Array, "G B"],
+    words: Words,
+    thresholds: Int[Array, "G S cuts"],
+    moves: Moves,
+    horizon: int,
+) -> Int[Array, "T G B"]:
+    """Of each step (state · A + action) · 2, and one more if the episode had not ended before."""
+    num_actions = moves.reward.shape[1]
+    one_hot = platform.forms().one_hot
+    code, groups = moves_code(moves), jnp.arange(len(states), dtype=jnp.int32)[:, None]
+    columns = jnp.moveaxis(thresholds, -1, 0)
     if one_hot:
         looked_up = jnp.concatenate(
             [thresholds, jnp.broadcast_to(code, (len(states), *code.shape))], axis=-1
@@ -133,28 +150,31 @@ def _steps(
             chosen = jax.nn.one_hot(actions, num_actions, dtype=jnp.int32)
             after = jnp.sum(chosen * rows[..., num_actions - 1 :], axis=-1)
         else:
-            actions = _first_above(thresholds[groups, states], number)
+            # Not one look-up of rows and a sum over them, because a GPU starts a kernel for each.
+            not_above = [column[groups, states] <= number for column in columns]
+            actions = sum(x.astype(jnp.int32) for x in not_above)
             after = code[states, actions]
-        now = (states, actions, live)
-        return (jnp.where(live, after >> 1, states), live & (after % 2 == 0)), now
+        record = (states * num_actions + actions) * 2 + live
+        return (jnp.where(live, after >> 1, states), live & (after % 2 == 0)), record
 
-    def steps_of_block(lane, bits):
+    def several_steps(lane, bits):
+        """As many steps as there are numbers, written out, because each is a kernel on a GPU."""
         records = []
-        for word in bits:
-            for number in (word & 0xFFFF, word >> 16):
-                lane, now = step(lane, number.astype(jnp.int32))
-                records.append(now)
-        return lane, jax.tree.map(lambda *x: jnp.stack(x), *records)
+        for words in zip(*bits, strict=True):
+            for word in words:
+                for number in (word & 0xFFFF, word >> 16):
+                    lane, record = step(lane, number.astype(jnp.int32))
+                    records.append(record)
+        return lane, jnp.stack(records)
 
-    num_blocks = -(-horizon // NUMBERS_PER_BLOCK)
-    counters = jax.lax.broadcasted_iota(jnp.uint32, (num_blocks, *states.shape), 0)
-    bits = random.sixteen_bits(
-        jax.tree.map(lambda x: jnp.broadcast_to(x, counters.shape), words), counters
-    )
+    at_once = -(-platform.forms().unroll // NUMBERS_PER_BLOCK)
+    shape = (-(-horizon // (at_once * NUMBERS_PER_BLOCK)), at_once, *states.shape)
+    counters = jnp.arange(shape[0] * at_once, dtype=jnp.uint32).reshape(*shape[:2], 1, 1)
+    counters = jnp.broadcast_to(counters, shape)
+    bits = random.sixteen_bits(jax.tree.map(lambda x: jnp.broadcast_to(x, shape), words), counters)
     start = (states, jnp.ones(states.shape, bool))
-    unroll = -(-platform.forms().unroll // NUMBERS_PER_BLOCK)
-    _, records = jax.lax.scan(steps_of_block, start, bits, unroll=unroll)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:horizon], records)
+    _, records = jax.lax.scan(several_steps, start, bits)
+    return records.reshape(-1, *states.shape)[:horizon]
 
 
 def _first_above(rows: Int[Array, "... cuts"], number: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -178,7 +198,8 @@ def _sums_by_lanes(
     words: Words,
     acting: Int[Array, " G"],
     thresholds: Int[Array, "P S cuts"],
-    world: World,
+    moves: Moves,
+    horizon: int,
     gamma: Float[Array, ""] | float,
 ) -> Float[Array, "3 P S A"]:
     """Sums of 1, R and R², with fewer lanes than episodes.
@@ -187,12 +208,11 @@ def _sums_by_lanes(
     ends with the last episode. The results are those of ``_sums_by_blocks`` up to the rounding of
     sums, because the random numbers belong to the episodes.
     """
-    num_policies, num_states, _ = thresholds.shape
-    num_actions, horizon = thresholds.shape[2] + 1, world.horizon
+    num_policies, num_states, num_actions = len(thresholds), *moves.reward.shape
     num_pairs = num_policies * num_states * num_actions
     first = jnp.arange(num_policies, dtype=jnp.int32)[:, None, None] * num_states * 2
-    after = (_moves_code(world.moves)[None] + first).reshape(-1)
-    rewards = jnp.tile(jnp.asarray(world.moves.reward).reshape(-1), num_policies)
+    after = (moves_code(moves)[None] + first).reshape(-1)
+    rewards = jnp.tile(jnp.asarray(moves.reward).reshape(-1), num_policies)
     # Of a lane that has nothing left to do, the pair is one too many, and pays nothing.
     rewards = jnp.append(rewards, 0.0)
     thresholds = thresholds.reshape(-1, num_actions - 1)

@@ -11,17 +11,17 @@ because numbers are split into parts of eight bits.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, BFloat16, Bool, Float, Int, UInt32
+from jaxtyping import Array, BFloat16, Float, Int
 
 from ape_jax.core import platform, random
 from ape_jax.core.random import NUMBERS_PER_BLOCK
-from ape_jax.core.visits import count
+from ape_jax.envs.tables import Words, count_records, moves_code
+from ape_jax.envs.world import Moves
 
 EPISODES_PER_WARP = 32
 """Episodes of one program on a GPU: a single warp, in which every thread reads back only what it
@@ -34,50 +34,36 @@ POWERS = 8
 """Rows of bfloat16 that hold 1, R and R²: one, three and three, and one that stays zero."""
 
 
-class Tables(NamedTuple):
-    """What a step looks up."""
-
-    thresholds: Int[Array, "G S cuts"]
-    """P(action ≤ a) in multiples of 2^-16, without the last action."""
-    moves: Int[Array, "S A"]
-    """The next state times two, and one more where the episode ends there."""
-    rewards: Float[Array, "S A"]
-
-    def fields(self) -> Int[Array, "G S F"]:
-        """One row for each state: thresholds, moves, and the bits of rewards."""
-        bits = jax.lax.bitcast_convert_type(self.rewards, jnp.int32)
-        of_state = jnp.concatenate([self.moves, bits], axis=-1)
-        of_state = jnp.broadcast_to(of_state, (len(self.thresholds), *of_state.shape))
-        return jnp.concatenate([self.thresholds, of_state], axis=-1)
-
-
 def episodes(
     states: Int[Array, "G B"],
-    words: tuple[UInt32[Array, "G B"], UInt32[Array, "G B"]],
-    tables: Tables,
+    words: Words,
+    thresholds: Int[Array, "G S cuts"],
+    moves: Moves,
     horizon: int,
     gamma: Float[Array, ""] | float,
 ) -> tuple[Int[Array, "G steps lanes"], Float[Array, "G steps lanes"]]:
-    """Records of all steps, which ``decode`` reads, and the returns to go after them.
+    """Records of all steps, and the returns to go after them, which cannot be differentiated.
 
-    Steps after the time limit and episodes beyond B fill up blocks. They are not live, and their
-    returns are zero. Returns cannot be differentiated.
+    A record is (state · A + action) · 2, and one more if the episode had not ended before. Steps
+    after the time limit and episodes beyond B fill up blocks, as if they had ended before.
 
     Args:
       states: first states.
       words: what each episode's random numbers are made from.
-      tables: the actions that each group draws, and what these do.
+      thresholds: P(action ≤ a) in multiples of 2^-16, without the last action.
+      moves: the world.
       horizon: time limit in steps.
       gamma: γ of the returns.
     """
     groups, block = states.shape
-    num_states, num_actions = tables.moves.shape
+    num_states, num_actions = moves.reward.shape
     num_steps = -(-horizon // NUMBERS_PER_BLOCK) * NUMBERS_PER_BLOCK
+    fields = _fields(thresholds, moves)
     if platform.forms().one_hot:
-        look_up, table, compiler = _by_products, _bytes(tables.fields()), None
+        look_up, table, compiler = _by_products, _bytes(fields), None
         width = _tile_width(block, num_steps, num_states)
     else:
-        look_up, table = _by_loads, tables.fields().reshape(groups, 1, -1)
+        look_up, table = _by_loads, fields.reshape(groups, 1, -1)
         compiler = triton.CompilerParams(num_warps=1)
         width = EPISODES_PER_WARP
     num_tiles = -(-block // width)
@@ -103,15 +89,16 @@ def episodes(
         out_specs=[of_tile(num_steps)] * 2,
         compiler_params=compiler,
     )
-    return run(jnp.full((1, 1), gamma, jnp.float32), table, *map(padded, (states, *words)))
+    gamma = _without_derivative(jnp.asarray(gamma, jnp.float32)).reshape(1, 1)
+    return run(gamma, table, *map(padded, (states, *words)))
 
 
-def decode(
-    records: Int[Array, "..."], num_actions: int
-) -> tuple[Int[Array, "..."], Int[Array, "..."], Bool[Array, "..."]]:
-    """States, actions, and whether the episode had not ended before the step."""
-    bits = _action_bits(num_actions)
-    return records >> bits + 1, (records >> 1) & ((1 << bits) - 1), records & 1 == 1
+def _fields(thresholds: Int[Array, "G S cuts"], moves: Moves) -> Int[Array, "G S F"]:
+    """All that a step looks up, in one row for each state; of rewards the bits."""
+    rewards = jax.lax.bitcast_convert_type(jnp.asarray(moves.reward), jnp.int32)
+    of_all = jnp.concatenate([moves_code(moves), rewards], axis=-1)
+    of_all = jnp.broadcast_to(of_all, (len(thresholds), *of_all.shape))
+    return jnp.concatenate([thresholds, of_all], axis=-1)
 
 
 def add_up(
@@ -123,9 +110,21 @@ def add_up(
     """Sums of 1, R and R² over all live steps, for each state and action."""
     if platform.forms().one_hot:
         return _count_by_products(records, returns, num_states, num_actions)
-    steps = (*decode(records, num_actions), returns)
-    states, actions, live, returns = (jnp.swapaxes(x, 0, 1) for x in steps)
-    return jnp.stack(count(states, actions, returns, live, num_states, num_actions))
+    records, returns = jnp.swapaxes(records, 0, 1), jnp.swapaxes(returns, 0, 1)
+    return count_records(records, returns, num_states, num_actions)
+
+
+@jax.custom_jvp
+def _without_derivative(gamma: Float[Array, ""]) -> Float[Array, ""]:
+    return gamma
+
+
+@_without_derivative.defjvp
+def _refuse(primals, tangents):
+    raise NotImplementedError(
+        "returns by the Pallas kernel cannot be differentiated in gamma; trace with "
+        "platform.Forms.pallas=False"
+    )
 
 
 def _tile_width(block: int, num_steps: int, num_states: int) -> int:
@@ -133,10 +132,6 @@ def _tile_width(block: int, num_steps: int, num_states: int) -> int:
     # Two buffers of records and returns, and a one-hot matrix.
     fitting = VMEM_BYTES // (16 * num_steps + 8 * num_states) // 128 * 128
     return min(EPISODES_PER_TILE, max(fitting, 128), -(-block // 128) * 128)
-
-
-def _action_bits(num_actions: int) -> int:
-    return (num_actions - 1).bit_length()
 
 
 def _call(kernel: Callable, **options) -> Callable:
@@ -170,7 +165,6 @@ def _run(
     words, states = (first_ref[...], second_ref[...]), states_ref[...]
     width = states.shape[1]
     lanes = pl.program_id(1) * width + jax.lax.broadcasted_iota(jnp.int32, states.shape, 1)
-    bits = _action_bits(num_actions)
 
     def four_steps(place, carry):
         states, live = carry
@@ -182,7 +176,7 @@ def _run(
             actions, after, rewards = look_up(table_ref, states, number, num_actions)
             live = jnp.where(step < horizon, live, 0)
             row = pl.ds(step, 1)
-            records_ref[row, :] = (states << bits + 1) | (actions << 1) | live
+            records_ref[row, :] = (states * num_actions + actions) * 2 + live
             returns_ref[row, :] = jnp.where(live == 1, rewards, 0.0)
             states = jnp.where(live == 1, after >> 1, states)
             live = live & (1 - (after & 1))
@@ -276,8 +270,10 @@ def _count(records_ref, returns_ref, sums_ref, *, num_actions):
     def step(index, sums):
         row = pl.ds(index, 1)
         returns = returns_ref[row, :]
-        states, actions, live = decode(records_ref[row, :], num_actions)
-        one = live.astype(jnp.float32)
+        records = records_ref[row, :]
+        pairs = records >> 1
+        states, actions = jax.lax.div(pairs, num_actions), jax.lax.rem(pairs, num_actions)
+        one = (records & 1).astype(jnp.float32)
         rows = [one, *_thirds(returns), *_thirds(returns**2), jnp.zeros_like(one)]
         powers = jnp.concatenate(rows)
         taken = [jnp.where(actions == action, powers, 0.0) for action in range(num_actions)]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ape_jax.core.policies import Tempered, greedy, remembers
+from ape_jax.core.tabular import exact_einsum
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
 from ape_jax.evaluation.returns import expected_return
@@ -81,7 +82,9 @@ def deploy_modes(
     best_return = expected_return(world, Tempered(policy, temperature), jax.random.fold_in(key, 1))
 
     def average(outcome, log_likelihood=None):
-        return Outcome(shares @ outcome.clone_return, shares @ outcome.agreement, log_likelihood)
+        clone_return = exact_einsum("m,m->", shares, outcome.clone_return)
+        agreement = exact_einsum("m,m->", shares, outcome.agreement)
+        return Outcome(clone_return, agreement, log_likelihood)
 
     return {
         "sampled": average(sampled, log_likelihood),

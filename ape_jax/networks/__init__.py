@@ -9,6 +9,7 @@ from ape_jax.networks.policies import (
     PooledPolicy,
     UniformWeights,
     observer_policy,
+    tabulate_ensemble,
 )
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "UniformWeights",
     "make_networks",
     "observer_policy",
+    "tabulate_ensemble",
     "with_statistics",
 ]

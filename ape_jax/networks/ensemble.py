@@ -85,8 +85,10 @@ class Networks:
             classifier=self.classifier and self.classifier.init(key_classifier, observation),
         )
 
-    def log_probs(self, head: Params, observation: Shaped[Array, "..."]) -> Float[Array, " A"]:
-        """One head's log π_c(·|observation)."""
+    def log_probs(
+        self, head: Params, observation: Shaped[Array, "..."] | None
+    ) -> Float[Array, "*S A"]:
+        """One head's log π_c(·|observation); None gives those of all states."""
         return jax.nn.log_softmax(jnp.asarray(self.head.apply(head, observation)))
 
     def distribution(self, head: Params, observation: Shaped[Array, "..."]) -> HeadDistribution:
@@ -127,12 +129,30 @@ class Networks:
         assert self.classifier is not None
         return jax.nn.log_softmax(jnp.asarray(self.classifier.apply(classifier, observation)))
 
+    @jax.default_matmul_precision("highest")
     def tabulate_experts(self, heads: Params) -> Float[Array, "E S A"]:
         """Every head's log π_c(·|s) in every state of a finite observation space."""
-        states = jnp.arange(self.num_states, dtype=jnp.int32)
-        at_states = jax.vmap(self.log_probs, in_axes=(None, 0))
-        return jax.vmap(at_states, in_axes=(0, None))(heads, states)
+        return jax.vmap(lambda head: self.log_probs(head, None))(heads)
 
+    def tabulate_critics(
+        self, params: EnsembleParams
+    ) -> tuple[Float[Array, "E S"], Float[Array, "S V"]]:
+        """V_c(s) of every expert, and the baselines of the observer's term, in every state."""
+
+        def everywhere(critic):
+            return jnp.asarray(self.critic.apply(critic, None))[:, 0]
+
+        experts = jax.vmap(everywhere)(params.expert_critics)
+        if params.observer_critic is None:
+            return experts, experts.T
+        return experts, everywhere(params.observer_critic)[:, None]
+
+    def tabulate_log_weights(self, classifier: Params) -> Float[Array, "S E"]:
+        """The classifier's log q(·|s) in every state."""
+        assert self.classifier is not None
+        return jax.nn.log_softmax(jnp.asarray(self.classifier.apply(classifier, None)))
+
+    @jax.default_matmul_precision("highest")
     def tabulate(self, function: Callable) -> Callable:
         """The same function of one observation, as a table where there are finitely many states.
 

@@ -11,7 +11,10 @@ _ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
 class Table(nn.Module):
-    """One row of outputs for each state of a finite observation space."""
+    """One row of outputs for each state of a finite observation space.
+
+    Without a state it gives all rows, and their gradient is no scatter.
+    """
 
     num_states: int
     num_outputs: int
@@ -19,10 +22,11 @@ class Table(nn.Module):
     """Standard deviation of the entries at the start. Heads that start alike would stay alike."""
 
     @nn.compact
-    def __call__(self, state: Int[Array, ""]) -> Float[Array, " outputs"]:
-        """The state's row."""
+    def __call__(self, state: Int[Array, ""] | None) -> Float[Array, "*S outputs"]:
+        """The state's row; None gives the rows of all states."""
         shape = (self.num_states, self.num_outputs)
-        return self.param("table", nn.initializers.normal(self.scale), shape)[state]
+        table = self.param("table", nn.initializers.normal(self.scale), shape)
+        return table if state is None else table[state]
 
 
 class Normalize(nn.Module):
@@ -56,17 +60,18 @@ class MLP(nn.Module):
     """Whether continuous observations pass through ``Normalize``."""
 
     @nn.compact
-    def __call__(self, observation: Shaped[Array, "..."]) -> Float[Array, " outputs"]:
-        """Outputs at one observation."""
+    def __call__(self, observation: Shaped[Array, "..."] | None) -> Float[Array, "*S outputs"]:
+        """Outputs at one observation; None gives those of all states."""
         activation = _ACTIVATIONS[self.activation]
         first, *rest = self.hidden_sizes
         biases = self.num_states is None
         if self.num_states is None:
+            assert observation is not None
             inputs = jnp.ravel(observation).astype(jnp.float32)
             hidden = nn.Dense(first)(Normalize()(inputs) if self.normalize else inputs)
         else:
             embedding = nn.Embed(self.num_states, first, embedding_init=nn.initializers.normal(1.0))
-            hidden = embedding(observation)
+            hidden = embedding.embedding if observation is None else embedding(observation)
         hidden = activation(hidden)
         for width in rest:
             hidden = activation(nn.Dense(width, use_bias=biases)(hidden))

@@ -83,3 +83,18 @@ def observer_policy(
 ) -> Tempered:
     """The observer that an ensemble is trained against: all heads pooled, at a temperature."""
     return Tempered(PooledPolicy(heads, networks, log_weights), temperature)
+
+
+def tabulate_ensemble(
+    networks: Networks,
+    heads: Params,
+    log_weights: LogWeightsFn,
+    temperature: Float[Array, ""] | float,
+) -> tuple[Float[Array, "E S A"], Float[Array, "S A"]]:
+    """The logarithms of every expert's policy and of their ``observer_policy``, in every state."""
+    experts = networks.tabulate_experts(heads)
+    weights = jax.vmap(log_weights)(jnp.arange(networks.num_states, dtype=jnp.int32))
+    observer = jax.vmap(mixture.observer_log_probs, in_axes=(1, 0, None))(
+        experts, weights, temperature
+    )
+    return experts, observer

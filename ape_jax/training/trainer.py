@@ -95,7 +95,7 @@ class Trainer:
         while num_done < num_updates:
             count = min(chunk, num_updates - num_done)
             state, metrics = jax.block_until_ready(
-                _advance(self.task, state, hypers, count, mesh, self.sweep)
+                advance(self.task, state, hypers, count, mesh, self.sweep)
             )
             num_done += count
             yield Chunk(num_done, num_updates, *_here((state, metrics)))
@@ -109,7 +109,8 @@ def _create(task, keys, hypers, mesh, sweep) -> TrainState:
 
 # The state is not donated: it is small, and it is still being saved when the next chunk starts.
 @functools.partial(jax.jit, static_argnames=("task", "num_updates", "mesh", "sweep"))
-def _advance(task, state, hypers, num_updates, mesh, sweep) -> tuple[TrainState, Metrics]:
+def advance(task, state, hypers, num_updates, mesh, sweep) -> tuple[TrainState, Metrics]:
+    """Do several updates of every seed, with the work spread over the devices of a mesh."""
     axis_name = ENVIRONMENTS if mesh.shape[ENVIRONMENTS] > 1 else None
 
     def train_seed(state, hypers):

@@ -1,10 +1,14 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ape_jax.core import returns
+from ape_jax.core import platform, returns
+
+FORMS = ("cpu", "gpu")
+"""The platforms of both forms: a loop over time, and a parallel scan."""
 
 
 def loop_returns(rewards, discounts):
@@ -30,23 +34,51 @@ steps = st.lists(
 
 
 @settings(max_examples=30, deadline=None)
-@given(steps)
-def test_discounted_returns_equal_a_loop(trajectory):
+@given(steps, st.sampled_from(FORMS))
+def test_discounted_returns_equal_a_loop(trajectory, name):
     rewards, discounts, *_ = (
         np.array(column, np.float32) for column in zip(*trajectory, strict=True)
     )
-    ours = returns.discounted_returns(jnp.asarray(rewards), jnp.asarray(discounts))
+    with platform.tracing_for(name):
+        ours = returns.discounted_returns(jnp.asarray(rewards), jnp.asarray(discounts))
     np.testing.assert_allclose(ours, loop_returns(rewards, discounts), rtol=1e-4, atol=1e-4)
 
 
-def test_discounted_returns_stop_where_the_discount_is_zero():
-    ours = returns.discounted_returns(jnp.ones(4), jnp.array([0.5, 0.0, 0.5, 0.5]))
+@pytest.mark.parametrize("name", FORMS)
+def test_discounted_returns_stop_where_the_discount_is_zero(name):
+    with platform.tracing_for(name):
+        ours = returns.discounted_returns(jnp.ones(4), jnp.array([0.5, 0.0, 0.5, 0.5]))
     np.testing.assert_allclose(ours, [1.5, 1.0, 1.5, 1.0])
 
 
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("shape", [(1,), (100,), (100, 3)])
+def test_discounted_returns_have_the_gradient_of_a_loop(name, shape):
+    """R(t) is linear in rewards: their gradient of Σ c(t) R(t) is a loop forwards.
+
+    By a discount, the gradient is that of the reward of its step, times the return that follows.
+    """
+    random = np.random.default_rng(0)
+    rewards, weights = random.normal(size=(2, *shape))
+    discounts = random.uniform(0.5, 1.0, shape) * (random.uniform(size=shape) > 0.1)
+
+    def weighted(rewards, discounts):
+        return jnp.sum(weights * returns.discounted_returns(rewards, discounts))
+
+    with platform.tracing_for(name):
+        by_rewards, by_discounts = jax.jit(jax.grad(weighted, argnums=(0, 1)))(
+            *(jnp.asarray(x, jnp.float32) for x in (rewards, discounts))
+        )
+    shifted = np.concatenate([np.zeros((1, *shape[1:])), discounts[:-1]])
+    expected = loop_returns(weights[::-1], shifted[::-1])[::-1]
+    later = np.append(loop_returns(rewards, discounts), np.zeros((1, *shape[1:])), axis=0)[1:]
+    np.testing.assert_allclose(by_rewards, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(by_discounts, expected * later, rtol=1e-4, atol=1e-4)
+
+
 @settings(max_examples=30, deadline=None)
-@given(steps)
-def test_generalized_advantages_equal_the_sum_of_temporal_differences(trajectory):
+@given(steps, st.sampled_from(FORMS))
+def test_generalized_advantages_equal_the_sum_of_temporal_differences(trajectory, name):
     """Against the definition: sum of (γλ)^l δ over the steps left in the same episode."""
     rewards, _, terminated, truncated, values, next_values = (
         np.array(column) for column in zip(*trajectory, strict=True)
@@ -62,13 +94,14 @@ def test_generalized_advantages_equal_the_sum_of_temporal_differences(trajectory
                 break
             weight *= gamma * decay
         expected.append(total)
-    ours = returns.generalized_advantages(
-        *(jnp.asarray(x, jnp.float32) for x in (rewards, values, next_values)),
-        jnp.asarray(terminated),
-        jnp.asarray(truncated),
-        gamma,
-        decay,
-    )
+    with platform.tracing_for(name):
+        ours = returns.generalized_advantages(
+            *(jnp.asarray(x, jnp.float32) for x in (rewards, values, next_values)),
+            jnp.asarray(terminated),
+            jnp.asarray(truncated),
+            gamma,
+            decay,
+        )
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from ape_jax.core import mixture, tabular
+from ape_jax.core import mixture, platform, tabular
 from ape_jax.envs import GridWorld
 
+FORMS = ("cpu", "gpu")
+"""The platforms of both forms: H steps one after another, and repeated squaring."""
 seeds = st.integers(0, 10_000)
 RETURN, OCCUPANCY, LIMIT, BEST, floor_of = map(
     jax.jit,
@@ -52,14 +56,62 @@ def enumerate_paths(mdp, policy):
 
 
 @settings(max_examples=20, deadline=None)
-@given(seeds)
-def test_return_occupancy_and_limit_equal_an_enumeration(seed):
-    mdp = random_mdp(seed)
+@given(seeds, st.sampled_from([1, 6, 100]), st.sampled_from(FORMS))
+def test_return_occupancy_and_limit_equal_an_enumeration(seed, horizon, name):
+    mdp = random_mdp(seed, horizon=horizon)
     policy = random_policy(seed + 1, mdp)
     total, occupancy, cut = enumerate_paths(mdp, policy)
-    np.testing.assert_allclose(RETURN(mdp, policy), total, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(OCCUPANCY(mdp, policy), occupancy, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(LIMIT(mdp, policy), cut, rtol=1e-4, atol=1e-5)
+    with platform.tracing_for(name):
+        np.testing.assert_allclose(RETURN(mdp, policy), total, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(OCCUPANCY(mdp, policy), occupancy, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(LIMIT(mdp, policy), cut, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("horizon", [1, 2, 7, 100])
+def test_derivatives_of_an_episode_equal_a_loop_in_double_precision(name, horizon):
+    """Along a random direction. The tangent of M^t v is carried beside it, step by step."""
+    mdp, random = random_mdp(3, horizon=horizon), np.random.default_rng(0)
+    policy = np.asarray(random_policy(4, mdp), np.float64)
+    change = random.normal(size=policy.shape)
+    alive = ~np.asarray(mdp.terminal)
+    transition, reward, start = (
+        np.asarray(x, np.float64) for x in (mdp.transition, mdp.reward, mdp.start)
+    )
+    moves, moves_change = (
+        np.einsum("sa,sat->st", x, transition) * alive[:, None] * alive for x in (policy, change)
+    )
+    rewards, rewards_change = ((x * reward).sum(axis=-1) for x in (policy, change))
+    mass, mass_change = start * alive, np.zeros_like(start)
+    visits_change, return_change = np.zeros_like(start), 0.0
+    for _ in range(horizon):
+        visits_change += mass_change
+        return_change += mass_change @ rewards + mass @ rewards_change
+        mass, mass_change = mass @ moves, mass_change @ moves + mass @ moves_change
+    expected = (return_change, visits_change, mass_change)
+    with platform.tracing_for(name):
+        for function, derivative in zip((RETURN, OCCUPANCY, LIMIT), expected, strict=True):
+            arguments = (jnp.asarray(x, jnp.float32) for x in (policy, change))
+            _, forward = jax.jvp(lambda x, f=function: f(mdp, x), *((x,) for x in arguments))
+            scale = np.abs(derivative).max() + 1e-6
+            np.testing.assert_allclose(forward, derivative, rtol=1e-4, atol=1e-4 * scale)
+
+
+def test_both_forms_have_the_same_objective_and_gradient_on_the_paper_grid():
+    """One hundred steps, also through the posterior weights of the observer."""
+    mdp = GridWorld().finite_mdp()
+    logits = jax.random.normal(jax.random.key(0), (2, mdp.num_states, mdp.num_actions))
+    found = []
+    for name in FORMS:
+        with platform.tracing_for(name):
+            objective = functools.partial(
+                OBJECTIVE, weights="posterior", temperature=0.3, differentiate_weights=True
+            )
+            found.append(jax.value_and_grad(objective)(logits, mdp, 0.3))
+    (value, gradient), (other, other_gradient) = found
+    np.testing.assert_allclose(value, other, rtol=1e-5)
+    largest = float(jnp.abs(gradient).max())
+    np.testing.assert_allclose(gradient, other_gradient, atol=1e-4 * largest)
 
 
 def test_occupancy_sums_to_the_expected_length_of_an_episode(small_mdp, random_policies):
@@ -117,9 +169,10 @@ def test_exact_objective_of_one_expert_has_the_same_observer_for_both_weights(sm
 
 @pytest.mark.parametrize("weights", ["uniform", "posterior"])
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
-def test_exact_objective_gradient_equals_finite_differences(weights, temperature):
+@pytest.mark.parametrize("name", FORMS)
+def test_exact_objective_gradient_equals_finite_differences(weights, temperature, name):
     mdp = random_mdp(11)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), platform.tracing_for(name):
         mdp = jax.tree.map(
             lambda x: jnp.asarray(np.asarray(x), x.dtype if x.dtype == bool else float), mdp
         )
@@ -194,8 +247,8 @@ def test_floor_counts_rewards_that_the_clone_reaches_too_late():
 
 
 @settings(max_examples=20, deadline=None)
-@given(seeds)
-def test_floor_follows_from_the_stopped_clone_of_the_proof(seed):
+@given(seeds, st.sampled_from(FORMS))
+def test_floor_follows_from_the_stopped_clone_of_the_proof(seed, name):
     """The proof's construction in NumPy: its occupancy is the experts', and the floor follows."""
     mdp = random_mdp(seed)
     policies = np.asarray(random_policy(seed + 1, mdp, 2), np.float64)
@@ -218,9 +271,9 @@ def test_floor_follows_from_the_stopped_clone_of_the_proof(seed):
     reward = np.asarray(mdp.reward, np.float64)[alive]
     worst, best = max(0.0, -reward.min()), max(0.0, reward.max())
     expected = returns.mean() - worst * mdp.horizon * cut.sum() - best * (unlimited - within).sum()
-    assert floor_of(mdp, jnp.asarray(policies, jnp.float32)) == pytest.approx(
-        expected, rel=1e-3, abs=1e-3
-    )
+    with platform.tracing_for(name):
+        ours = floor_of(mdp, jnp.asarray(policies, jnp.float32))
+    assert ours == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
 def test_ideal_sampling_clone_recovers_the_ensemble_when_no_episode_is_truncated():
