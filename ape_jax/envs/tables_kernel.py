@@ -218,7 +218,7 @@ def _bytes(fields: Int[Array, "G S F"]) -> BFloat16[Array, "G rows S"]:
 def _by_products(table_ref, states, number, num_actions):
     """Actions, moves and rewards by products with one-hot columns."""
     hot = _one_hot(states, table_ref.shape[1])
-    rows = jnp.dot(table_ref[...], hot, preferred_element_type=jnp.float32).astype(jnp.int32)
+    rows = _product(table_ref[...], hot, 0).astype(jnp.int32)
     parts = jnp.split(rows, 4)
     fields = parts[0] | (parts[1] << 8) | (parts[2] << 16) | (parts[3] << 24)
     field = jax.lax.broadcasted_iota(jnp.int32, fields.shape, 0)
@@ -236,6 +236,19 @@ def _by_products(table_ref, states, number, num_actions):
 def _one_hot(places: Int[Array, "1 lanes"], num_rows: int) -> BFloat16[Array, "rows lanes"]:
     rows = jax.lax.broadcasted_iota(jnp.int32, (num_rows, places.shape[1]), 0)
     return (rows == places).astype(jnp.float32).astype(jnp.bfloat16)
+
+
+def _product(
+    left: BFloat16[Array, "rows n"], right: BFloat16[Array, "..."], axis: int
+) -> Float[Array, "rows columns"]:
+    """A product of matrices that sums over the given axis of the right one."""
+    return jax.lax.dot_general(
+        left,
+        right,
+        (((1,), (axis,)), ((), ())),
+        precision=jax.lax.Precision.DEFAULT,  # More is neither needed nor known for bfloat16.
+        preferred_element_type=jnp.float32,
+    )
 
 
 def _count_by_products(
@@ -269,20 +282,15 @@ def _count(records_ref, returns_ref, sums_ref, *, num_actions):
 
     def step(index, sums):
         row = pl.ds(index, 1)
-        returns = returns_ref[row, :]
-        records = records_ref[row, :]
+        records, returns = records_ref[row, :], returns_ref[row, :]
         pairs = records >> 1
         states, actions = jax.lax.div(pairs, num_actions), jax.lax.rem(pairs, num_actions)
         one = (records & 1).astype(jnp.float32)
-        rows = [one, *_thirds(returns), *_thirds(returns**2), jnp.zeros_like(one)]
-        powers = jnp.concatenate(rows)
+        parts = [one, *_thirds(returns), *_thirds(returns**2), jnp.zeros_like(one)]
+        powers = jnp.concatenate(parts)
         taken = [jnp.where(actions == action, powers, 0.0) for action in range(num_actions)]
-        return sums + jax.lax.dot_general(
-            jnp.concatenate(taken).astype(jnp.bfloat16),
-            _one_hot(states, sums.shape[1]),
-            (((1,), (1,)), ((), ())),
-            preferred_element_type=jnp.float32,
-        )
+        left = jnp.concatenate(taken).astype(jnp.bfloat16)
+        return sums + _product(left, _one_hot(states, sums.shape[1]), 1)
 
     start = jnp.zeros(sums_ref.shape)
     sums_ref[...] += jax.lax.fori_loop(0, records_ref.shape[0], step, start)
