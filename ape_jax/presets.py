@@ -6,8 +6,8 @@ recipe of its algorithm, head and min_return.
 
 from typing import Any
 
-from ape_jax.config import RunConfig, resolve
-from ape_jax.types import SettingError
+from ape_jax.errors import SettingError
+from ape_jax.settings.run import RunConfig, resolve
 
 
 def _ppo(env: str, head: str, min_return: float, **others: Any) -> dict[str, Any]:

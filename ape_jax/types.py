@@ -10,9 +10,14 @@ Axes, in every annotation and docstring:
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Key, Shaped
+
+from ape_jax.errors import DamagedError as DamagedError
+from ape_jax.errors import NonFiniteError as NonFiniteError
+from ape_jax.errors import RunError as RunError
+from ape_jax.errors import SettingError as SettingError
 
 PRNGKey = Key[Array, ""]
 """A typed key, made by ``jax.random.key``."""
@@ -20,47 +25,6 @@ Params = Any
 """Variables of a Flax module: a pytree of arrays."""
 LogWeightsFn = Callable[[Shaped[Array, "..."]], Float[Array, " E"]]
 """Maps one observation to log w_c, the observer's belief about which expert acts."""
-
-ObserverWeights = Literal["uniform", "posterior"]
-"""The observer's model of the expert given the state: w_c = 1/E, or w_c = p(c|s)."""
-PGObserverName = Literal["uniform", "posterior", "learned"]
-ObserverName = Literal["uniform", "posterior", "learned", "none"]
-"""Weights of the observer trained against: the same two, a classifier q(c|s) that is trained
-along, or no observer at all."""
-AlgorithmName = Literal["pg", "ppo"]
-"""PG-APE over whole episodes, or PPO-APE over rollouts of fixed length."""
-ConstraintName = Literal["multipliers", "gate"]
-"""Methods that keep the experts at ``min_return``."""
-StdName = Literal["constant", "state"]
-"""Whether a Gaussian head's standard deviations are constant or depend on the state."""
-CriticForm = Literal["separate", "shared"]
-"""V_c and V_o are learned apart, or V_c is regressed on both returns (paper, Eq. 4 as printed)."""
-HeadName = Literal["tabular", "mlp", "conv", "gaussian"]
-PGHeadName = Literal["tabular", "mlp", "conv"]
-"""Kinds of expert heads that PG-APE can train."""
-ActivationName = Literal["tanh", "relu"]
-
-
-class SettingError(ValueError):
-    """A setting breaks a rule; the message names the setting, the rule, the value and the fix.
-
-    On the command line it becomes exit code 2.
-    """
-
-
-class DamagedError(SettingError):
-    """A file of a run differs from what was saved."""
-
-
-class RunError(RuntimeError):
-    """A run cannot go on; the message says why, and from where it can be resumed.
-
-    On the command line it becomes exit code 1.
-    """
-
-
-class NonFiniteError(RunError):
-    """A number in training is not finite."""
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
-"""Seconds from the start of ``ape-jax train`` to its first finished update.
+"""Seconds of importing, of help, and from the start of ``ape-jax train`` to its first update.
 
-It is measured with an empty folder for compiled programs, and with the folder that such a run left.
-Each run is a fresh process that does what the command does.
+Training is measured with an empty folder for compiled programs, and with the folder that such a run
+left. Each run is a fresh process that does what the command does.
 """
 
 import json
@@ -15,45 +15,52 @@ from statistics import median
 
 from benchmarks import common
 
+PROGRAMS = {
+    "import jax": "import jax",
+    "import ape_jax": "import ape_jax",
+    "from ape_jax import *": "from ape_jax import *",
+    "ape-jax --help": "from ape_jax.cli import main; main(['--help'])",
+    "ape-jax train --help": "from ape_jax.cli import main; main(['train', '--help'])",
+}
+"""Short programs, by the name that they have in the results. A star imports every public name."""
+
 CHILD = """
-import json, sys, time
-started = float(sys.argv[1])
+import importlib, json, pathlib, sys, time, types
+started, out = float(sys.argv[1]), pathlib.Path(sys.argv[2])
 began = time.time()
-import jax
 from ape_jax import cli
-from ape_jax.training import trainer
-imported = time.time()
 compiling = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: compiling.append((event.rsplit("/", 1)[-1], seconds))
-)
-first = []
-run = trainer.Trainer.chunks
-def noted(self, *arguments, **options):
-    for chunk in run(self, *arguments, **options):
-        if not first:
-            first.append((time.time(), len(compiling)))
-        yield chunk
-trainer.Trainer.chunks = noted
+def import_module(name):
+    global imported
+    module = importlib.import_module(name)
+    import jax
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiling.append((time.time(), event, seconds))
+    )
+    imported = time.time()
+    return module
+cli.importlib = types.SimpleNamespace(import_module=import_module)
 code = 0
+sys.argv = ["ape-jax", "train", "--num-updates", "1", "--out", str(out)]
 try:
-    cli.main(["train", "--num-updates", "1", "--out", sys.argv[2]])
+    cli.main()
 except SystemExit as stop:
     code = stop.code
-finished, events = first[0]
-def sum_of(ends):
-    return sum(seconds for event, seconds in compiling[:events] if event.endswith(ends))
+finished = (out / "metrics.jsonl").stat().st_mtime
+def sum_of(*ends):
+    return sum(s for at, event, s in compiling if at < finished and event.endswith(ends))
 print(json.dumps({
     "interpreter_seconds": began - started,
     "import_seconds": imported - began,
     "compile_seconds": sum_of("backend_compile_duration"),
-    "trace_seconds": sum_of(("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration")),
+    "trace_seconds": sum_of("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration"),
     "first_update_seconds": finished - started,
 }))
 sys.exit(code)
 """
-"""The program of a fresh process. JAX reports the seconds of compiling until the first update; they
-include reading a program from the folder."""
+"""The program of a fresh process. The command imports its module last, and the only update is
+finished when its metrics are written. JAX reports the seconds of tracing and compiling; compiling
+includes reading a program from the folder."""
 
 PARTS = ("interpreter", "import", "trace", "compile")
 
@@ -75,8 +82,24 @@ def start(cache: Path) -> dict[str, float]:
     return json.loads(finished.stdout.splitlines()[-1]) | {"process_seconds": process_seconds}
 
 
+def seconds_of(program: str) -> float:
+    """Seconds of a fresh process that runs a program."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def measure_programs(repeats: int) -> list[dict]:
+    """Medians over repeats; in each, every program runs once."""
+    found = [[seconds_of(program) for program in PROGRAMS.values()] for _ in range(repeats)]
+    return [
+        {"program": name, "seconds": median(runs), "spread_seconds": [min(runs), max(runs)]}
+        for name, runs in zip(PROGRAMS, zip(*found, strict=True), strict=True)
+    ]
+
+
 def measure(repeats: int) -> dict:
-    """Medians over repeats; each has a cold start and then a warm one."""
+    """Medians over repeats; each has a cold start of training and then a warm one."""
     runs: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as cache:
@@ -92,7 +115,8 @@ def measure(repeats: int) -> dict:
                 "spread_first_update_seconds": [min(totals), max(totals)],
             }
         )
-    return {"device": common.device(), "repeats": repeats, "rows": rows}
+    programs = measure_programs(repeats)
+    return {"device": common.device(), "repeats": repeats, "programs": programs, "rows": rows}
 
 
 def draw(rows: list[dict]):
@@ -116,11 +140,13 @@ def draw(rows: list[dict]):
 def main(arguments: list[str] | None = None) -> None:
     """Measure, write, print."""
     out, effort, console = common.options(__doc__, arguments)
-    with console.status("starting ape-jax train, cold and warm"):
+    with console.status("starting programs, and ape-jax train, cold and warm"):
         result = measure(effort.repeats if effort == common.FULL else 1)
     columns = {"cache": "cache", "first update s": "first_update_seconds"}
     columns |= {f"{part} s": f"{part}_seconds" for part in (*PARTS, "process")}
     table = common.table_of(result["rows"], columns, "From process start to the first update")
+    programs = {"program": "program", "seconds": "seconds"}
+    console.print(common.table_of(result["programs"], programs, "Start to end"))
     common.publish(result, draw(result["rows"]), table, out, console)
 
 

@@ -234,12 +234,19 @@ def test_startup_splits_medians(tmp_path, monkeypatch):
         parts = {f"{part}_seconds": 1.0 for part in startup.PARTS}
         return parts | {"first_update_seconds": total, "process_seconds": total}
 
+    seconds = itertools.count()
     monkeypatch.setattr(startup, "start", start)
+    monkeypatch.setattr(startup, "seconds_of", lambda program: float(next(seconds)))
     result = startup.measure(3)
     table = common.table_of(result["rows"], {"cache": "cache"}, "")
-    cold, warm = published(result, startup.draw(result["rows"]), table, tmp_path)["rows"]
+    found = published(result, startup.draw(result["rows"]), table, tmp_path)
+    cold, warm = found["rows"]
     assert (cold["cache"], warm["cache"]) == ("cold", "warm")
     assert (cold["first_update_seconds"], warm["first_update_seconds"]) == (9.0, 5.0)
+    assert [row["program"] for row in found["programs"]] == list(startup.PROGRAMS)
+    number = len(startup.PROGRAMS)
+    assert [row["seconds"] for row in found["programs"]] == [number + i for i in range(number)]
+    assert found["programs"][0]["spread_seconds"] == [0.0, 2.0 * number]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import PG, TASKS, run, signal_in_chunk
@@ -18,7 +19,7 @@ import ape_jax
 from ape_jax import cli
 from ape_jax.config import CHUNK, RunConfig, resolve
 from ape_jax.runs import checkpoint, metrics
-from ape_jax.training.trainer import Trainer, seed_keys
+from ape_jax.training.trainer import EVALUATE, Trainer, seed_keys
 from ape_jax.types import SettingError
 
 
@@ -226,6 +227,12 @@ def _lines(out):
 def test_load_run_says_what_is_missing(tmp_path):
     with pytest.raises(SettingError, match="run must be a directory that ape-jax train made"):
         checkpoint.load_run(tmp_path)
+
+
+def test_keys_of_seeds_are_folds_of_them_by_purpose():
+    found = seed_keys(2**31 - 2, 2, EVALUATE)
+    expected = [jax.random.fold_in(jax.random.key(2**31 - 2 + i), EVALUATE) for i in range(2)]
+    np.testing.assert_array_equal(*(jax.random.key_data(x) for x in (found, jnp.stack(expected))))
 
 
 def test_seed_means_the_same_run_however_many_are_trained(pg_run):

@@ -286,7 +286,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def rows_of(name: str) -> list[dict]:
-    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))["rows"]
+    file, _, part = name.partition(" ")
+    return json.loads((RESULTS / f"{file}.json").read_text("utf-8"))[part or "rows"]
 
 
 def digits(number: float | None) -> str:
@@ -325,6 +326,10 @@ PERFORMANCE = {
         "plain PPO": whole("plain_steps_per_second"),
         "ours / plain": lambda row: f"{row['ratio']:.2f}",
     },
+    "startup programs": {
+        "program": lambda row: f"`{row['program']}`",
+        "seconds": lambda row: f"{row['seconds']:.2f}",
+    },
     "startup": {
         "compiled programs": lambda row: {"cold": "none kept", "warm": "kept"}[row["cache"]],
         "seconds to the first update": lambda row: f"{row['first_update_seconds']:.1f}",
@@ -337,7 +342,8 @@ PERFORMANCE = {
         "more than metrics alone": lambda row: f"{100 * row['share']:.1f} %",
     },
 }
-"""Columns of each table on the page of performance, by the file of results that it shows."""
+"""Columns of each table on the page of performance, by the file of results that it shows and, where
+that has several, the part."""
 
 
 def performance_table(name: str, keep=lambda row: True) -> str:

@@ -10,7 +10,6 @@ import pytest
 import report_sources
 from command_line import run
 
-from ape_jax import cli
 from ape_jax.config import PGConfig, PGHypers, RunConfig, recipe
 from ape_jax.evaluation import records
 from ape_jax.evaluation.intervals import Interval
@@ -187,7 +186,7 @@ def test_command_audits_where_that_was_not_done(own, small_audit, monkeypatch):
             shutil.copytree(small_audit, options.out, dirs_exist_ok=True)
         return code
 
-    monkeypatch.setattr(cli.audit, "run", quick)
+    monkeypatch.setattr("ape_jax.cli.audit.run", quick)
     monkeypatch.setattr(html, "render", lambda sources: sources.audit.env)
     assert run("report", own) == 130  # The audit is interrupted.
     assert not (own / "report.html").exists()

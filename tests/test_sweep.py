@@ -10,7 +10,6 @@ import report_sources
 from command_line import run
 
 import ape_jax
-from ape_jax import cli
 from ape_jax.algorithms import updates
 from ape_jax.algorithms.pg import create_state
 from ape_jax.algorithms.task import make_task
@@ -107,7 +106,7 @@ def test_command_writes_what_is_finished(code, tmp_path, monkeypatch):
         if code:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.sweep, "sweep_steps", made_up)
+    monkeypatch.setattr("ape_jax.cli.sweep.sweep_steps", made_up)
     assert run("sweep", "--betas", "0.5,1", "--out", tmp_path) == code
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.json", "sweep.md", "frontier.png"}
     assert records.read(Sweep, tmp_path / "sweep.json") == whole

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from types import ModuleType
 
 import jax
-from gymnax.environments.environment import Environment, EnvParams
 
 from ape_jax.algorithms import pg, ppo
 from ape_jax.algorithms.common import Metrics
@@ -12,6 +11,7 @@ from ape_jax.algorithms.pg import PGState
 from ape_jax.algorithms.ppo_state import PPOState
 from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, TrainConfig
+from ape_jax.envs import Environment, EnvParams
 from ape_jax.types import PRNGKey, RewardFn
 
 TrainState = PGState | PPOState

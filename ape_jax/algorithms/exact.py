@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 
 from ape_jax.core import tabular
 from ape_jax.core.tabular import FiniteMDP
-from ape_jax.types import ObserverWeights, PRNGKey
+from ape_jax.settings.names import ObserverWeights
+from ape_jax.types import PRNGKey
 
 ExactObjective = Callable[[Float[Array, "E S A"], Float[Array, ""]], Float[Array, ""]]
 """Maps every expert's logits, and the share of the run that is done in [0, 1), to the objective."""

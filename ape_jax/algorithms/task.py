@@ -4,7 +4,6 @@ import dataclasses
 from typing import Generic, TypeVar
 
 import jax
-from gymnax.environments.environment import Environment, EnvParams
 
 from ape_jax import envs
 from ape_jax.config import Hypers, TrainConfig
@@ -31,8 +30,8 @@ class Task(Generic[ConfigT]):
 
 def make_task(
     config: ConfigT,
-    env: Environment | None = None,
-    env_params: EnvParams | None = None,
+    env: envs.Environment | None = None,
+    env_params: envs.EnvParams | None = None,
     observer_reward: RewardFn | None = None,
 ) -> Task[ConfigT]:
     """Build the environment and the networks, and check that they fit each other.

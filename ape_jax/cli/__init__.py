@@ -1,45 +1,51 @@
-"""The command line: one parser for all commands, and the exit codes."""
+"""The command line: one parser for all commands, and the exit codes.
 
+The parser needs no JAX, so help, and messages about flags, come at once. A command does, and its
+module is imported when it runs.
+"""
+
+import contextlib
 import functools
+import gc
+import importlib
 import logging
 import operator
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-import jax
 import platformdirs
 import tyro
 from rich.console import Console
 from rich.logging import RichHandler
 
-from ape_jax import __version__
-from ape_jax.cli import audit, demos, export, plot, report, reproduce, suite, sweep, train
+from ape_jax._version import __version__
+from ape_jax.cli import options
 from ape_jax.cli.output import INTERRUPTED
 from ape_jax.cli.train_options import TrainOptions
-from ape_jax.types import RunError, SettingError
+from ape_jax.errors import RunError, SettingError
 
-_COMMANDS: dict[str, tuple[Any, type]] = {
-    "reproduce": (reproduce, reproduce.ReproduceOptions),
-    "train": (train, TrainOptions),
-    "audit": (audit, audit.AuditOptions),
-    "demos": (demos, demos.DemosOptions),
-    "sweep": (sweep, sweep.SweepOptions),
-    "suite": (suite, suite.SuiteOptions),
-    "plot": (plot, plot.PlotOptions),
-    "report": (report, report.ReportOptions),
-    "export": (export, export.ExportOptions),
+_COMMANDS: dict[str, type] = {
+    "reproduce": options.ReproduceOptions,
+    "train": TrainOptions,
+    "audit": options.AuditOptions,
+    "demos": options.DemosOptions,
+    "sweep": options.SweepOptions,
+    "suite": options.SuiteOptions,
+    "plot": options.PlotOptions,
+    "report": options.ReportOptions,
+    "export": options.ExportOptions,
 }
-"""The module of each command, which has ``run(options, console) -> exit code``, and its options."""
+"""Options of each command. The module of its name has ``run(options, console) -> exit code``."""
 
 
 def parse(arguments: Sequence[str]) -> Any:
     """The options of a command; or SystemExit after help (code 0) or a message (code 2)."""
     commands: dict[str, Any] = {
         name: Annotated[kind, tyro.conf.FlagCreatePairsOff, tyro.conf.subcommand(name)]
-        for name, (_, kind) in _COMMANDS.items()
+        for name, kind in _COMMANDS.items()
     }
     # Flags of settings have a --no- form: a setting may be true in a preset.
     commands["train"] = Annotated[TrainOptions, tyro.conf.subcommand("train")]
@@ -56,21 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     The exit code is 2 for a setting that breaks a rule, with one message; 1 for a file that cannot
     be read or written and for training that fails, with one message; and 130 after Ctrl-C.
+
+    Args:
+      arguments: those of the command line; None takes them from the process, which is then this
+        command's alone.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     console = Console(stderr=True)
     log = logging.getLogger("ape_jax")
     log.handlers = [RichHandler(console=console, show_path=False)]
     log.setLevel("INFO")
     log.propagate = False
-    if arguments == ["--version"]:
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given == ["--version"]:
         print(__version__)
         return
     try:
-        options = parse(arguments)
+        parsed = parse(given)
+        with contextlib.nullcontext() if arguments is not None else _own_process():
+            command = _import_command(type(parsed))
         _keep_compiled_programs()
-        module = next(module for module, kind in _COMMANDS.values() if type(options) is kind)
-        code = module.run(options, console)
+        code = command.run(parsed, console)
     except (SettingError, RunError, OSError) as error:  # Such as a disk that is full.
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         code = 2 if isinstance(error, SettingError) else 1
@@ -80,11 +91,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _import_command(kind: type) -> Any:
+    """The module of the command that has these options."""
+    (name,) = [name for name, own in _COMMANDS.items() if own is kind]
+    return importlib.import_module(f"ape_jax.cli.{name}")
+
+
+@contextlib.contextmanager
+def _own_process() -> Iterator[None]:
+    """What a command is imported in, where the process does nothing else."""
+    os.environ["MPLBACKEND"] = "Agg"  # Commands draw into files only.
+    # Looking for garbage takes a quarter of the time of the imports, and modules are never garbage:
+    # once imported, they are not looked at again, which makes tracing quicker too.
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _keep_compiled_programs() -> None:
     """Keep compiled programs in the user's cache folder; JAX's own settings come first."""
+    import jax  # Not above, where help would need it.
+
     if jax.config.values["jax_compilation_cache_dir"] is None:
         # One folder per machine: home folders are shared, instruction sets are not.
         folder = platformdirs.user_cache_path("ape_jax") / "compiled" / platform.node()
         jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

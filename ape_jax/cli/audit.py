@@ -1,35 +1,17 @@
 """``ape-jax audit``: every observer against a run, a file of demonstrations, or all defences."""
 
-import dataclasses
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
+from ape_jax.cli.options import AuditOptions
 from ape_jax.cli.output import prepare, save_steps, say, say_finished
 from ape_jax.evaluation import records
 from ape_jax.evaluation.audit import audit_steps
-from ape_jax.evaluation.audit_records import Audit, AuditSettings
+from ape_jax.evaluation.audit_records import Audit
 from ape_jax.reporting import audit_table, figures, tables
 from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
-
-
-@dataclasses.dataclass(frozen=True)
-class AuditOptions:
-    """Run every observer against an ensemble, and report how well each can clone it.
-
-    Without RUN, all defences are made on the gridworld and audited side by side.
-    """
-
-    settings: tyro.conf.OmitArgPrefixes[AuditSettings] = dataclasses.field(
-        default_factory=AuditSettings
-    )
-    run: tyro.conf.Positional[Path | None] = None
-    """A run of ape-jax train, or a file of demonstrations."""
-    out: Path = Path("runs/audit")
-    """Directory of tables and figures; those of an earlier audit are replaced."""
-
 
 FIGURES = ("observers.png", "demonstrations.png", "posterior_entropy.png")
 

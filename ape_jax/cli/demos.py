@@ -1,37 +1,14 @@
 """``ape-jax demos``: write demonstrations of a trained ensemble to a file."""
 
-import dataclasses
-from pathlib import Path
-
-import tyro
 from rich.console import Console
 
+from ape_jax.cli.options import DemosOptions
 from ape_jax.cli.output import prepare, say
 from ape_jax.demonstrations import files
 from ape_jax.demonstrations.collect import complete_returns
 from ape_jax.demonstrations.minari import check_minari, to_minari
 from ape_jax.runs import demonstrate
 from ape_jax.types import SettingError
-
-
-@dataclasses.dataclass(frozen=True)
-class DemosOptions:
-    """Write demonstrations of a trained ensemble: what observers get to see of it."""
-
-    run: tyro.conf.Positional[Path]
-    """Directory of a run that ape-jax train made."""
-    out: Path
-    """The .npz file. docs/demonstrations.md describes the format."""
-    steps: int = 100_000
-    """Number of steps. The expert is drawn anew for each episode."""
-    seed: int | None = None
-    """Number of one of the run's seeds; if not given, the first."""
-    without_expert: bool = False
-    """Leave out which expert acted, for a file that goes to an attacker."""
-    minari: str | None = None
-    """Also export a Minari dataset of this name, which never says which expert acted."""
-    overwrite: bool = False
-    """Replace the file if it is already there."""
 
 
 def run(options: DemosOptions, console: Console) -> int:

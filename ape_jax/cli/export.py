@@ -1,27 +1,11 @@
 """``ape-jax export``: export a run's policies for programs that do not have this package."""
 
-import dataclasses
-from pathlib import Path
-from typing import Annotated
-
-import tyro
 from rich.console import Console
 
+from ape_jax.cli.options import ExportOptions
 from ape_jax.cli.output import prepare, say
 from ape_jax.runs import checkpoint, export
 from ape_jax.types import SettingError
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportOptions:
-    """Write a finished run's experts as safetensors and as a forward pass of jax.export."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Directory of the run."""
-    out: Path
-    """Directory for the files."""
-    overwrite: bool = False
-    """Replace the export that --out already holds."""
 
 
 def run(options: ExportOptions, console: Console) -> int:

@@ -6,12 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import matplotlib
 from rich.console import Console
 
-from ape_jax.types import SettingError
-
-matplotlib.use("Agg")  # Commands draw into files only.
+from ape_jax.errors import SettingError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, by convention."""

@@ -1,26 +1,12 @@
 """``ape-jax plot``: learning curves of runs, also while they train."""
 
-import dataclasses
-from pathlib import Path
-from typing import Annotated
-
-import tyro
 from rich.console import Console
 
+from ape_jax.cli.options import PlotOptions
 from ape_jax.cli.output import prepare, say
 from ape_jax.reporting import figures
 from ape_jax.runs.metrics import read_updates
 from ape_jax.types import SettingError
-
-
-@dataclasses.dataclass(frozen=True)
-class PlotOptions:
-    """Draw returns over updates: the mean over seeds, and the range of seeds."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Directories of runs, finished or not."""
-    out: Path | None = None
-    """The figure: .png, .pdf or .svg; curves.png in the first run, if not given."""
 
 
 def run(options: PlotOptions, console: Console) -> int:

@@ -1,46 +1,27 @@
 """``ape-jax report``: a run as one page of HTML."""
 
-import dataclasses
 import shlex
 from pathlib import Path
-from typing import Annotated
 
 import jax
-import tyro
 from rich.console import Console
 
 import ape_jax
 from ape_jax.algorithms.task import Task
 from ape_jax.cli import audit
+from ape_jax.cli.options import AuditOptions, ReportOptions
 from ape_jax.cli.output import prepare, say
 from ape_jax.config import RunConfig
 from ape_jax.envs.gridworld import GridWorld
 from ape_jax.evaluation import records, reproduce
-from ape_jax.evaluation.audit_records import Audit, AuditSettings
+from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.summary import Summary
 from ape_jax.evaluation.sweep import Sweep
 from ape_jax.reporting import html
 from ape_jax.runs import checkpoint, manifest, metrics
+from ape_jax.settings.audit import AuditSettings
 from ape_jax.training.trainer import DEMONSTRATE, seed_keys
 from ape_jax.types import SettingError
-
-
-@dataclasses.dataclass(frozen=True)
-class ReportOptions:
-    """Write what is known of a finished run as one page of HTML, which needs no other file.
-
-    A run without an audit is audited first, as by audit RUN --quick --out RUN/audit.
-    """
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Directory of the run."""
-    audit: Path | None = None
-    """Directory of an audit of this run; RUN/audit, if not given."""
-    sweep: Path | None = None
-    """Directory of a sweep in the same environment; RUN/sweep if there is one, if not given."""
-    out: Path | None = None
-    """The page; report.html in the run, if not given."""
-
 
 DEMONSTRATED_STEPS = 100_000
 """Demonstration steps behind the clones that are drawn on the grid."""
@@ -66,7 +47,7 @@ def run(options: ReportOptions, console: Console) -> int:
     if task.networks.action_bounds is None or options.audit is not None:
         path = (options.audit or options.run / "audit") / "audit.json"
         if options.audit is None and not (path.exists() and records.read(Audit, path).complete):
-            quick = audit.AuditOptions(AuditSettings(quick=True), options.run, path.parent)
+            quick = AuditOptions(AuditSettings(quick=True), options.run, path.parent)
             if code := audit.run(quick, console):
                 return code
         audited = records.read(Audit, path)

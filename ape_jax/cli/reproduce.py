@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from ape_jax.cli.options import ReproduceOptions
 from ape_jax.cli.output import prepare, save_steps, say, say_finished
 from ape_jax.evaluation import records, reproduce
 from ape_jax.evaluation.progress import Progress
@@ -16,18 +17,6 @@ from ape_jax.reporting import reproduction, tables
 from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
 from ape_jax.types import SettingError
-
-
-@dataclasses.dataclass(frozen=True)
-class ReproduceOptions:
-    """Reproduce the paper's Table 1 and Figures 3 and 4, with the observers that it left out."""
-
-    seeds: int | None = None
-    """Ensembles of each kind: 10, or 3 with --quick, if not given."""
-    quick: bool = False
-    """A first look in about a minute: 400 updates at most, 100,000 demonstration steps."""
-    out: Path = Path("runs/reproduce")
-    """Directory of tables and figures; those of an earlier reproduction are replaced."""
 
 
 def run(options: ReproduceOptions, console: Console) -> int:

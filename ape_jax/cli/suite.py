@@ -1,11 +1,11 @@
 """``ape-jax suite``: presets and their controls over seeds, in one table."""
 
-import dataclasses
 from pathlib import Path
 
 from rich.console import Console
 
 from ape_jax import presets
+from ape_jax.cli.options import SuiteOptions
 from ape_jax.cli.output import prepare, save_steps, say
 from ape_jax.config import RunConfig
 from ape_jax.evaluation import records, suite
@@ -14,23 +14,6 @@ from ape_jax.reporting import figures, tables
 from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
 from ape_jax.types import SettingError
-
-
-@dataclasses.dataclass(frozen=True)
-class SuiteOptions:
-    """Train ensembles and their controls in every preset's environment, and clone them all."""
-
-    only: str | None = None
-    """Names of presets or environments, with commas between them; all, if not given."""
-    seeds: int = 5
-    """Seeds behind every number."""
-    first_seed: int = 1000
-    """Number of the first seed. Presets were tuned on seeds below 1000."""
-    quick: bool = False
-    """A first look: a twentieth of the updates, a tenth of the demonstrations."""
-    out: Path = Path("runs/suite.json")
-    """The results; beside them the same as a table in Markdown and as a figure. Rows of other
-    presets in this file are kept; they must be of the same seeds."""
 
 
 def run(options: SuiteOptions, console: Console) -> int:

@@ -1,42 +1,17 @@
 """``ape-jax sweep``: the frontier of PE return against clone return."""
 
-import dataclasses
 from pathlib import Path
 
 from rich.console import Console
 
+from ape_jax.cli.options import SweepOptions
 from ape_jax.cli.output import prepare, save_steps, say, say_finished
 from ape_jax.evaluation import records
 from ape_jax.evaluation.sweep import Sweep, sweep_steps
 from ape_jax.reporting import figures, tables
 from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
-from ape_jax.types import HeadName, SettingError
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepOptions:
-    """Measure the cost of protection: train over beta and seeds at once, against two observers.
-
-    On a finite MDP, exact training draws the frontier beside the sampled one.
-    """
-
-    betas: str = "0.05,0.1,0.15,0.2,0.25,0.3,0.35,0.4"
-    """Weights of the observer's return, with commas between them."""
-    env: str = "GridWorld-ape"
-    """Any registered gymnax environment."""
-    head: HeadName = "tabular"
-    """Expert heads; all other settings are those of that head's recipe."""
-    num_experts: int = 2
-    """Expert heads in an ensemble (E)."""
-    num_updates: int | None = None
-    """Updates of sampled training; the recipe's if not given."""
-    seeds: int = 5
-    """Runs for each beta."""
-    first_seed: int = 0
-    """Number of the first seed."""
-    out: Path = Path("runs/sweep")
-    """Directory of table and figure; those of an earlier sweep are replaced."""
+from ape_jax.types import SettingError
 
 
 def run(options: SweepOptions, console: Console) -> int:

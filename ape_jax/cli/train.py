@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 from rich.console import Console
 
-from ape_jax.algorithms.task import check_min_return, make_task
+from ape_jax.algorithms.task import Task, check_min_return, make_task
 from ape_jax.cli.output import prepare, say
 from ape_jax.cli.train_options import TrainOptions, Watch, unpack
 from ape_jax.config import RunConfig
@@ -17,10 +17,13 @@ from ape_jax.evaluation import records
 from ape_jax.evaluation.intervals import MeanStd
 from ape_jax.evaluation.summary import Summary, summarise
 from ape_jax.reporting import tables
-from ape_jax.runs.callbacks import Callback
-from ape_jax.runs.directory import Output, RunDirectory, Start, find_start, is_finished
+from ape_jax.runs import trackers
+from ape_jax.runs.callbacks import Callback, FiniteGuard, LiveView
+from ape_jax.runs.directory import RunDirectory, Start, find_start, is_finished
 from ape_jax.runs.loop import Interrupted, fit, stop_requested
+from ape_jax.runs.output import Output
 from ape_jax.training import devices
+from ape_jax.training.place import Place
 from ape_jax.training.trainer import Chunk, Trainer, seed_keys
 from ape_jax.types import RunError
 
@@ -28,6 +31,7 @@ from ape_jax.types import RunError
 def run(options: TrainOptions, console: Console) -> int:
     """Train, save and evaluate."""
     config, place, output, watch = unpack(options)
+    trackers.check(watch.tensorboard, watch.wandb)
     if output.resume and is_finished(output.path):
         say(Console(), f"{output.path} is finished, after {config.train.num_updates} updates")
         return 0
@@ -44,7 +48,7 @@ def run(options: TrainOptions, console: Console) -> int:
     prepare(output.path)
     try:
         with RunDirectory.open(output, config, task) as directory:
-            callbacks = watch.callbacks(directory, task, console)
+            callbacks = _callbacks(watch, directory, console, task)
             try:
                 summary = _train_and_evaluate(trainer, directory, place, callbacks)
             except Interrupted as stop:
@@ -59,7 +63,7 @@ def run(options: TrainOptions, console: Console) -> int:
 
 
 def _train_and_evaluate(
-    trainer: Trainer, run: RunDirectory, place: devices.Place, callbacks: list[Callback]
+    trainer: Trainer, run: RunDirectory, place: Place, callbacks: list[Callback]
 ) -> Summary:
     """Train to the end, and write and return the summary."""
     config, task, start = run.config, trainer.task, run.start
@@ -79,6 +83,18 @@ def _train_and_evaluate(
         )
         run.finish(records.to_json(summary))
     return summary
+
+
+def _callbacks(watch: Watch, run: RunDirectory, console: Console, task: Task) -> list[Callback]:
+    """List what is called with every chunk. The guard is the first to see it."""
+    called: list[Callback] = [FiniteGuard(run)]
+    if not watch.quiet:
+        called.append(LiveView(task, run.config.seeds, run.start.num_done, console))
+    if watch.tensorboard:
+        called.append(trackers.tensorboard(run))
+    if watch.wandb is not None:
+        called.append(trackers.weights_and_biases(run, watch.wandb))
+    return called
 
 
 def _take_part(trainer: Trainer, config: RunConfig, output: Output) -> None:

@@ -1,20 +1,19 @@
-"""The options of ``ape-jax train``, and the records that they become."""
+"""The options of ``ape-jax train``, and the records that they become.
+
+Nothing here needs JAX.
+"""
 
 import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import tyro
-from rich.console import Console
 
 from ape_jax import presets
-from ape_jax.algorithms.task import Task
-from ape_jax.config import ALL_SETTINGS, HELP, RunConfig, read_settings, resolve
-from ape_jax.runs import trackers
-from ape_jax.runs.callbacks import Callback, FiniteGuard, LiveView
-from ape_jax.runs.directory import Output, RunDirectory, holds_run
-from ape_jax.training import devices
-from ape_jax.types import SettingError
+from ape_jax.errors import SettingError
+from ape_jax.runs.output import Output, holds_run
+from ape_jax.settings.run import ALL_SETTINGS, HELP, RunConfig, read_settings, resolve
+from ape_jax.training.place import Cluster, Place
 
 OUT = Path("runs/train")
 """Directory of a new run that is given no other."""
@@ -47,17 +46,6 @@ class Watch:
     """Write curves for TensorBoard, in the run's directory."""
     wandb: str | None = None
     """Project of Weights & Biases that gets the curves. WANDB_MODE=offline keeps them on disk."""
-
-    def callbacks(self, run: RunDirectory, task: Task, console: Console) -> list[Callback]:
-        """List what is called with every chunk. The guard is the first to see it."""
-        called: list[Callback] = [FiniteGuard(run)]
-        if not self.quiet:
-            called.append(LiveView(task, run.config.seeds, run.start.num_done, console))
-        if self.tensorboard:
-            called.append(trackers.tensorboard(run))
-        if self.wandb is not None:
-            called.append(trackers.weights_and_biases(run, self.wandb))
-        return called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,25 +97,24 @@ class Parts(NamedTuple):
     """The options of the command, as the records that the parts of the package need."""
 
     config: RunConfig
-    place: devices.Place
+    place: Place
     output: Output
     watch: Watch
 
 
 def unpack(options: TrainOptions) -> Parts:
     """Sort the options into records, and check everything that needs no computing."""
-    cluster = devices.Cluster(options.coordinator, options.num_processes, options.process_id)
-    if not options.distributed and cluster != devices.Cluster():
+    cluster = Cluster(options.coordinator, options.num_processes, options.process_id)
+    if not options.distributed and cluster != Cluster():
         raise SettingError(
             "coordinator, num_processes and process_id go with --distributed; add it"
         )
     parts = Parts(
         _config(options),
-        devices.Place(options.devices, cluster if options.distributed else None),
+        Place(options.devices, cluster if options.distributed else None),
         _output(options),
         options.watch,
     )
-    trackers.check(options.watch.tensorboard, options.watch.wandb)
     if not options.process_id:  # Process 0 may already have started the run of the others.
         parts.output.check_free()
     return parts

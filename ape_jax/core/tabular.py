@@ -9,7 +9,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float
 
 from ape_jax.core import mixture, platform
-from ape_jax.types import ObserverWeights
+from ape_jax.settings.names import ObserverWeights
 
 exact_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 """Products in the full precision of float32, for every result that is called exact.

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from gymnax.environments import spaces
 
 from ape_jax import envs
 from ape_jax.types import SettingError
@@ -34,12 +33,12 @@ def check_steps(
     shown = jax.eval_shape(lambda key: env.reset_env(key, env_params)[0], jax.random.key(0))
     action_space = env.action_space(env_params)
     one_array = isinstance(shown, jax.ShapeDtypeStruct)
-    if not one_array or not isinstance(action_space, spaces.Discrete | spaces.Box):
+    if not one_array or not isinstance(action_space, envs.spaces.Discrete | envs.spaces.Box):
         raise SettingError(
             f"{where}: env must have one array as its observation, and Discrete or Box actions; "
             f"those of {env_id!r} are {shown} and {action_space}. Choose another environment"
         )
-    discrete = isinstance(action_space, spaces.Discrete)
+    discrete = isinstance(action_space, envs.spaces.Discrete)
     kinds: dict[str, tuple[tuple[int, ...], Any]] = {
         "observation": (shown.shape, shown.dtype),
         "action": (action_space.shape, np.int32 if discrete else np.float32),
@@ -71,7 +70,7 @@ def check_steps(
             _refuse(~np.isfinite(array), array, f"{where}: {rule}", fix)
     observation_space = env.observation_space(env_params)
     # A Box of observations is not checked: several gymnax environments leave their own bounds.
-    if isinstance(observation_space, spaces.Discrete):
+    if isinstance(observation_space, envs.spaces.Discrete):
         _check_range("observation", steps["observation"], 0, observation_space.n - 1, where)
     low, high = (0, action_space.n - 1) if discrete else (action_space.low, action_space.high)
     _check_range("action", steps["action"], low, high, where)

@@ -1,8 +1,15 @@
-"""Environments: the paper's gridworld, one ``make`` for every gymnax id, and finite MDPs."""
+"""Environments: the paper's gridworld, one ``make`` for every gymnax id, and finite MDPs.
 
+Only this package imports gymnax, so that ``_gymnax`` is always first.
+"""
+
+from ape_jax.envs import _gymnax  # noqa: F401
+
+# isort: split
 import difflib
 
 import gymnax
+from gymnax.environments import spaces
 from gymnax.environments.environment import Environment, EnvParams
 from gymnax.environments.misc.frozen_lake import FrozenLake
 
@@ -55,4 +62,14 @@ def finite_mdp(env: Environment, params: EnvParams) -> FiniteMDP | None:
     return frozen_lake.finite_mdp(env, params) if type(env) is FrozenLake else None
 
 
-__all__ = ["GRIDWORLD", "GridWorld", "finite_mdp", "highest_return", "make", "parse_overrides"]
+__all__ = [
+    "GRIDWORLD",
+    "EnvParams",
+    "Environment",
+    "GridWorld",
+    "finite_mdp",
+    "highest_return",
+    "make",
+    "parse_overrides",
+    "spaces",
+]

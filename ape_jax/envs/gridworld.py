@@ -158,10 +158,8 @@ class GridWorld(environment.Environment[EnvState, EnvParams]):
                 transition[cell, action, successor] = 1.0
         start = np.zeros(cells, np.float32)
         start[self._starts] = 1.0 / len(self._starts)
-        return FiniteMDP(
-            transition=jnp.asarray(transition),
-            reward=jnp.full((cells, actions), -1.0),
-            start=jnp.asarray(start),
-            terminal=jnp.asarray(start == 0.0),
-            horizon=int(params.max_steps_in_episode),
+        # Unlike jnp.asarray and jnp.full, this compiles nothing.
+        transition, reward, start, terminal = jax.device_put(
+            (transition, np.full((cells, actions), -1.0, np.float32), start, start == 0.0)
         )
+        return FiniteMDP(transition, reward, start, terminal, int(params.max_steps_in_episode))

@@ -14,13 +14,14 @@ from ape_jax.config import Hypers
 from ape_jax.core import tabular
 from ape_jax.evaluation import attackers, returns, subjects
 from ape_jax.evaluation.attackers import ATTACKERS, Effort
-from ape_jax.evaluation.audit_records import ALL, Audit, AuditRow, AuditSettings, Curve, Defence
+from ape_jax.evaluation.audit_records import Audit, AuditRow, Curve, Defence
 from ape_jax.evaluation.defences import Ensemble, label_of
 from ape_jax.evaluation.deployment import DEPLOYMENTS, Outcome
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.measure import Measures, attack, attack_limited, demonstrate, measure
 from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress
 from ape_jax.evaluation.subjects import Subject
+from ape_jax.settings.audit import ALL, AuditSettings
 from ape_jax.types import Params, SettingError
 
 HELD_OUT_STEPS = 10_000

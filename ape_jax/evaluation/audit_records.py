@@ -1,29 +1,10 @@
-"""The records of an audit: what is asked, and what is found."""
+"""The records of an audit."""
 
 import dataclasses
 
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.records import OPTIONAL
-
-ALL = "all"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AuditSettings:
-    """Settings of an audit."""
-
-    observers: str = ALL
-    """Names of observers, with commas between them."""
-    defences: str | None = None
-    """Names of ensembles to make and compare with, with commas between them. If not given: all
-    without a run, none with one."""
-    seeds: int | None = None
-    """Seeds to audit. If not given: all seeds of the run; without a run 10, or 3 with --quick; 5
-    for a file of demonstrations."""
-    steps: int | None = None
-    """Demonstration steps of each seed. If not given: 1,000,000, or 100,000 with --quick."""
-    quick: bool = False
-    """A first look: fewer seeds and demonstrations, shorter training."""
+from ape_jax.settings.audit import AuditSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

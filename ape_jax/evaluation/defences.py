@@ -24,7 +24,8 @@ from ape_jax.core.tabular import FiniteMDP
 from ape_jax.envs.world import World
 from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress, train
 from ape_jax.networks import Networks
-from ape_jax.types import Params, PGObserverName, PRNGKey, SettingError
+from ape_jax.settings.names import PGObserverName
+from ape_jax.types import Params, PRNGKey, SettingError
 
 GREEDY_BETA, GREEDY_TEMPERATURE = 0.3, 0.1
 """Hyperparameters of greedy-APE: the observer trained against is nearly greedy."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import bootstrap
 
 Values = ArrayLike | Sequence[Any]
 
@@ -32,6 +31,8 @@ class Interval:
         """
 
         def ends(values):
+            from scipy.stats import bootstrap  # Not above: it takes half a second to import.
+
             rng = np.random.default_rng(0)
             return bootstrap((values,), np.mean, method="percentile", rng=rng).confidence_interval
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments import spaces
 from jaxtyping import Array, Key
 
 from ape_jax import envs
@@ -17,13 +16,14 @@ from ape_jax.config import Hypers, PGConfig, recipe
 from ape_jax.demonstrations import collect, files
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.evaluation import defences
-from ape_jax.evaluation.audit_records import ALL, AuditSettings
 from ape_jax.evaluation.defences import Ensemble
 from ape_jax.evaluation.progress import ProgressFn, train
 from ape_jax.runs import checkpoint
 from ape_jax.runs.metrics import fingerprint
+from ape_jax.settings.audit import ALL, AuditSettings
+from ape_jax.settings.names import PGHeadName
 from ape_jax.training.trainer import EVALUATE, seed_keys
-from ape_jax.types import Params, PGHeadName, SettingError
+from ape_jax.types import Params, SettingError
 
 RUN = "run"
 
@@ -151,14 +151,14 @@ def _file(path: Path, settings: AuditSettings) -> Subject:
     seeds = settings.seeds or 5
     file = files.load(path)
     env, params = envs.make(file.env_id, envs.parse_overrides(file.env_param))
-    if not isinstance(env.action_space(params), spaces.Discrete):
+    if not isinstance(env.action_space(params), envs.spaces.Discrete):
         raise SettingError(
             f"run must hold discrete actions; those in {path} are continuous, which audit cannot "
             "score. Fit observers.MeanAction or observers.MixtureDensityNetwork in Python instead"
         )
     space = env.observation_space(params)
     head: PGHeadName = "conv" if len(space.shape) == 3 else "mlp"
-    if isinstance(space, spaces.Discrete):
+    if isinstance(space, envs.spaces.Discrete):
         head = "tabular"
     task = make_task(PGConfig(env=file.env_id, env_param=file.env_param, num_experts=1, head=head))
     fitted, kept = collect.hold_out(file.demonstrations)

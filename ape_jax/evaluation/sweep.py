@@ -10,22 +10,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gymnax.environments.environment import Environment
 from jaxtyping import Array, Float, Key
 
 from ape_jax.algorithms import exact
 from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import RunConfig, recipe
 from ape_jax.core.policies import greedy
-from ape_jax.envs import GRIDWORLD
+from ape_jax.envs import GRIDWORLD, Environment
 from ape_jax.evaluation import returns
 from ape_jax.evaluation.defences import GREEDY_TEMPERATURE, as_tables, greedy_weights
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.measure import over_seeds
 from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress, train
 from ape_jax.observers import Mixture, Posterior
+from ape_jax.settings.names import HeadName
 from ape_jax.training.trainer import EVALUATE, seed_keys
-from ape_jax.types import HeadName, Params, Policy, SettingError
+from ape_jax.types import Params, Policy, SettingError
 
 BETAS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)
 

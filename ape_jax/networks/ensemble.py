@@ -7,11 +7,11 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from gymnax.environments import spaces
 from jaxtyping import Array, Float, Shaped
 
 from ape_jax.config import TrainConfig
 from ape_jax.core.distributions import Categorical, Gaussian, HeadDistribution
+from ape_jax.envs import spaces
 from ape_jax.envs.world import Bounds, action_bounds, finite_size
 from ape_jax.networks.modules import MLP, Conv, GaussianHead, Table
 from ape_jax.types import Params, PRNGKey, SettingError

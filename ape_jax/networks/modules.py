@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from ape_jax.types import ActivationName
+from ape_jax.settings.names import ActivationName
 
 _ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 

@@ -1,7 +1,6 @@
 """The directory of a run: locked by one process, and written while that process trains."""
 
 import contextlib
-import dataclasses
 import logging
 import shutil
 import time
@@ -17,6 +16,7 @@ from ape_jax.config import RunConfig
 from ape_jax.networks import EnsembleParams
 from ape_jax.runs import checkpoint
 from ape_jax.runs.metrics import MetricsFile, write_json
+from ape_jax.runs.output import Output, holds_run
 from ape_jax.runs.saver import Saver
 from ape_jax.training.trainer import Chunk
 from ape_jax.types import DamagedError, SettingError
@@ -28,31 +28,6 @@ SAVE_SECONDS = 30.0
 
 TENSORBOARD, WANDB_ID = "tensorboard", ".wandb-id"
 """TensorBoard's folder in a run, and the file with the name that Weights & Biases has for it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """Where a run is written, and what is kept of it."""
-
-    path: Path
-    overwrite: bool = False
-    """Whether a run that is already there is replaced."""
-    resume: bool = False
-    """Whether the run that is already there is continued."""
-    keep: int = 3
-    """Number of the newest checkpoints that are kept, besides the best."""
-
-    def __post_init__(self):
-        if self.keep < 1:
-            raise SettingError(f"keep must be at least 1; got {self.keep}")
-
-    def check_free(self) -> None:
-        """Raise SettingError if there is a run that is to be neither replaced nor continued."""
-        if holds_run(self.path) and not (self.overwrite or self.resume):
-            raise SettingError(
-                f"out must not hold a run already; {self.path} does. Choose another directory, "
-                f"continue with --resume {self.path}, or add --overwrite"
-            )
 
 
 class Start(NamedTuple):
@@ -172,11 +147,6 @@ class RunDirectory:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write what the evaluation of the final parameters found; the run is then finished."""
         write_json(self.path / "summary.json", summary)
-
-
-def holds_run(path: Path) -> bool:
-    """Whether a run was started in a directory."""
-    return (path / "config.yaml").exists()
 
 
 def is_finished(path: Path) -> bool:

@@ -5,7 +5,6 @@ import math
 import socket
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from jax.extend import backend
 from jax.sharding import Mesh
 
 from ape_jax.config import TrainConfig
+from ape_jax.training.place import Cluster
 from ape_jax.types import SettingError
 
 SEEDS, ENVIRONMENTS = "seeds", "environments"
@@ -58,24 +58,6 @@ def make_mesh(
             f"Choose {-(-num_envs // for_envs) * for_envs}, or another number of devices"
         )
     return Mesh(np.array(devices).reshape(for_seeds, for_envs), (SEEDS, ENVIRONMENTS))
-
-
-class Cluster(NamedTuple):
-    """Addresses with which a process finds the others; ``jax.distributed`` detects what is None."""
-
-    coordinator: str | None = None
-    """Address host:port of process 0."""
-    num_processes: int | None = None
-    process_id: int | None = None
-    """Number of this process, from 0."""
-
-
-class Place(NamedTuple):
-    """Where a run is computed."""
-
-    num_devices: int | None = None
-    """Devices of each process; None takes as many as divide the work evenly."""
-    cluster: Cluster | None = None
 
 
 def start(

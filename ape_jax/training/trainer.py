@@ -42,8 +42,7 @@ TRAIN, EVALUATE, DEMONSTRATE, RANDOM = range(4)
 
 def seed_keys(first_seed: int, num_seeds: int, purpose: int = TRAIN) -> Key[Array, " K"]:
     """Make one key per seed; a seed gives the same run, however many are trained beside it."""
-    seeds = jnp.arange(first_seed, first_seed + num_seeds)
-    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), purpose))(seeds)
+    return _seed_keys(first_seed, num_seeds, purpose)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +98,12 @@ class Trainer:
             )
             num_done += count
             yield Chunk(num_done, num_updates, *_here((state, metrics)))
+
+
+@functools.partial(jax.jit, static_argnames="num_seeds")
+def _seed_keys(first_seed, num_seeds, purpose):
+    seeds = first_seed + jnp.arange(num_seeds)
+    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), purpose))(seeds)
 
 
 @functools.partial(jax.jit, static_argnames=("task", "mesh", "sweep"))

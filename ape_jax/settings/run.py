@@ -3,8 +3,10 @@
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import itertools
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -13,9 +15,10 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from ape_jax.config.algorithms import ALGORITHMS, Hypers, PGConfig, PGHypers, TrainConfig
-from ape_jax.config.recipes import recipe
-from ape_jax.types import AlgorithmName, SettingError
+from ape_jax.errors import SettingError
+from ape_jax.settings.algorithms import ALGORITHMS, Hypers, PGConfig, PGHypers, TrainConfig
+from ape_jax.settings.names import AlgorithmName
+from ape_jax.settings.recipes import recipe
 
 CHUNK = 50
 """Largest number of updates between two looks from the host."""
@@ -165,9 +168,7 @@ def _field_docstrings(owner: type) -> dict[str, str]:
     """The docstring below each setting in a dataclass, its bases' included, in one line."""
     found = {}
     for base in reversed(owner.__mro__[:-1]):
-        (tree,) = ast.parse(inspect.getsource(base)).body
-        assert isinstance(tree, ast.ClassDef)
-        for field, text in itertools.pairwise(tree.body):
+        for field, text in itertools.pairwise(_classes(base.__module__)[base.__name__].body):
             match field, text:
                 case (
                     ast.AnnAssign(target=ast.Name(id=name)),
@@ -175,6 +176,12 @@ def _field_docstrings(owner: type) -> dict[str, str]:
                 ) if name in ALL_SETTINGS:
                     found[name] = " ".join(words.split())
     return found
+
+
+@functools.cache  # inspect.getsource(class) would parse the whole file for each class.
+def _classes(module: str) -> dict[str, ast.ClassDef]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 # PPO's fields come later and win where both algorithms have one, because they allow more values.

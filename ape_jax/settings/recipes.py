@@ -2,8 +2,15 @@
 
 import dataclasses
 
-from ape_jax.config.algorithms import Hypers, PGConfig, PGHypers, PPOConfig, PPOHypers, TrainConfig
-from ape_jax.types import AlgorithmName, HeadName
+from ape_jax.settings.algorithms import (
+    Hypers,
+    PGConfig,
+    PGHypers,
+    PPOConfig,
+    PPOHypers,
+    TrainConfig,
+)
+from ape_jax.settings.names import AlgorithmName, HeadName
 
 
 def recipe(

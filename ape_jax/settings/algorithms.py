@@ -2,12 +2,11 @@
 
 import dataclasses
 import math
-from typing import ClassVar, Literal, get_args, get_origin, no_type_check
+from numbers import Real
+from typing import Any, ClassVar, Literal, get_args, get_origin, no_type_check
 
-import numpy as np
-from flax import struct
-
-from ape_jax.types import (
+from ape_jax.errors import SettingError
+from ape_jax.settings.names import (
     ActivationName,
     AlgorithmName,
     ConstraintName,
@@ -16,7 +15,6 @@ from ape_jax.types import (
     ObserverName,
     PGHeadName,
     PGObserverName,
-    SettingError,
     StdName,
 )
 
@@ -157,11 +155,12 @@ TrainConfig = PGConfig | PPOConfig
 
 
 @no_type_check
-@struct.dataclass
+@dataclasses.dataclass(frozen=True)
 class _Hypers:
     """Numbers in the program that both algorithms have.
 
-    They are a pytree of scalars, so that a sweep over them is one compile and one ``vmap``.
+    They are a pytree of scalars, so that a sweep over them is one compile and one ``vmap``;
+    ``ape_jax.config`` tells JAX so.
     """
 
     learning_rate: float = 0.05
@@ -200,16 +199,20 @@ class _Hypers:
         for field in dataclasses.fields(self):
             (holds, rule), value = _RULES[field.name], getattr(self, field.name)
             # Arrays and tracers, which JAX's transformations put here, cannot be checked.
-            if isinstance(value, int | float | np.number) and not holds(float(value)):
+            if isinstance(value, Real) and not holds(float(value)):
                 raise SettingError(f"{field.name} must be {rule}; got {value}")
 
+    def replace(self, **changes: Any):
+        """The same numbers with some changed."""
+        return dataclasses.replace(self, **changes)
 
-@struct.dataclass
+
+@dataclasses.dataclass(frozen=True)
 class PGHypers(_Hypers):
     """Numbers in the program of PG-APE."""
 
 
-@struct.dataclass
+@dataclasses.dataclass(frozen=True)
 class PPOHypers(_Hypers):
     """Numbers in the program of PPO-APE."""
 

@@ -1,0 +1,1 @@
+"""Settings and their rules, as plain dataclasses: the command line reads them without JAX."""
