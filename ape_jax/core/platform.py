@@ -31,6 +31,9 @@ class Forms(NamedTuple):
     """Observations of a rollout that a critic evaluates at once; None: all."""
     row_by_row: bool = False
     """Whether layers use ``networks.modules.product``, which has no forward-mode derivative."""
+    pallas: bool = False
+    """Whether episodes in finite worlds are one kernel, in Pallas. Off on every platform: the
+    kernel has been compiled for GPUs and TPUs, but has only run in Pallas's interpreter."""
 
 
 FORMS: dict[str, Forms] = {

@@ -1,7 +1,8 @@
 """Episodes by look-ups in tables, for finite worlds whose moves are certain; only visits are kept.
 
 The episodes are those of ``rollout.ensemble_episodes`` for the same keys. Here a step is two
-look-ups, and no step is recorded but by one number. Each platform has its own form of the loop.
+look-ups, and no step is recorded but by one number. Each platform has its own form of the loop;
+``tables_kernel`` is one more, for accelerators.
 """
 
 from typing import NamedTuple
@@ -89,7 +90,7 @@ def _start(keys: Key[Array, "G B"], world: World) -> tuple[Int[Array, "G B"], Wo
     return jax.tree.map(lambda x: x.reshape(keys.shape), (states, words))
 
 
-def _moves_code(moves: Moves) -> Int[Array, "S A"]:
+def moves_code(moves: Moves) -> Int[Array, "S A"]:
     """The next state times two, and one more where the episode ends there."""
     return jnp.asarray(moves.next_state * 2 + moves.ends, jnp.int32)
 
@@ -103,9 +104,42 @@ def _sums_by_blocks(
     gamma: Float[Array, ""] | float,
 ) -> Float[Array, "3 G S A"]:
     """Sums of 1, R and R² of all episodes side by side, each from its start to the time limit."""
+    if platform.forms().pallas:
+        # Imported where it is used, because it takes time and few need it.
+        from ape_jax.envs import tables_kernel
+
+        found = tables_kernel.episodes(states, words, thresholds, moves, horizon, gamma)
+        return tables_kernel.add_up(*found, *moves.reward.shape)
+    records = _records(states, words, thresholds, moves, horizon)
+    # Where all steps pay alike, nothing is looked up: a TPU would take the steps one by one.
+    alike = np.all(moves.reward == moves.reward[0, 0])
+    rewards = jnp.asarray(moves.reward).reshape(-1)
+    rewards = rewards[0] if alike else rewards[records >> 1]
+    earned = jnp.where(records % 2 == 1, rewards, 0.0)
+    returns = discounted_returns(earned, jnp.full_like(earned, gamma))
+    return count_records(records, returns, *moves.reward.shape)
+
+
+def count_records(
+    records: Int[Array, "T G B"], returns: Float[Array, "T G B"], num_states: int, num_actions: int
+) -> Float[Array, "3 G S A"]:
+    """Sums of 1, R and R² over the steps that count, for each state and action."""
+    pairs, live = records >> 1, records % 2 == 1
+    states, actions = pairs // num_actions, pairs % num_actions
+    return jnp.stack(count(states, actions, returns, live, num_states, num_actions))
+
+
+def _records(
+    states: Int[Array, "G B"],
+    words: Words,
+    thresholds: Int[Array, "G S cuts"],
+    moves: Moves,
+    horizon: int,
+) -> Int[Array, "T G B"]:
+    """Of each step (state · A + action) · 2, and one more if the episode had not ended before."""
     num_actions = moves.reward.shape[1]
     one_hot = platform.forms().one_hot
-    code = _moves_code(moves)
+    code = moves_code(moves)
     first = jnp.arange(len(states), dtype=jnp.int32)[:, None] * len(code)
     columns = thresholds.reshape(-1, num_actions - 1).T
     if one_hot:
@@ -145,15 +179,7 @@ def _sums_by_blocks(
     bits = random.sixteen_bits(jax.tree.map(lambda x: jnp.broadcast_to(x, shape), words), counters)
     start = (states, jnp.ones(states.shape, bool))
     _, records = jax.lax.scan(several_steps, start, bits)
-    records = records.reshape(-1, *states.shape)[:horizon]
-    pairs, live = records >> 1, records % 2 == 1
-    # Where all steps pay alike, nothing is looked up: a TPU would take the steps one by one.
-    alike = np.all(moves.reward == moves.reward[0, 0])
-    rewards = moves.reward[0, 0] if alike else jnp.asarray(moves.reward).reshape(-1)[pairs]
-    earned = jnp.where(live, rewards, 0.0)
-    returns = discounted_returns(earned, jnp.full_like(earned, gamma))
-    sums = count(pairs // num_actions, pairs % num_actions, returns, live, *moves.reward.shape)
-    return jnp.stack(sums)
+    return records.reshape(-1, *states.shape)[:horizon]
 
 
 def _first_above(rows: Int[Array, "... cuts"], number: Int[Array, "..."]) -> Int[Array, "..."]:
@@ -190,7 +216,7 @@ def _sums_by_lanes(
     num_policies, num_states, num_actions = len(thresholds), *moves.reward.shape
     num_pairs = num_policies * num_states * num_actions
     first = jnp.arange(num_policies, dtype=jnp.int32)[:, None, None] * num_states * 2
-    after = (_moves_code(moves)[None] + first).reshape(-1)
+    after = (moves_code(moves)[None] + first).reshape(-1)
     rewards = jnp.tile(jnp.asarray(moves.reward).reshape(-1), num_policies)
     # Of a lane that has nothing left to do, the pair is one too many, and pays nothing.
     rewards = jnp.append(rewards, 0.0)

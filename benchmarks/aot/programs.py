@@ -137,6 +137,16 @@ def _preset(name: str) -> Trace:
     return _update(run.train, run.hypers)
 
 
+def _with_pallas(program: Trace) -> Trace:
+    """The program with the kernels of ``envs.tables_kernel``, which no platform uses unasked."""
+
+    def lower(devices, lowering) -> Traced:
+        with platform.tracing_for(platform.forms()._replace(pallas=True)):
+            return program(devices, lowering)
+
+    return lower
+
+
 PROGRAMS: dict[str, Trace] = {
     f"pg-{head}-{block}{'-e8' if experts == 8 else ''}": _pg(head, block, experts)
     for experts in (2, 8)
@@ -145,6 +155,10 @@ PROGRAMS: dict[str, Trace] = {
 }
 PROGRAMS |= {f"ppo-{name}": _preset(name) for name in ("cartpole", "catch", "breakout")}
 PROGRAMS |= {"exact": _exact, "sweep": _sweep}
+PROGRAMS |= {
+    f"{name}-pallas": _with_pallas(PROGRAMS[name])
+    for name in ("pg-tabular-64", "pg-tabular-1024", "pg-tabular-16384", "pg-mlp-1024")
+}
 """Programs for one chip. E = 2, or 8 where the name says so; ppo is that of the presets."""
 
 SHARDED_PROGRAMS = {f"pg-tabular-1024-{over}-sharded": _sharded(over) for over in ("seeds", "envs")}

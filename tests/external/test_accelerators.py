@@ -42,3 +42,11 @@ def test_environments_on_several_chips_send_one_message_an_update():
     found = aot.row_of("pg-tabular-1024-envs-sharded", "v5e-4")
     (message,) = found["collectives"]
     assert (message["kind"], message["count"]) == ("all-reduce", 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "cost", "most"), [("h100", "kernels", 60), ("v5e", "cycles", 850_000)]
+)
+def test_the_pallas_kernels_compile_and_save_launches_and_cycles(target, cost, most):
+    """They have not run on either device: of theirs, this is all that is known."""
+    assert aot.row_of("pg-tabular-1024-pallas", target)[cost] <= most
