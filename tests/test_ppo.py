@@ -249,7 +249,7 @@ def test_values_of_successors_are_those_of_the_true_ones(horizon, chunk):
         asked.append(observations.size)
         return 2.0 * observations
 
-    with platform.tracing_for(platform.FORMS["cpu"]._replace(chunk=chunk)):
+    with platform.tracing_for(platform.FORMS["cpu"]._replace(critic_chunk=chunk)):
         values, successors = ppo.rollout_values(value, steps, horizon)
     np.testing.assert_array_equal(values, 2.0 * time)
     np.testing.assert_array_equal(successors[~terminated], 2.0 * true[~terminated])
