@@ -77,8 +77,9 @@ def parity(quick: bool) -> dict:
             exact = jax.jit(tabular.policy_return)(task.world.mdp, uniform)
         found.append(jax.device_get((first.expert_returns, later.params.heads, exact)))
     (returns, heads, exact), (cpu_returns, cpu_heads, cpu_exact) = found
-    tables, cpu_tables = (np.concatenate(list(map(np.ravel, jax.tree.leaves(x)))) for x in (
-        heads, cpu_heads))
+    tables, cpu_tables = (
+        np.concatenate(list(map(np.ravel, jax.tree.leaves(x)))) for x in (heads, cpu_heads)
+    )
     return {
         "first_returns_are_equal": bool(np.allclose(returns, cpu_returns, rtol=1e-5)),
         "parameters_after_10_updates_differ_by": float(np.abs(tables - cpu_tables).max()),
