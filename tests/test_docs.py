@@ -309,6 +309,7 @@ PERFORMANCE = {
         "times PyTorch, eager": lambda row: digits(row["ratio_eager"]),
         "times PyTorch, compiled": lambda row: digits(row["ratio_compiled"]),
         "environment steps a second": lambda row: f"{row['steps_per_second'] / 1e6:.1f} M",
+        "live steps a second": lambda row: f"{row['live_steps_per_second'] / 1e6:.1f} M",
     },
     "seeds": {
         "seeds": whole("seeds"),

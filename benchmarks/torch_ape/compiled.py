@@ -7,6 +7,7 @@ often each action was taken in each cell and what it returned, which says all th
 Adam is part of the graph.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -345,7 +346,13 @@ def apply_gradients(
         weights.sub_(rate * share * mean / (variance.sqrt() + 1e-8))
 
 
-compiled_thresholds = torch.compile(thresholds, fullgraph=True, dynamic=False)
-compiled_act = torch.compile(act, fullgraph=True, dynamic=False)
-compiled_summarize = torch.compile(summarize, fullgraph=True, dynamic=False)
-compiled_learn = torch.compile(learn, fullgraph=True, dynamic=False)
+compile_whole = functools.partial(
+    torch.compile,
+    fullgraph=True,
+    dynamic=False,
+    options={"assert_indirect_indexing": False},  # JAX does not check its indices either.
+)
+compiled_thresholds = compile_whole(thresholds)
+compiled_act = compile_whole(act)
+compiled_summarize = compile_whole(summarize)
+compiled_learn = compile_whole(learn)
