@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -126,13 +127,37 @@ class Ours:
         program = compiled_chunk(updates, task, state, hypers, self.chunk)
         self.compile_seconds = time.perf_counter() - started
         self._run = lambda leaves: program(leaves, hypers)
-        self._leaves = jax.tree.leaves(state)
+        self._leaves, self._tree = jax.tree.flatten(state)
+        self.config, self._seeds, self.metrics = config, seeds or 1, None
+
+    def train_first(self) -> None:
+        """Train for the updates that come before timing."""
+        self.work(-(-updates_before(self.config) // self.chunk))
 
     def work(self, count: int) -> None:
         """Train for a number of chunks."""
         for _ in range(count):
-            self._leaves, metrics = self._run(self._leaves)
-        jax.block_until_ready((self._leaves, metrics))
+            self._leaves, self.metrics = self._run(self._leaves)
+        jax.block_until_ready((self._leaves, self.metrics))
+
+    def state(self) -> algorithms.TrainState:
+        """A copy of the state reached."""
+        return self._tree.unflatten([jnp.copy(x) for x in self._leaves])
+
+    def live_steps(self) -> float:
+        """Live environment steps of an update of all seeds, on average over the last chunk."""
+        returns = self.metrics.pe_return, self.metrics.observer_return
+        return self._seeds * live_steps(self.config, *(float(jnp.mean(x)) for x in returns))
+
+
+def live_steps(config: TrainConfig, pe_return: float, observer_return: float) -> float:
+    """Steps of an update before the ends of episodes, on the gridworld, where each step costs 1."""
+    return -config.num_experts * config.envs_per_expert * (pe_return + observer_return)
+
+
+def updates_before(config: TrainConfig) -> int:
+    """Updates that a contestant trains before it is timed, after which experts find the goal."""
+    return max(150, 64_000 // config.envs_per_expert)
 
 
 def compiled_chunk(
@@ -146,6 +171,11 @@ def compiled_chunk(
         return jax.tree.leaves(state), metrics
 
     return jax.jit(run, donate_argnums=0).lower(jax.tree.leaves(state), hypers).compile()
+
+
+def torch_version() -> str | None:
+    """The version of PyTorch; None where it is not installed."""
+    return metadata.version("torch") if has_torch() else None
 
 
 def has_torch() -> bool:

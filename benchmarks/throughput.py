@@ -13,6 +13,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ape_jax.config import PGConfig, PGHypers, TrainConfig
 from benchmarks import common
@@ -21,10 +22,10 @@ from benchmarks.ceiling import Stepping, steps_an_update
 HEADS = ("tabular", "mlp")
 SIZES = [(2, 64), (2, 1024), (2, 16384), (8, 64), (32, 64)]
 COMPILED_SIZES = [(2, 64), (2, 1024)]
-STEPS_PER_GRAPH = 10
-"""Steps in one graph of the compiled version, on a CPU. Longer graphs compile for minutes. With 50
-steps it was about 1.5 times as fast at 64 environments an expert; with 25 steps it was no faster at
-1024."""
+STEPS_PER_GRAPH = 20
+"""Steps in one graph of the compiled version, on a CPU. Longer graphs compile for minutes."""
+AT_REST = PGHypers(learning_rate=1e-30, critic_learning_rate=1e-30)
+"""Rates at which policies stay as they are drawn, and episodes stay long."""
 EAGER_BYTES = 2e8
 """Largest array of the eager version, in bytes. An update holds about five arrays of this size."""
 COLUMNS = {
@@ -37,7 +38,8 @@ COLUMNS = {
     "ours / eager": "ratio_eager",
     "ours / compiled": "ratio_compiled",
     "steps": "steps_per_second",
-    "ceiling": "ceiling_steps_per_second",
+    "live steps": "live_steps_per_second",
+    "ceiling": "ceiling_live_steps_per_second",
 }
 SEEDS = [(2**power, block) for block in (64, 256) for power in range(0, 11, 2)]
 """Seeds, and environments an expert, with which scaling is measured on a GPU."""
@@ -46,28 +48,54 @@ SEEDS = [(2**power, block) for block in (64, 256) for power in range(0, 11, 2)]
 def measure(
     config: TrainConfig, effort: common.Effort, with_eager: bool, with_compiled: bool
 ) -> dict:
-    """One row: ours, PyTorch and the ceiling, timed by turns."""
-    ours, stepping = common.Ours(config), Stepping(config)
-    contestants = {"ours": ours.work, "ceiling": stepping.work}
-    compile_seconds = None
+    """One row: ours, PyTorch and the ceiling, timed by turns.
+
+    Where episodes end early, an update costs less the longer a training has been. Ours and compiled
+    PyTorch therefore train for equally many updates before they are timed, and both are timed a
+    second time with rates so small that they stay untrained.
+    """
+    ours, idle = common.Ours(config), common.Ours(config, AT_REST)
+    ours.train_first()
+    stepping = Stepping(config, ours.state().params.heads)
+    contestants = {"ours": ours.work, "untrained ours": idle.work, "ceiling": stepping.work}
+    compile_seconds, trainers = None, {}
     if with_eager or with_compiled:
-        in_torch, compile_seconds = torch_contestants(config, with_eager, with_compiled)
-        contestants |= in_torch
+        trainers, compile_seconds = torch_trainers(config, with_eager, with_compiled)
+        contestants |= {name: functools.partial(work, x) for name, x in trainers.items()}
     found = common.rates(contestants, effort)
     updates = found["ours"].median * ours.chunk
+    untrained = found["untrained ours"].median * idle.chunk
     eager, eager_threads = better(found, "eager")
     compiled, compiled_threads = better(found, "compiled")
+    still, still_threads = better(found, "untrained compiled")
+    steps = steps_an_update(config)
     return {
         "head": config.head,
         "num_experts": config.num_experts,
         "envs_per_expert": config.envs_per_expert,
+        "torch_version": common.torch_version(),
+        "updates_before": common.updates_before(config),
         "ours_updates_per_second": updates,
         "torch_eager_updates_per_second": eager and eager.median,
         "torch_compiled_updates_per_second": compiled and compiled.median,
         "ratio_eager": eager and updates / eager.median,
         "ratio_compiled": compiled and updates / compiled.median,
-        "steps_per_second": updates * steps_an_update(config),
+        "steps_per_second": updates * steps,
+        "live_steps_per_second": updates * ours.live_steps(),
+        "torch_compiled_live_steps_per_second": compiled
+        and compiled.median * trainers[f"compiled {compiled_threads}"][0].live_steps(),
         "ceiling_steps_per_second": found["ceiling"].median * stepping.steps,
+        "ceiling_live_steps_per_second": found["ceiling"].median * stepping.live_steps,
+        "untrained": {
+            "ours_updates_per_second": untrained,
+            "torch_compiled_updates_per_second": still and still.median,
+            "ratio_compiled": still and untrained / still.median,
+            "steps_per_second": untrained * steps,
+            "live_steps_per_second": untrained * idle.live_steps(),
+            "torch_compiled_threads": still_threads,
+            "ours_spread": [x * idle.chunk for x in found["untrained ours"].as_json()],
+            "torch_compiled_spread": still and still.as_json(),
+        },
         "ours_compile_seconds": ours.compile_seconds,
         "torch_compile_seconds": compile_seconds,
         "torch_eager_threads": eager_threads,
@@ -89,14 +117,22 @@ def better(
     found: dict[str, common.Rate], version: str
 ) -> tuple[common.Rate, int] | tuple[None, None]:
     """The rate of a version with the better number of threads, and that number."""
-    mine = [(rate, int(x.split()[1])) for x, rate in found.items() if x.startswith(version)]
+    mine = [
+        (rate, int(x.removeprefix(version)))
+        for x, rate in found.items()
+        if x.startswith(f"{version} ")
+    ]
     return max(mine, key=lambda pair: pair[0].median) if mine else (None, None)
 
 
-def torch_contestants(
+def torch_trainers(
     config: TrainConfig, with_eager: bool, with_compiled: bool
-) -> tuple[dict[str, common.Contestant], float | None]:
-    """PyTorch with one thread and with all threads; and the seconds of compiling with one."""
+) -> tuple[dict[str, tuple[Any, int]], float | None]:
+    """PyTorch's trainers with one thread and with all threads; and the seconds of compiling one.
+
+    Only the compiled version trains first: the eager one pads all episodes, so that its updates
+    cost the same at any time.
+    """
     import torch
 
     from benchmarks.torch_ape import compiled, eager
@@ -109,27 +145,34 @@ def torch_contestants(
     torch.compiler.config.force_disable_caches = True
     compiled.STEPS_PER_GRAPH = 100 if where == "cuda" else STEPS_PER_GRAPH
 
-    def work(trainer, threads: int, count: int) -> None:
-        torch.set_num_threads(threads)
-        for _ in range(count):
-            trainer.update()
-        if where == "cuda":
-            torch.cuda.synchronize()
-
-    contestants: dict[str, common.Contestant] = {}
+    trainers: dict[str, tuple[Any, int]] = {}
     compile_seconds = None
     for threads in [1] if where == "cuda" else sorted({1, os.cpu_count() or 1}):
         if with_eager:
-            trainer = eager.Trainer(config, PGHypers(), where)
-            contestants[f"eager {threads}"] = functools.partial(work, trainer, threads)
+            trainers[f"eager {threads}"] = eager.Trainer(config, PGHypers(), where), threads
         if with_compiled:
-            trainer = compiled.Trainer(config, PGHypers(), where)
+            trained = compiled.Trainer(config, PGHypers(), where), threads
             started = time.perf_counter()
             # On a GPU the first updates also record what the later ones replay.
-            work(trainer, threads, compiled.WARM_UPS + 1 if where == "cuda" else 1)
+            work(trained, compiled.WARM_UPS + 1 if where == "cuda" else 1)
             compile_seconds = compile_seconds or time.perf_counter() - started
-            contestants[f"compiled {threads}"] = functools.partial(work, trainer, threads)
-    return contestants, compile_seconds
+            work(trained, common.updates_before(config))
+            trainers[f"compiled {threads}"] = trained
+            idle = compiled.Trainer(config, AT_REST, where), threads
+            trainers[f"untrained compiled {threads}"] = idle
+    return trainers, compile_seconds
+
+
+def work(trained: tuple[Any, int], count: int) -> None:
+    """Updates of a trainer with a number of threads."""
+    import torch
+
+    trainer, threads = trained
+    torch.set_num_threads(threads)
+    for _ in range(count):
+        trainer.update()
+    if common.on_gpu():
+        torch.cuda.synchronize()
 
 
 def scaling(sizes: Sequence[tuple[int, int]], effort: common.Effort, track: Callable) -> list[dict]:
@@ -138,6 +181,7 @@ def scaling(sizes: Sequence[tuple[int, int]], effort: common.Effort, track: Call
     for count, block in track(sizes, "seeds"):
         config = PGConfig(envs_per_expert=block)
         ours = common.Ours(config, seeds=count)
+        ours.train_first()
         rate = common.rates({"ours": ours.work}, effort)["ours"]
         steps = ours.chunk * count * steps_an_update(config)
         rows.append(
@@ -145,6 +189,7 @@ def scaling(sizes: Sequence[tuple[int, int]], effort: common.Effort, track: Call
                 "seeds": count,
                 "envs_per_expert": block,
                 "steps_per_second": rate.median * steps,
+                "live_steps_per_second": rate.median * ours.chunk * ours.live_steps(),
                 "spread": [x * steps for x in rate.as_json()],
             }
         )
@@ -158,7 +203,7 @@ def draw(rows: list[dict], seeds: Sequence[dict] = ()):
     for panel, head in zip(panels, heads, strict=False):
         mine = [row for row in rows if row["head"] == head and row["num_experts"] == 2]
         lines = {
-            "environments alone": ("ceiling_steps_per_second", common.CEILING, "--"),
+            "environments alone": ("ceiling_live_steps_per_second", common.CEILING, "--"),
             "ape_jax": ("ours_updates_per_second", common.OURS, "-"),
             "PyTorch, compiled": ("torch_compiled_updates_per_second", common.COMPILED, "-"),
             "PyTorch, eager": ("torch_eager_updates_per_second", common.EAGER, "-"),
@@ -172,7 +217,7 @@ def draw(rows: list[dict], seeds: Sequence[dict] = ()):
         panel.set_xlabel("environments an expert")
         panel.set_title(f"{head} heads, two experts")
         panel.legend()
-    panels[0].set_ylabel("environment steps a second")
+    panels[0].set_ylabel("live environment steps a second")
     for block in sorted({row["envs_per_expert"] for row in seeds}):
         mine = [row for row in seeds if row["envs_per_expert"] == block]
         steps = [row["steps_per_second"] for row in mine]
@@ -184,8 +229,8 @@ def draw(rows: list[dict], seeds: Sequence[dict] = ()):
 
 
 def in_steps(row: dict, name: str) -> float:
-    """A column in environment steps a second, whether it is in updates or in steps."""
-    an_update = row["steps_per_second"] / row["ours_updates_per_second"]
+    """A column in live environment steps a second, whether it is in updates or in steps."""
+    an_update = row["live_steps_per_second"] / row["ours_updates_per_second"]
     return row[name] * an_update if "updates" in name else row[name]
 
 
@@ -202,8 +247,8 @@ def main(arguments: list[str] | None = None) -> None:
         with_compiled = full and (experts, block) in COMPILED_SIZES and common.has_torch()
         with_eager = common.has_torch() and eager_fits(config)
         rows.append(measure(config, effort, with_eager, with_compiled))
-        common.write({"device": common.device(), "quick": not full, "rows": rows}, out)
-    result = {"device": common.device(), "quick": not full, "rows": rows}
+        result = {"device": common.device(), "quick": not full, "rows": rows}
+        common.write(result, out)
     if common.on_gpu():
         track = functools.partial(common.track, console=console)
         result["seeds"] = scaling(SEEDS if full else SEEDS[:2], effort, track)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 from typing import ClassVar
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ape_jax.algorithms import pg
+from ape_jax.algorithms.common import expert_log_weights
 from ape_jax.algorithms.task import make_task
-from ape_jax.config import PGConfig, RunConfig
+from ape_jax.config import PGConfig, PGHypers, RunConfig
 from ape_jax.core import random
 from ape_jax.core.distributions import Categorical
 from ape_jax.core.policies import ConstantPolicy, TablePolicy
@@ -54,7 +57,8 @@ def published(result, figure, table, folder):
     return found
 
 
-def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
+@pytest.mark.parametrize("lengths", [ceiling.lengths_by_steps, ceiling.lengths_by_look_ups])
+def test_stepping_alone_has_the_episodes_of_the_rollout(lengths, small_grid):
     """The starts and random numbers are the same; the limit cuts some episodes."""
     params = small_grid.default_params
     keys = jax.random.split(jax.random.key(0), 60)
@@ -63,7 +67,7 @@ def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
     experts = TablePolicy(Categorical(jnp.log(probs)))
     tables = experts.table.for_sampling().cumulative
     nobody = ConstantPolicy(Categorical(jnp.zeros(5)))
-    world = World(small_grid, params, 8)
+    world = World(small_grid, params, 8, small_grid.finite_mdp())
 
     @jax.jit
     def both(keys):
@@ -71,12 +75,12 @@ def test_stepping_alone_returns_what_the_rollout_returns(small_grid):
         episodes, _ = rollout.ensemble_episodes(blocks, keys[:1], experts, nobody, world)
         start_keys, action_keys, _ = random.split(keys, 3)
         start = jax.vmap(small_grid.reset_env, (0, None))(start_keys, params)
-        uniforms = random.uniforms(action_keys, 8)
-        alone = ceiling.returns(tables, actors, start, uniforms, small_grid, params)
-        return episodes.reward.sum(0).reshape(-1), alone
+        uniforms = random.uniforms_of_sixteen_bits(action_keys, 8)
+        alone = lengths(tables, actors, start, uniforms, world)
+        return episodes.mask.sum(0).reshape(-1), alone
 
     expected, got = jax.device_get(both(keys))
-    assert -8 in expected
+    assert 8 in expected
     assert len(np.unique(expected)) > 4
     np.testing.assert_array_equal(got, expected)
 
@@ -110,7 +114,11 @@ def test_contestants_take_turns_and_leave_when_their_budget_is_spent(monkeypatch
 @pytest.fixture(scope="module")
 def stepping() -> ceiling.Stepping:
     """The environments of a tiny training, compiled once."""
-    return ceiling.Stepping(TINY)
+    return ceiling.Stepping(TINY, pg_state().params.heads)
+
+
+def pg_state() -> pg.PGState:
+    return pg.create_state(jax.random.key(0), make_task(TINY).networks, PGHypers())
 
 
 class Idle:
@@ -119,15 +127,24 @@ class Idle:
     chunk = 3
     compile_seconds = 1.0
 
-    def __init__(self, config, seeds=None):
+    def __init__(self, config, hypers=None, seeds=None):
         pass
 
     def work(self, count):
         pass
 
+    def train_first(self):
+        pass
+
+    def state(self):
+        return pg_state()
+
+    def live_steps(self):
+        return 300.0
+
 
 def test_throughput_leaves_null_what_is_not_run(tmp_path, monkeypatch, stepping):
-    monkeypatch.setattr(throughput, "Stepping", lambda _: stepping)
+    monkeypatch.setattr(throughput, "Stepping", lambda *_: stepping)
     monkeypatch.setattr(common, "Ours", Idle)
     row = throughput.measure(TINY, EFFORT, with_eager=False, with_compiled=False)
     result = {"device": common.device(), "rows": [row]}
@@ -140,7 +157,33 @@ def test_throughput_leaves_null_what_is_not_run(tmp_path, monkeypatch, stepping)
     assert row["steps_per_second"] == pytest.approx(
         row["ours_updates_per_second"] * 2 * 2 * 2 * 100
     )
-    assert row["ceiling_steps_per_second"] > 0
+    assert row["torch_version"] is None
+    for of in (row, row["untrained"]):
+        assert of["live_steps_per_second"] == of["ours_updates_per_second"] * 300
+    assert 0 < row["ceiling_live_steps_per_second"] <= row["ceiling_steps_per_second"]
+
+
+def test_live_steps_are_those_that_episodes_take():
+    """By the visits of the episodes of the same update."""
+    config = dataclasses.replace(TINY, envs_per_expert=8)
+    ours = common.Ours(config, throughput.AT_REST)
+    state = ours.state()
+    ours.chunk = 1
+    ours.work(1)
+    task = make_task(config)
+    expected = []
+    for _ in range(50):
+        key, *keys = jax.random.split(state.key, 3)
+        weights = expert_log_weights(task, state.params)
+        batch = pg.collect_batch(task, state.params, weights, PGHypers(), tuple(keys))
+        expected.append(16 * float(batch.length + batch.observer.lengths()))
+        state = dataclasses.replace(state, key=key)
+    assert ours.live_steps() == pytest.approx(np.mean(expected), rel=1e-4)
+    padded = throughput.steps_an_update(config)
+    assert padded / 2 < ours.live_steps() < padded
+    np.testing.assert_array_equal(
+        state.params.heads["params"]["table"], ours.state().params.heads["params"]["table"]
+    )
 
 
 def test_better_takes_the_number_of_threads_with_the_faster_rate():
@@ -151,6 +194,8 @@ def test_better_takes_the_number_of_threads_with_the_faster_rate():
     }
     assert throughput.better(found, "eager") == (found["eager 1"], 1)
     assert throughput.better(found, "compiled") == (None, None)
+    found |= {"compiled 1": found["eager 1"], "untrained compiled 1": found["ours"]}
+    assert throughput.better(found, "compiled") == (found["eager 1"], 1)
 
 
 def test_eager_is_left_out_where_it_takes_too_much_memory():
@@ -169,19 +214,21 @@ def test_scaling_counts_the_steps_of_all_seeds(monkeypatch):
     (row,) = throughput.scaling([(4, 64)], EFFORT, track)
     assert throughput.draw([], [row]).axes[0].get_xlabel() == "seeds side by side"
     assert row["steps_per_second"] == 2 * 3 * 4 * (2 * 2 * 64 * 100)
+    assert row["live_steps_per_second"] == 2 * 3 * 300
     assert row["spread"] == [row["steps_per_second"] / 2, row["steps_per_second"] * 2]
 
 
 def test_ceiling_reports_every_part(tmp_path, monkeypatch, stepping):
-    monkeypatch.setattr(ceiling, "Stepping", lambda _: stepping)
+    monkeypatch.setattr(ceiling, "Stepping", lambda *_: stepping)
     monkeypatch.setattr(common, "Ours", Idle)
     row = ceiling.measure(TINY, EFFORT)
     table = common.table_of([row], ceiling.COLUMNS, "")
     result = {"device": common.device(), "rows": [row]}
     (row,) = published(result, ceiling.draw([row]), table, tmp_path)["rows"]
-    assert row["share_of_ceiling"] == pytest.approx(
-        row["steps_per_second"] / row["ceiling_steps_per_second"]
-    )
+    for share, alone in (("ceiling", "ceiling"), ("environment", "environment")):
+        assert row[f"share_of_{share}"] == pytest.approx(
+            row["live_steps_per_second"] / row[f"{alone}_live_steps_per_second"]
+        )
     for part in ceiling.PARTS:
         assert row[f"{part.replace(' ', '_')}_milliseconds"] > 0
 

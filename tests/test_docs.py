@@ -310,6 +310,7 @@ PERFORMANCE = {
         "times PyTorch, eager": lambda row: digits(row["ratio_eager"]),
         "times PyTorch, compiled": lambda row: digits(row["ratio_compiled"]),
         "environment steps a second": lambda row: f"{row['steps_per_second'] / 1e6:.1f} M",
+        "live steps a second": lambda row: f"{row['live_steps_per_second'] / 1e6:.1f} M",
     },
     "seeds": {
         "seeds": whole("seeds"),
@@ -364,6 +365,52 @@ def test_readme_holds_the_rows_of_speed_that_have_every_contestant():
     table = performance_table("throughput", lambda row: row["ratio_compiled"] is not None)
     assert len(table.splitlines()) == 2 + 4
     assert table in (ROOT / "README.md").read_text("utf-8")
+
+
+AGAINST_TORCH = {"throughput", "listing"}
+"""Files of results with a ratio to PyTorch."""
+SHOWN = {
+    "README.md": {"throughput"},
+    "docs/performance.md": set(PERFORMANCE),
+    "benchmarks/README.md": {
+        name
+        for page in [(ROOT / "benchmarks" / "README.md").read_text("utf-8")]
+        for name in re.findall(r"\]\(results/(\w+)\.json\)", page)
+    },
+}
+"""Files of results whose numbers a page shows."""
+
+
+def versions_in(text: str, library: str) -> set[str]:
+    """The versions of a library that a text names, without what follows a plus sign."""
+    return set(re.findall(rf"\b{library} (\d+(?:\.\d+)+)", text))
+
+
+@pytest.mark.parametrize("page", SHOWN)
+@pytest.mark.parametrize("library", ["jax", "torch"])
+def test_page_names_the_versions_that_its_numbers_were_measured_with(page, library):
+    shown = SHOWN[page] if library == "jax" else SHOWN[page] & AGAINST_TORCH
+    assert shown
+    measured = [json.loads((RESULTS / f"{name}.json").read_text("utf-8")) for name in shown]
+    recorded = [versions_in(result["device"], library) for result in measured]
+    assert all(len(versions) == 1 for versions in recorded)
+    assert versions_in((ROOT / page).read_text("utf-8"), library) == set.union(*recorded)
+
+
+def test_versions_are_read_from_a_page_and_from_a_line_of_results():
+    line = "AMD EPYC, 2 cores; jax 0.10.2; jaxlib 0.10.3; torch 2.13.0+cpu; Python 3.11.7"
+    assert versions_in(line, "jax") == {"0.10.2"}
+    assert versions_in(line, "torch") == {"2.13.0"}
+    assert versions_in("(jax 0.10.2, torch 2.15.0)", "torch") == {"2.15.0"}
+    assert versions_in("with PyTorch 2 and torch", "torch") == set()
+
+
+def test_rows_against_torch_name_its_version():
+    result = json.loads((RESULTS / "throughput.json").read_text("utf-8"))
+    (version,) = versions_in(result["device"], "torch")
+    assert {row["torch_version"].split("+")[0] for row in result["rows"]} == {version}
+    for row in result["rows"]:
+        assert row["live_steps_per_second"] <= row["steps_per_second"]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,14 @@ def test_a_limit_that_is_no_multiple_of_a_block_of_random_bits(policies):
         assert_same(found, expected)
 
 
+def test_a_world_too_large_for_the_number_of_a_lane_has_no_lanes(policies, world, monkeypatch):
+    with_lanes = jax.jit(looked_up, static_argnums=2)(keys_of(7), policies, world)
+    monkeypatch.setattr(tables, "LARGEST_LANE", (E + 1) * S * 2**4 - 1)
+    monkeypatch.delattr(tables, "_sums_by_lanes")
+    without = jax.jit(lambda keys: looked_up(keys, policies, world))(keys_of(7))
+    assert_same(without, with_lanes)
+
+
 def test_runs_side_by_side_share_a_loop_and_change_nothing(policies, world):
     """One run has episodes of full length, and another has short ones."""
     staying = jnp.zeros((E + 1, S, A)).at[..., 4].set(1.0)

@@ -29,6 +29,10 @@ EPISODES_PER_LANE = 2
 """Episodes of a lane, on average. More make shorter vectors and longer loops; where all episodes
 reach the time limit, nothing is gained."""
 
+LARGEST_LANE = 2**31
+"""A lane's place and the steps left before its limit are one number below this; in worlds that are
+too large for it there are no lanes."""
+
 
 def ensemble_visits(
     expert_keys: Key[Array, "E B"],
@@ -55,7 +59,8 @@ def ensemble_visits(
     acting = jnp.append(jnp.full(num_experts, num_experts), jnp.arange(num_experts))
     states, words = _start(keys, world)
     thresholds = _thresholds(policies)
-    if platform.forms().lanes:
+    num_places = len(policies) * len(moves.reward)
+    if platform.forms().lanes and num_places << world.horizon.bit_length() <= LARGEST_LANE:
         sums = _sums_by_lanes(states, words, acting, thresholds, moves, world.horizon, gamma)
         experts, observer = sums[:, :-1], sums[:, -1]
     else:
@@ -227,25 +232,30 @@ def _sums_by_lanes(
         left=jnp.full(states.size, horizon, jnp.int32),
     )
 
-    def step(carry, _):
-        place, left, word = carry
-        number = (word & 0xFFFF).astype(jnp.int32)
+    bits_of_left = horizon.bit_length()
+
+    def step(lane, number):
+        # One number a lane is one array for XLA to copy at every step.
+        place, left = lane >> bits_of_left, lane & (2**bits_of_left - 1)
         pair = place * num_actions + _first_above(thresholds[place], number)
         to = after[pair]
         ends = (to & 1) | (left == 1)
         record = jnp.where(left > 0, pair * 2 + ends, num_pairs * 2)
-        return (to >> 1, jnp.maximum(left - 1, 0) * (1 - (to & 1)), word >> 16), record
+        left = jnp.maximum(left - 1, 0) * (1 - (to & 1))
+        return (to >> 1 << bits_of_left) + left, record
 
-    def advance(lanes: _Lanes) -> tuple[_Lanes, Int[Array, "4 L"]]:
+    def draw(lanes: _Lanes) -> Words:
         blocks = ((horizon - lanes.left) // NUMBERS_PER_BLOCK).astype(jnp.uint32)
-        place, left, records = lanes.place, lanes.left, []
-        # Not written out: XLA would compute the random bits again for every step.
-        for word in random.sixteen_bits(lanes.words, blocks):
-            (place, left, _), two = jax.lax.scan(step, (place, left, word), length=2)
-            records.append(two)
-        return lanes._replace(place=place, left=left), jnp.concatenate(records)
+        return random.sixteen_bits(lanes.words, blocks)
 
-    records, num_blocks = _serve(episodes, advance, -(-horizon // NUMBERS_PER_BLOCK))
+    def advance(lanes: _Lanes, bits: Words) -> tuple[_Lanes, Int[Array, "4 L"]]:
+        numbers = jnp.stack([x for word in bits for x in (word & 0xFFFF, word >> 16)])
+        lane = (lanes.place << bits_of_left) + lanes.left
+        lane, records = jax.lax.scan(step, lane, numbers.astype(jnp.int32))
+        place, left = lane >> bits_of_left, lane & (2**bits_of_left - 1)
+        return lanes._replace(place=place, left=left), records
+
+    records, num_blocks = _serve(episodes, draw, advance, -(-horizon // NUMBERS_PER_BLOCK))
 
     def backward(carry, record):
         later, sums = carry
@@ -275,7 +285,7 @@ class _Lanes(NamedTuple):
     """Steps left before the time limit; zero where the episode has ended."""
 
 
-def _serve(episodes: _Lanes, advance, blocks_per_episode: int):
+def _serve(episodes: _Lanes, draw, advance, blocks_per_episode: int):
     """Run all episodes, and return their records [M, 4, L] and how many blocks M are used.
 
     Lanes and episodes are dealt out to queues of equal length, and the lanes of a queue take its
@@ -291,8 +301,8 @@ def _serve(episodes: _Lanes, advance, blocks_per_episode: int):
     most = blocks_per_episode * (length // lanes_per_queue + 1)
 
     def serve(carry):
-        lanes, waiting, records, block = carry
-        lanes, record = advance(lanes)
+        lanes, bits, waiting, records, block = carry
+        lanes, record = advance(lanes, bits)
         records = jax.lax.dynamic_update_index_in_dim(records, record, block, 0)
         free = (lanes.left == 0).reshape(lanes_per_queue, num_queues).astype(jnp.int32)
         taken, before = waiting, []
@@ -303,13 +313,15 @@ def _serve(episodes: _Lanes, advance, blocks_per_episode: int):
         fresh = (lanes.left == 0) & (number < num_episodes)
         number = jnp.minimum(number, num_episodes - 1)
         lanes = jax.tree.map(lambda x, y: jnp.where(fresh, y[number], x), lanes, episodes)
-        return lanes, jnp.minimum(taken, length), records, block + 1
+        # Random bits of the next block are carried: in the loop over its steps, XLA would compute
+        # them again for every step.
+        return lanes, draw(lanes), jnp.minimum(taken, length), records, block + 1
 
     lanes = jax.tree.map(lambda x: x[:num_lanes], episodes)
     waiting = jnp.full(num_queues, lanes_per_queue, jnp.int32)
     records = jnp.zeros((most, NUMBERS_PER_BLOCK, num_lanes), jnp.int32)
-    carry = (lanes, waiting, records, jnp.int32(0))
-    _, _, records, num_blocks = jax.lax.while_loop(
+    carry = (lanes, draw(lanes), waiting, records, jnp.int32(0))
+    _, _, _, records, num_blocks = jax.lax.while_loop(
         lambda carry: _any_of_all(carry[0].left > 0), serve, carry
     )
     return records, num_blocks

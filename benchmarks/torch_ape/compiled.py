@@ -1,11 +1,14 @@
 """PG-APE as fast as PyTorch gets: a few compiled graphs, and CUDA graphs around them on a GPU.
 
-What makes it fast, against ``eager``: policies are looked up in tables made once an update; experts
-and observer act in one batch, by one uniform number a step; the loss is computed from how often
-each action was taken in each cell and what it returned, which says all that the samples say; Adam
-is part of the graph.
+What makes it fast, against ``eager``: policies are looked up in tables made once an update, and all
+thresholds of a cell are one number; experts and observer act in one batch, by 15 random bits a
+step; blocks of steps end when nobody lives, first for the experts; the loss is computed from how
+often each action was taken in each cell and what it returned, which says all that the samples say;
+Adam is part of the graph.
 """
 
+import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,20 +27,35 @@ from benchmarks.torch_ape.objective import (
 )
 
 STEPS_PER_GRAPH = 100
-"""Steps of a rollout that are unrolled in one graph; a divisor of the horizon."""
+"""Steps of a rollout that are unrolled in one graph: a divisor of the horizon, and a multiple of
+four, as four steps share a word of random bits."""
+NUMBERS_PER_WORD = 4
+ONES = 0x0001_0001_0001_0001
+"""One in each of the four numbers of 16 bits in a word."""
+GUARDS = -0x7FFF_7FFF_7FFF_8000
+"""The highest bit of each; as a signed word."""
 WARM_UPS = 3
 """Updates on a GPU before one is captured."""
 
 
 class Statistics(NamedTuple):
-    """Inputs of the losses from episodes of P = E + 1 policies; the observer is the last one."""
+    """Inputs of the losses from episodes of P = E + 1 policies; the observer is the last one.
+
+    Tables have one more entry for every episode, which takes the steps after its end.
+    """
 
     counts: Tensor
-    """Live steps [P, S, A] that took the action in the cell."""
+    """Live steps [P * S * A + N] that took the action in the cell."""
     returns: Tensor
-    """Sums [P, S, A] of the returns to go of these steps."""
+    """Sums [P * S * A + N] of the returns to go of these steps."""
     squares: Tensor
-    """Sums [2] of their squares: of all experts, and of the observer."""
+    """Sums [N] of their squares in each episode; the observer's are the second half."""
+
+    def tables(self, num_experts: int) -> tuple[Tensor, Tensor]:
+        """Counts and sums of returns [P, S, A]."""
+        shape = (num_experts + 1, NUM_CELLS, NUM_ACTIONS)
+        size = math.prod(shape)
+        return self.counts[:size].view(shape), self.returns[:size].view(shape)
 
 
 class Trainer:
@@ -75,10 +93,8 @@ class Trainer:
         sizes = [config.envs_per_expert] * config.num_experts
         sizes.append(config.num_experts * config.envs_per_expert)
         self.blocks = block.repeat_interleave(torch.tensor(sizes, device=device)) * NUM_CELLS
-        self.uniforms = torch.empty(gridworld.HORIZON, len(self.blocks), device=device)
-        self.keys = torch.empty(
-            gridworld.HORIZON, len(self.blocks), dtype=torch.int64, device=device
-        )
+        num_words = gridworld.HORIZON // NUMBERS_PER_WORD
+        self.words = torch.empty(num_words, len(self.blocks), dtype=torch.int64, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.metrics: dict[str, Tensor] = {}
         self.num_calls = 0
@@ -89,7 +105,7 @@ class Trainer:
         On a GPU the next update overwrites them.
         """
         self.num_calls += 1
-        if self.graph is None and self.uniforms.is_cuda and self.num_calls > WARM_UPS:
+        if self.graph is None and self.words.is_cuda and self.num_calls > WARM_UPS:
             self._capture()
         if self.graph is None:
             self.metrics = self._update()
@@ -97,19 +113,52 @@ class Trainer:
             self.graph.replay()
         return self.metrics
 
+    def live_steps(self) -> float:
+        """Steps of the last update before the ends of its episodes: each costs 1."""
+        num_episodes = self.config.num_experts * self.config.envs_per_expert
+        return -num_episodes * sum(float(x) for x in self.metrics.values())
+
     def _update(self) -> dict[str, Tensor]:
-        self.uniforms.uniform_(generator=self.generator)
+        self.words.random_(-(2**63), None, generator=self.generator)
         places = self.blocks + gridworld.reset(len(self.blocks), self.generator)
-        thresholds = compiled_thresholds(self.params.heads, self.config.activation)
-        for first in range(0, gridworld.HORIZON, STEPS_PER_GRAPH):
-            part = slice(first, first + STEPS_PER_GRAPH)
-            places = compiled_act(
-                places, self.uniforms[part], thresholds, self.successors, self.keys[part]
-            )
-        statistics = compiled_summarize(self.keys, self.rewards, self.hypers.gamma)
+        packed = compiled_thresholds(self.params.heads, self.config.activation)
+        records = self.act(places, packed)
+        statistics = self.summarize(records)
         return compiled_learn(
             self.params, self.moments, self.count, statistics, self.config, self.hypers
         )
+
+    def act(self, places: Tensor, packed: Tensor) -> list[Tensor]:
+        """Keys of episodes from their starts, in blocks of steps [steps, N].
+
+        On a CPU only the observer's, [steps, N / 2], follow where no expert lives any more, and
+        none where nobody does.
+        """
+        records = []
+        for words in self.words.split(STEPS_PER_GRAPH // NUMBERS_PER_WORD):
+            keys, places = compiled_act(places, words[:, -len(places) :], packed, self.successors)
+            records.append(keys)
+            if not places.is_cuda:
+                if len(places) == len(self.blocks) and self._all_ended(places.chunk(2)[0]):
+                    places = places.chunk(2)[1]
+                if self._all_ended(places):
+                    break
+        return records
+
+    def _all_ended(self, places: Tensor) -> bool:
+        return int(places.amin()) == len(self.rewards) // NUM_ACTIONS - 1
+
+    def summarize(self, records: list[Tensor]) -> Statistics:
+        """Statistics of episodes, from their last block of steps to the first."""
+        num_episodes = len(self.blocks)
+        zeros = self.rewards.new_zeros
+        size = len(self.rewards) - NUM_ACTIONS + num_episodes
+        statistics = Statistics(zeros(size), zeros(size), zeros(num_episodes))
+        later = zeros(records[-1].shape[1])
+        for keys in reversed(records):
+            later = pad(later, (keys.shape[1] - len(later), 0))
+            later = compiled_summarize(keys, later, self.rewards, self.hypers.gamma, statistics)
+        return statistics
 
     def _capture(self) -> None:
         """Record one update, which is not carried out, on the tensors that all updates use."""
@@ -123,13 +172,18 @@ class Trainer:
 def lookups(num_experts: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """The world of P = E + 1 policies side by side: a place is a cell of the policy that acts.
 
+    An episode that has ended stays in one more place, the last one, and earns nothing.
+
     Returns:
-      Next places and rewards [P * S * A], both by key: place · A + action.
+      Next places and rewards [(P * S + 1) * A], both by key: place · A + action.
     """
     successors, rewards = gridworld.tables(device)
     offsets = torch.arange(num_experts + 1, device=device) * NUM_CELLS
+    nowhere = (num_experts + 1) * NUM_CELLS
     places = offsets[:, None, None] + successors
-    return places.flatten(), rewards.flatten().repeat(num_experts + 1)
+    places = places.masked_fill(successors == gridworld.GOAL, nowhere).flatten()
+    rewards = rewards.flatten().repeat(num_experts + 1)
+    return pad(places, (0, NUM_ACTIONS), value=nowhere), pad(rewards, (0, NUM_ACTIONS))
 
 
 def log_probs_everywhere(heads: list[Tensor], activation: str) -> Tensor:
@@ -140,64 +194,68 @@ def log_probs_everywhere(heads: list[Tensor], activation: str) -> Tensor:
 
 
 def thresholds(heads: list[Tensor], activation: str) -> Tensor:
-    """P(action ≤ a) [P * S, A - 1] in every place; scaled, as their sum is not quite one."""
+    """P(action ≤ a) in every place [P * S + 1], as four multiples of 2^-15 in one word.
+
+    They are scaled, as the sum of the probabilities is not quite one.
+    """
     cumulative = log_probs_everywhere(heads, activation).exp().cumsum(dim=-1).flatten(0, 1)
-    return cumulative[:, :-1] / cumulative[:, -1:]
+    shares = cumulative[:, :-1] / cumulative[:, -1:]
+    columns = (shares * 2**15).round().to(torch.int64).unbind(dim=-1)
+    return pad(sum(column << 16 * place for place, column in enumerate(columns)), (0, 1))
 
 
-def act(
-    places: Tensor, uniforms: Tensor, thresholds: Tensor, successors: Tensor, keys: Tensor
-) -> Tensor:
+def act(places: Tensor, words: Tensor, packed: Tensor, successors: Tensor) -> tuple[Tensor, Tensor]:
     """Steps of all environments at once; actions invert the cumulative distribution.
 
     Args:
       places: where the agents stand [N].
-      uniforms: numbers from [0, 1) that decide the actions [T, N].
-      thresholds: P(action ≤ a) [P * S, A - 1].
-      successors: next places by key [P * S * A].
-      keys: filled with place · A + action of each step [T, N].
+      words: random bits, of four steps each [T / 4, N].
+      packed: thresholds [P * S + 1].
+      successors: next places by key [(P * S + 1) * A].
 
     Returns:
-      The places after the steps.
+      place · A + action of each step [T, N], and the places after the steps [N].
     """
-    taken = []
-    for uniform in uniforms.unbind():
-        actions = (thresholds[places] <= uniform[:, None]).sum(dim=-1)
-        taken.append(places * NUM_ACTIONS + actions)
-        places = successors[taken[-1]]
-    keys.copy_(torch.stack(taken))
-    return places
+    keys = []
+    for word in words.unbind():
+        for step in range(NUMBERS_PER_WORD):
+            number = (word >> 16 * step) & 0x7FFF
+            # Four comparisons at once: a guard stays where the number is not below the threshold.
+            guards = (number * ONES + GUARDS - packed[places]) & GUARDS
+            actions = (((guards >> 15) & ONES) * ONES) >> 48
+            keys.append(places * NUM_ACTIONS + actions)
+            places = successors[keys[-1]]
+    return torch.stack(keys), places
 
 
-def summarize(keys: Tensor, rewards: Tensor, gamma: float) -> Statistics:
-    """Statistics of episodes.
+def summarize(
+    keys: Tensor, later: Tensor, rewards: Tensor, gamma: float, statistics: Statistics
+) -> Tensor:
+    """Add a block of steps to the statistics, in place.
 
     Args:
-      keys: place · A + action of each step [T, N]: the experts' blocks, then as many of the
-        observer's. After its end an episode stays on the goal.
-      rewards: by key [P * S * A]; zero on the goal.
+      keys: place · A + action of each step [T, n], of the last n of N episodes.
+      later: returns [n] after these steps.
+      rewards: by key [(P * S + 1) * A]; zero where an episode has ended.
       gamma: γ.
+      statistics: of the steps after these.
+
+    Returns:
+      The returns [n] from the first of these steps.
     """
-    returns = discounted_returns(rewards[keys], gamma)
-    index = keys.flatten()
-    zeros = torch.zeros_like(rewards)
-    counts = zeros.scatter_add(0, index, torch.ones_like(index, dtype=rewards.dtype))
-    sums = zeros.scatter_add(0, index, returns.flatten())
-    shape = (-1, NUM_CELLS, NUM_ACTIONS)
-    squares = returns.square().sum(dim=0).view(2, -1).sum(dim=1)
-    valid = counts.view(shape).index_fill(
-        1, torch.tensor([gridworld.GOAL], device=keys.device), 0.0
-    )
-    return Statistics(valid, sums.view(shape), squares)
-
-
-def discounted_returns(rewards: Tensor, gamma: float) -> Tensor:
-    """Returns to go of rewards [T, N], by doubling how far each looks ahead."""
-    returns, ahead = rewards, 1
-    while ahead < len(rewards):
-        returns = returns + gamma**ahead * pad(returns[ahead:], (0, 0, 0, ahead))
-        ahead *= 2
-    return returns
+    returns = []
+    for reward in reversed(rewards[keys].unbind()):
+        later = reward + gamma * later
+        returns.append(later)
+    returns = torch.stack(returns[::-1])
+    # Steps after the end go where they do not wait for each other.
+    num_pairs = len(rewards) - NUM_ACTIONS
+    episodes = torch.arange(keys.shape[1], device=keys.device)
+    index = torch.where(keys < num_pairs, keys, num_pairs + episodes).flatten()
+    statistics.counts.scatter_add_(0, index, torch.ones_like(index, dtype=rewards.dtype))
+    statistics.returns.scatter_add_(0, index, returns.flatten())
+    statistics.squares[-len(later) :] += returns.square().sum(dim=0)
+    return later
 
 
 def losses(params: Params, statistics: Statistics, config: TrainConfig, hypers: Hypers) -> Losses:
@@ -207,14 +265,15 @@ def losses(params: Params, statistics: Statistics, config: TrainConfig, hypers: 
     # The observer's targets are −β times its returns.
     scale = torch.ones_like(values)
     scale[-1] = -hypers.beta
-    targets, visits = scale * statistics.returns, statistics.counts.sum(dim=-1, keepdim=True)
-    advantages = targets - statistics.counts * values.detach()
+    counts, returns = statistics.tables(config.num_experts)
+    targets, visits = scale * returns, counts.sum(dim=-1, keepdim=True)
+    advantages = targets - counts * values.detach()
     policy = -(log_probs * advantages).sum(dim=(1, 2))
     errors = visits * values.square() - 2.0 * values * targets.sum(dim=-1, keepdim=True)
     value = 0.5 * errors.sum(dim=(1, 2))
     entropy = -(visits * log_probs.exp() * log_probs)[:-1].sum()
     num_episodes = config.num_experts * config.envs_per_expert
-    squares = 0.5 * statistics.squares
+    squares = 0.5 * statistics.squares.view(2, -1).sum(dim=1)
     return Losses(
         expert_policy=policy[:-1].sum() / num_episodes,
         expert_value=(value[:-1].sum() + squares[0]) / num_episodes,
@@ -249,7 +308,7 @@ def learn(
     gradients = torch.func.grad(total)(params)
     apply_gradients(params, moments, count, gradients, config, hypers)
     num_episodes = config.num_experts * config.envs_per_expert
-    lengths = statistics.counts.sum(dim=(1, 2)) / num_episodes
+    lengths = statistics.tables(config.num_experts)[0].sum(dim=(1, 2)) / num_episodes
     return {"pe_return": -lengths[:-1].sum(), "observer_return": -lengths[-1]}
 
 
@@ -287,7 +346,13 @@ def apply_gradients(
         weights.sub_(rate * share * mean / (variance.sqrt() + 1e-8))
 
 
-compiled_thresholds = torch.compile(thresholds, fullgraph=True, dynamic=False)
-compiled_act = torch.compile(act, fullgraph=True, dynamic=False)
-compiled_summarize = torch.compile(summarize, fullgraph=True, dynamic=False)
-compiled_learn = torch.compile(learn, fullgraph=True, dynamic=False)
+compile_whole = functools.partial(
+    torch.compile,
+    fullgraph=True,
+    dynamic=False,
+    options={"assert_indirect_indexing": False},  # JAX does not check its indices either.
+)
+compiled_thresholds = compile_whole(thresholds)
+compiled_act = compile_whole(act)
+compiled_summarize = compile_whole(summarize)
+compiled_learn = compile_whole(learn)

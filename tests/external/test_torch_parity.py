@@ -4,6 +4,7 @@ Tolerance: a gradient may differ by 2e-5 of its largest entry, a loss by 1e-5 of
 add float32 numbers in another order.
 """
 
+import contextlib
 import dataclasses
 import functools
 import shutil
@@ -123,13 +124,15 @@ def episodes_in_torch(episodes) -> eager.Episodes:
 
 
 def keys_in_torch(case) -> "torch.Tensor":
-    """Episodes as ``compiled`` records them: keys [T, N], experts first."""
+    """Episodes as ``compiled`` records them: keys [T, N], experts first, and nowhere at the end."""
     experts, observer = (episodes_in_torch(episodes) for episodes in (case.experts, case.observer))
     cells = torch.cat([experts.cells.flatten(0, 1), observer.cells])
     actions = torch.cat([experts.actions.flatten(0, 1), observer.actions])
+    mask = torch.cat([experts.mask.flatten(0, 1), observer.mask])
     sizes = torch.tensor([NUM_ENVS] * NUM_EXPERTS + [NUM_EXPERTS * NUM_ENVS])
     policies = torch.arange(NUM_EXPERTS + 1).repeat_interleave(sizes)
     places = policies[:, None] * gridworld.NUM_CELLS + cells
+    places = torch.where(mask, places, (NUM_EXPERTS + 1) * gridworld.NUM_CELLS)
     return (places * gridworld.NUM_ACTIONS + actions).T.contiguous()
 
 
@@ -145,10 +148,20 @@ def weights(params):
     return [*params.heads, *params.critics]
 
 
+@contextlib.contextmanager
+def not_compiled():
+    """Compiling takes longer than what a test computes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("thresholds", "act", "summarize"):
+            patch.setattr(compiled, f"compiled_{name}", getattr(compiled, name))
+        yield
+
+
 def losses_of(version, trainer, case):
     if version == "compiled":
         keys = keys_in_torch(case)
-        statistics = compiled.summarize(keys, trainer.rewards, trainer.hypers.gamma)
+        with not_compiled():
+            statistics = trainer.summarize([keys[:60], keys[60:]])
         return compiled.losses(trainer.params, statistics, case.config, trainer.hypers)
     episodes = episodes_in_torch(case.experts), episodes_in_torch(case.observer)
     return eager.losses(trainer.params, *episodes, trainer.hypers, case.config.activation)
@@ -287,19 +300,21 @@ def test_compiled_draws_actions_by_their_probabilities():
     config = PGConfig(envs_per_expert=20_000)
     trainer = compiled.Trainer(config, PGHypers(), seed=1)
     places = trainer.blocks + gridworld.reset(len(trainer.blocks), trainer.generator)
-    trainer.uniforms.uniform_(generator=trainer.generator)
+    trainer.words.random_(-(2**63), None, generator=trainer.generator)
     limits = compiled.thresholds(trainer.params.heads, config.activation)
-    keys = trainer.keys[:10]
-    last = compiled.act(places, trainer.uniforms[:10], limits, trainer.successors, keys)
+    keys, last = compiled.act(places, trainer.words[:3], limits, trainer.successors)
     np.testing.assert_array_equal(keys[0] // 5, places)
     np.testing.assert_array_equal(trainer.successors[keys[:-1]], keys[1:] // 5)
     np.testing.assert_array_equal(trainer.successors[keys[-1]], last)
-    taken = np.bincount(keys.flatten(), minlength=1500).reshape(3, 100, 5)
+    taken = np.bincount(keys.flatten(), minlength=1505)[:1500].reshape(3, 100, 5)
     visits = taken.sum(-1, keepdims=True)
+    assert (visits[:, gridworld.GOAL] == 0).all()
+    taken, visits = (np.delete(x, gridworld.GOAL, axis=1) for x in (taken, visits))
     heads = jax.nn.log_softmax(jnp.asarray(trainer.params.heads[0].numpy()))
     probs = np.asarray(
         jnp.exp(jnp.concatenate([heads, jax.nn.logsumexp(heads - jnp.log(2.0), axis=0)[None]]))
     )
+    probs = np.delete(probs, gridworld.GOAL, axis=1)
     error = np.sqrt(visits * probs * (1 - probs))
     scores = (taken - visits * probs) / error
     assert visits.min() > 500
@@ -307,11 +322,54 @@ def test_compiled_draws_actions_by_their_probabilities():
     assert np.square(scores).mean() == pytest.approx(1.0, abs=0.15)
 
 
+def test_four_thresholds_in_a_word_are_compared_as_four_numbers():
+    """Also at the ends, 0 and 2^15."""
+    cuts = torch.tensor([[0, 0, 2**15, 2**15], [1, 2, 3, 2**15 - 1], [0, 100, 100, 2**15]])
+    packed = sum(column << 16 * place for place, column in enumerate(cuts.unbind(dim=1)))
+    numbers = torch.tensor([0, 1, 2, 3, 99, 100, 2**15 - 2, 2**15 - 1])
+    words = sum(numbers[first::4] << 16 * first for first in range(4))
+    successors = torch.arange(3).repeat_interleave(5)  # Each stays where it is.
+    for place, row in enumerate(cuts):
+        keys, _ = compiled.act(torch.tensor([place]), words[:, None], packed, successors)
+        expected = (row <= numbers[:, None]).sum(-1)
+        np.testing.assert_array_equal(keys[:, 0] - 5 * place, expected)
+
+
+def test_compiled_rollout_ends_with_the_last_episodes(monkeypatch):
+    """It has the same statistics as all steps in one block, from the same random numbers.
+
+    The first case ends early, and in the second the observer alone goes on.
+    """
+    monkeypatch.setattr(compiled, "STEPS_PER_GRAPH", 20)
+    config = PGConfig(envs_per_expert=8)
+    trainer = compiled.Trainer(config, PGHypers(), seed=1)
+    trainer.words.random_(-(2**63), None, generator=trainer.generator)
+    starts = trainer.blocks + 9  # In the upper right corner: the goal is nine steps to the left.
+    left, stay = 2, 4
+    walk = torch.tensor([left, left, left]).repeat_interleave(100)
+    wait = torch.tensor([left, left, stay]).repeat_interleave(100)
+    for actions, shapes in ((walk, [(20, 32)]), (wait, [(20, 32)] + 4 * [(20, 16)])):
+        cuts = 2**15 * (torch.arange(4) >= actions[:, None]).long()
+        packed = sum(column << 16 * place for place, column in enumerate(cuts.unbind(dim=1)))
+        packed = torch.nn.functional.pad(packed, (0, 1))
+        with not_compiled():
+            records = trainer.act(starts, packed)
+            assert [tuple(keys.shape) for keys in records] == shapes
+            found = trainer.summarize(records)
+            whole, _ = compiled.act(starts, trainer.words, packed, trainer.successors)
+            expected = trainer.summarize([whole])
+        for ours, theirs in zip(found.tables(2), expected.tables(2), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        np.testing.assert_allclose(found.squares, expected.squares, rtol=1e-6)
+        lengths = found.tables(2)[0].sum((1, 2)) / torch.tensor([8, 8, 16])
+        assert lengths.tolist() == [9, 9, 9 if shapes == [(20, 32)] else 100]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_training_ends_where_ape_jax_ends(version, monkeypatch):
     """Mean returns over seeds after a short training, at four standard errors."""
-    monkeypatch.setattr(compiled, "STEPS_PER_GRAPH", 10)  # Compiles in a tenth of the time.
+    monkeypatch.setattr(compiled, "STEPS_PER_GRAPH", 20)  # Compiles in a fifth of the time.
     num_updates, num_envs = 120, 64
     seeds = {"eager": 3, "compiled": 6}[version]
     config = PGConfig(num_updates=num_updates, envs_per_expert=num_envs)
