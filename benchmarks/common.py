@@ -103,13 +103,20 @@ def repeated(function: Callable[..., Any], *arguments) -> Contestant:
 class Ours:
     """Training with ``ape_jax``: chunks of updates from an untrained start, the state donated."""
 
-    def __init__(self, config: TrainConfig, hypers: Hypers | None = None, seeds: int | None = None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        hypers: Hypers | None = None,
+        seeds: int | None = None,
+        threads: int | None = None,
+    ):
         """Compile.
 
         Args:
           config: static settings.
           hypers: numbers; the defaults if None.
           seeds: runs trained side by side by ``vmap``; None is one run without.
+          threads: of an operation on a CPU, one or None, which leaves it to XLA.
         """
         hypers = PGHypers() if hypers is None else hypers
         task = make_task(config)
@@ -124,7 +131,8 @@ class Ours:
         self.chunk = min(50, max(2, 16384 // episodes))
         """Updates in one program."""
         started = time.perf_counter()
-        program = compiled_chunk(updates, task, state, hypers, self.chunk)
+        options = {"xla_cpu_multi_thread_eigen": False} if threads == 1 else None
+        program = compiled_chunk(updates, task, state, hypers, self.chunk, options)
         self.compile_seconds = time.perf_counter() - started
         self._run = lambda leaves: program(leaves, hypers)
         self._leaves, self._tree = jax.tree.flatten(state)
@@ -161,7 +169,12 @@ def updates_before(config: TrainConfig) -> int:
 
 
 def compiled_chunk(
-    updates: Callable, task: Task, state: algorithms.TrainState, hypers: Hypers, count: int
+    updates: Callable,
+    task: Task,
+    state: algorithms.TrainState,
+    hypers: Hypers,
+    count: int,
+    compiler_options: dict | None = None,
 ) -> jax.stages.Compiled:
     """A compiled program of several updates, from the leaves of a state, which are donated."""
     tree = jax.tree.structure(state)
@@ -170,12 +183,18 @@ def compiled_chunk(
         state, metrics = updates(task, tree.unflatten(leaves), hypers, count)
         return jax.tree.leaves(state), metrics
 
-    return jax.jit(run, donate_argnums=0).lower(jax.tree.leaves(state), hypers).compile()
+    lowered = jax.jit(run, donate_argnums=0).lower(jax.tree.leaves(state), hypers)
+    return lowered.compile(compiler_options)
 
 
 def torch_version() -> str | None:
     """The version of PyTorch; None where it is not installed."""
     return metadata.version("torch") if has_torch() else None
+
+
+def thread_counts() -> list[int]:
+    """The numbers of threads that each side is timed with: one and all, or one on a GPU."""
+    return [1] if on_gpu() else sorted({1, os.cpu_count() or 1})
 
 
 def has_torch() -> bool:

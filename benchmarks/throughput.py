@@ -10,7 +10,6 @@ is not run are null:
 """
 
 import functools
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -54,17 +53,24 @@ def measure(
     PyTorch therefore train for equally many updates before they are timed, and both are timed a
     second time with rates so small that they stay untrained.
     """
-    ours, idle = common.Ours(config), common.Ours(config, AT_REST)
-    ours.train_first()
-    stepping = Stepping(config, ours.state().params.heads)
-    contestants = {"ours": ours.work, "untrained ours": idle.work, "ceiling": stepping.work}
+    counts = common.thread_counts()
+    with_threads = {n: common.Ours(config, threads=n) for n in counts}
+    at_rest = {n: common.Ours(config, AT_REST, threads=n) for n in counts}
+    for ours in with_threads.values():
+        ours.train_first()
+    stepping = Stepping(config, with_threads[1].state().params.heads)
+    contestants = {"ceiling": stepping.work}
+    contestants |= {f"ours {n}": x.work for n, x in with_threads.items()}
+    contestants |= {f"untrained ours {n}": x.work for n, x in at_rest.items()}
     compile_seconds, trainers = None, {}
     if with_eager or with_compiled:
         trainers, compile_seconds = torch_trainers(config, with_eager, with_compiled)
         contestants |= {name: functools.partial(work, x) for name, x in trainers.items()}
     found = common.rates(contestants, effort)
-    updates = found["ours"].median * ours.chunk
-    untrained = found["untrained ours"].median * idle.chunk
+    rate, threads = better(found, "ours")
+    rate_at_rest, threads_at_rest = better(found, "untrained ours")
+    ours, idle = with_threads[threads], at_rest[threads_at_rest]
+    updates, untrained = rate.median * ours.chunk, rate_at_rest.median * idle.chunk
     eager, eager_threads = better(found, "eager")
     compiled, compiled_threads = better(found, "compiled")
     still, still_threads = better(found, "untrained compiled")
@@ -93,14 +99,16 @@ def measure(
             "steps_per_second": untrained * steps,
             "live_steps_per_second": untrained * idle.live_steps(),
             "torch_compiled_threads": still_threads,
-            "ours_spread": [x * idle.chunk for x in found["untrained ours"].as_json()],
+            "ours_threads": threads_at_rest,
+            "ours_spread": [x * idle.chunk for x in rate_at_rest.as_json()],
             "torch_compiled_spread": still and still.as_json(),
         },
         "ours_compile_seconds": ours.compile_seconds,
         "torch_compile_seconds": compile_seconds,
+        "ours_threads": threads,
         "torch_eager_threads": eager_threads,
         "torch_compiled_threads": compiled_threads,
-        "ours_spread": [x * ours.chunk for x in found["ours"].as_json()],
+        "ours_spread": [x * ours.chunk for x in rate.as_json()],
         "torch_eager_spread": eager and eager.as_json(),
         "torch_compiled_spread": compiled and compiled.as_json(),
     }
@@ -147,7 +155,7 @@ def torch_trainers(
 
     trainers: dict[str, tuple[Any, int]] = {}
     compile_seconds = None
-    for threads in [1] if where == "cuda" else sorted({1, os.cpu_count() or 1}):
+    for threads in common.thread_counts():
         if with_eager:
             trainers[f"eager {threads}"] = eager.Trainer(config, PGHypers(), where), threads
         if with_compiled:
