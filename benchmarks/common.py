@@ -154,8 +154,7 @@ class Ours:
 
     def live_steps(self) -> float:
         """Live environment steps of an update of all seeds, on average over the last chunk."""
-        returns = self.metrics.pe_return, self.metrics.observer_return
-        return self._seeds * live_steps(self.config, *(float(jnp.mean(x)) for x in returns))
+        return self._seeds * float(jnp.mean(self.metrics.live_steps))
 
 
 def live_steps(config: TrainConfig, pe_return: float, observer_return: float) -> float:

@@ -109,6 +109,7 @@ def throughput(quick: bool) -> dict:
                 "seeds": seeds or 1,
                 "updates_per_second": updates,
                 "steps_per_second": steps,
+                "live_steps_per_second": updates * ours.live_steps() / (seeds or 1),
                 "compile_seconds": ours.compile_seconds,
             }
         )

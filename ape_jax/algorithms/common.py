@@ -37,6 +37,8 @@ class Metrics(NamedTuple):
     """Mean entropy of the experts' policies over their steps, in nats."""
     grad_norm: Float[Array, ""]
     """Global norm of the gradient of the heads, before clipping."""
+    live_steps: Float[Array, ""]
+    """Environment steps of experts and observer, without those that pad episodes to the limit."""
     classifier_loss: Float[Array, ""] | None = None
     """Cross-entropy of the learned weights on the experts' steps, in nats per step: log E at the
     start, lower where states tell experts apart. None where weights are not learned."""

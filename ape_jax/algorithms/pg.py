@@ -85,12 +85,13 @@ def update(
             params.classifier, networks, batch.experts
         )
         grads = grads._replace(classifier=classifier_grads)
-    measured = (batch.returns, batch.observer_return, batch.length)
+    measured = batch[2:]
     if axis_name is not None:
         grads, losses, cross_entropy, measured = jax.lax.pmean(
             (grads, losses, cross_entropy, measured), axis_name
         )
-    returns, observer_return, length = measured
+    returns, observer_return, length, observer_length = measured
+    num_episodes = task.config.num_experts * task.config.envs_per_expert
     expert_loss, observer_loss = losses
     metrics = Metrics(
         pe_return=jnp.mean(returns),
@@ -100,6 +101,7 @@ def update(
         value_loss=expert_loss.value + observer_loss.value,
         entropy=expert_loss.entropy / length,
         grad_norm=optax.tree.norm(grads.heads),
+        live_steps=num_episodes * (length + observer_length),
         classifier_loss=None if cross_entropy is None else cross_entropy / length,
         multipliers=state.multipliers,
     )
@@ -118,6 +120,7 @@ class Batch(NamedTuple):
     observer_return: Float[Array, ""]
     length: Float[Array, ""]
     """Mean length of the experts' episodes, in steps."""
+    observer_length: Float[Array, ""]
 
 
 def collect_batch(
@@ -153,12 +156,19 @@ def collect_batch(
         returns=jnp.mean(jnp.sum(experts.reward, axis=0), axis=-1),
         observer_return=jnp.mean(jnp.sum(observer.reward, axis=0)),
         length=jnp.mean(jnp.sum(experts.mask, axis=0, dtype=jnp.float32)),
+        observer_length=jnp.mean(jnp.sum(observer.mask, axis=0, dtype=jnp.float32)),
     )
 
 
 def _batch_of_visits(experts: Visits, observer: Visits) -> Batch:
-    returns, observer_return = experts.undiscounted, observer.undiscounted
-    return Batch(experts, observer, returns, observer_return, jnp.mean(experts.lengths()))
+    return Batch(
+        experts,
+        observer,
+        returns=experts.undiscounted,
+        observer_return=observer.undiscounted,
+        length=jnp.mean(experts.lengths()),
+        observer_length=observer.lengths(),
+    )
 
 
 def collect(

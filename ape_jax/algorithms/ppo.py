@@ -99,7 +99,7 @@ def update(
     )
     if state.observations is not None:
         params = with_statistics(params, state.observations.mean, state.observations.scale())
-    metrics = summarize(state, parts, grad_norm, error)
+    metrics = summarize(task, state, parts, grad_norm, error)
     # The mean return of an expert makes a dual step only after an update in which episodes ended.
     new_returns = ppo_state.known_returns(task, state, state.num_episodes > num_episodes_before)
     multipliers = common.update_multipliers(state.multipliers, new_returns, hypers)
@@ -244,6 +244,7 @@ def loss_weights(task: Task[PPOConfig], state: PPOState, hypers: PPOHypers) -> L
 
 
 def summarize(
+    task: Task[PPOConfig],
     state: PPOState,
     parts: LossParts,
     grad_norm: Float[Array, ""],
@@ -259,6 +260,7 @@ def summarize(
         value_loss=parts.value,
         entropy=parts.entropy,
         grad_norm=grad_norm,
+        live_steps=jnp.float32(steps_per_update(task)),
         classifier_loss=parts.classifier,
         multipliers=state.multipliers,
         calibration_error=calibration_error,

@@ -75,12 +75,16 @@ class LiveView(Callback):
         seconds = time.monotonic() - self._started
         self._started += seconds
         speed = (chunk.num_done - chunk.first_update) * self._steps / seconds
+        live_speed = float(np.sum(chunk.metrics.live_steps)) / seconds
         self._bar.update(self._training, completed=chunk.num_done, description="training")
-        self._live.update(Group(self._bar, returns_table(chunk, speed)))
+        self._live.update(Group(self._bar, returns_table(chunk, speed, live_speed)))
 
 
-def returns_table(chunk: Chunk, speed: float) -> Table:
-    """The newest returns of a chunk, and environment steps per second."""
+def returns_table(chunk: Chunk, speed: float, live_speed: float) -> Table:
+    """The newest returns of a chunk, and environment steps per second.
+
+    Live steps leave out those that pad episodes to the time limit.
+    """
     metrics = chunk.metrics
     pe, experts, observer = (
         np.asarray(returns)[:, -1].mean(axis=0)
@@ -94,7 +98,8 @@ def returns_table(chunk: Chunk, speed: float) -> Table:
         cells |= {"worst expert": experts.min(), "best": experts.max()}
     if np.isfinite(observer):
         cells |= {"observer": observer, "gap": pe - observer}
-    for name in (*cells, "steps / s"):
+    for name in (*cells, "steps / s", "live steps / s"):
         table.add_column(name, justify="right")
-    table.add_row(*(f"{value:.2f}" for value in cells.values()), f"{speed:,.0f}")
+    speeds = f"{speed:,.0f}", f"{live_speed:,.0f}"
+    table.add_row(*(f"{value:.2f}" for value in cells.values()), *speeds)
     return table
