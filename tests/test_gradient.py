@@ -23,7 +23,7 @@ from ape_jax.envs import GridWorld
 from ape_jax.evaluation import returns
 from ape_jax.networks import observer_policy
 
-NUM_BATCHES = 1500
+NUM_BATCHES = 2000
 GRID = GridWorld(size=3, goal=(0, 1), horizon=8)
 
 

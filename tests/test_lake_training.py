@@ -17,6 +17,7 @@ from ape_jax.envs import finite_mdp
 from ape_jax.training.trainer import seed_keys
 
 NUM_BATCHES = 400
+NUM_TRIES = 4
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def params(task):
 
 @partial(jax.jit, static_argnums=0)
 def sampled_gradients(task, params, hypers):
-    """Gradients of the objective in the logits [batches, E, S, A], each from fresh episodes."""
+    """Gradients in the logits [tries, batches, E, S, A], each from fresh episodes."""
 
     def one(key):
         log_weights = pg.expert_log_weights(task, params)
@@ -64,7 +65,9 @@ def sampled_gradients(task, params, hypers):
         )
         return -grads.heads["params"]["table"]
 
-    return jax.lax.map(one, jax.random.split(jax.random.key(3), NUM_BATCHES), batch_size=50)
+    keys = jax.random.split(jax.random.key(3), NUM_TRIES * NUM_BATCHES)
+    gradients = jax.lax.map(one, keys, batch_size=50)
+    return gradients.reshape(NUM_TRIES, NUM_BATCHES, *gradients.shape[1:])
 
 
 def mean_square_deviation(sampled, exact, inner):
@@ -77,9 +80,9 @@ def mean_square_deviation(sampled, exact, inner):
     return np.mean(((mean - exact) / np.where(error > 0, error, 1.0))[:, inner] ** 2)
 
 
-# Three standard deviations of a mean of 2 x 11 x 4 squared normal deviates, of which the four of a
-# state add up to zero; a margin, since those of neighbouring states are not independent.
-TOLERANCE = 1.0 + 3.0 * np.sqrt(2.0 / 66) * 1.3
+# Rewards are rare on the lake, so the gradients are skewed. Over 16 keys the deviation was 1.2 on
+# average, with a standard deviation of 0.33; this is three standard deviations of a mean of four.
+TOLERANCE = 1.2 + 3.0 * 0.33 / np.sqrt(NUM_TRIES)
 
 
 @pytest.mark.slow
@@ -91,7 +94,7 @@ def test_mean_sampled_gradient_equals_the_exact_gradient(task, params):
 
     def deviation(mdp, beta):
         exact = jax.grad(objective)(logits, mdp, beta, temperature=temperature)
-        return mean_square_deviation(sampled, exact, inner)
+        return np.mean([mean_square_deviation(x, exact, inner) for x in sampled])
 
     calmer = finite_mdp(FrozenLake(success_rate=0.5), task.world.params)
     assert deviation(task.world.mdp, 1.0) < TOLERANCE
