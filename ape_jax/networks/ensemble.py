@@ -86,9 +86,9 @@ class Networks:
         )
 
     def log_probs(
-        self, head: Params, observation: Shaped[Array, "..."] | None
+        self, head: Params, observation: Shaped[Array, "..."]
     ) -> Float[Array, "*batch A"]:
-        """One head's log π_c(·|observation); None gives those of all states."""
+        """One head's log π_c(·|observation)."""
         return jax.nn.log_softmax(jnp.asarray(self.head.apply(head, observation)))
 
     def distribution(self, head: Params, observation: Shaped[Array, "..."]) -> HeadDistribution:
@@ -132,7 +132,14 @@ class Networks:
     @jax.default_matmul_precision("highest")
     def tabulate_experts(self, heads: Params) -> Float[Array, "E S A"]:
         """Every head's log π_c(·|s) in every state of a finite observation space."""
-        return jax.vmap(lambda head: self.log_probs(head, None))(heads)
+        return jax.vmap(lambda head: jax.nn.log_softmax(self._everywhere(self.head, head)))(heads)
+
+    def _everywhere(self, module: nn.Module, params: Params) -> Float[Array, "S outputs"]:
+        """Outputs in every state; the modules of this package need no look-ups for them."""
+        if isinstance(module, Table | MLP):
+            return jnp.asarray(module.apply(params, None))
+        states = jnp.arange(self.num_states, dtype=jnp.int32)
+        return jnp.asarray(jax.vmap(module.apply, (None, 0))(params, states))
 
     def tabulate_critics(
         self, params: EnsembleParams
@@ -140,7 +147,7 @@ class Networks:
         """V_c(s) of every expert, and the baselines of the observer's term, in every state."""
 
         def everywhere(critic):
-            return jnp.asarray(self.critic.apply(critic, None))[:, 0]
+            return self._everywhere(self.critic, critic)[:, 0]
 
         experts = jax.vmap(everywhere)(params.expert_critics)
         if params.observer_critic is None:
@@ -150,7 +157,7 @@ class Networks:
     def tabulate_log_weights(self, classifier: Params) -> Float[Array, "S E"]:
         """The classifier's log q(·|s) in every state."""
         assert self.classifier is not None
-        return jax.nn.log_softmax(jnp.asarray(self.classifier.apply(classifier, None)))
+        return jax.nn.log_softmax(self._everywhere(self.classifier, classifier))
 
     @jax.default_matmul_precision("highest")
     def tabulate(self, function: Callable) -> Callable:
