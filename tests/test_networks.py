@@ -1,3 +1,6 @@
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +128,19 @@ def test_product_has_the_gradient_of_a_product_in_every_form(sizes):
         with platform.tracing_for(platform.FORMS["cpu"]._replace(row_by_row=row_by_row)):
             found = jax.grad(lambda x, w: jnp.sum(weights * product(x, w)), (0, 1))(inputs, kernel)
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), found, expected)
+
+
+class OneHot(nn.Module):
+    """A head of one's own, which takes one state."""
+
+    @nn.compact
+    def __call__(self, state):
+        return nn.Dense(5)(jax.nn.one_hot(state, 9))
+
+
+def test_a_module_of_your_own_is_evaluated_in_every_state(small_task):
+    networks = dataclasses.replace(small_task.networks, head=OneHot())
+    heads = networks.init(jax.random.key(0)).heads
+    kernels = heads["params"]["Dense_0"]["kernel"]  # [E, S, A], and the biases are zero.
+    found = networks.tabulate_experts(heads)
+    np.testing.assert_allclose(found, jax.nn.log_softmax(kernels), rtol=1e-5)
