@@ -93,6 +93,15 @@ def test_a_world_too_large_for_the_number_of_a_lane_has_no_lanes(policies, world
     assert_same(without, with_lanes)
 
 
+@pytest.mark.parametrize("block", [1, 7, 9])
+def test_lanes_have_room_for_episodes_that_all_reach_the_limit(block, world):
+    """Nobody moves, so that no lane is ever free before its time; queues are full and uneven."""
+    staying = jnp.zeros((E + 1, S, A)).at[..., 4].set(1.0)
+    found = jax.jit(looked_up, static_argnums=2)(keys_of(block), staying, world)
+    assert_same(found, recorded(keys_of(block), staying, world))
+    np.testing.assert_allclose(found[0].lengths(), 8.0)
+
+
 def test_runs_side_by_side_share_a_loop_and_change_nothing(policies, world):
     """One run has episodes of full length, and another has short ones."""
     staying = jnp.zeros((E + 1, S, A)).at[..., 4].set(1.0)

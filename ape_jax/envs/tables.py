@@ -28,7 +28,6 @@ LANES_PER_QUEUE = 8
 EPISODES_PER_LANE = 2
 """Episodes of a lane, on average. More make shorter vectors and longer loops; where all episodes
 reach the time limit, nothing is gained."""
-
 LARGEST_LANE = 2**31
 """A lane's place and the steps left before its limit are one number below this; in worlds that are
 too large for it there are no lanes."""
@@ -195,7 +194,10 @@ def _first_above(rows: Int[Array, "... cuts"], number: Int[Array, "..."]) -> Int
 def _rows_by_products(
     tables: Int[Array, "G S F"], states: Int[Array, "G B"]
 ) -> Int[Array, "G B F"]:
-    """Rows of tables of numbers below 2^17, by products of bytes, which bfloat16 holds exactly."""
+    """Rows of tables of numbers up to 2^16, by products of their upper and lower eight bits.
+
+    bfloat16 holds whole numbers up to 256 exactly.
+    """
     hot = jax.nn.one_hot(states, tables.shape[1], dtype=jnp.bfloat16)
     halves = jnp.concatenate([tables >> 8, tables & 0xFF], axis=-1).astype(jnp.bfloat16)
     rows = jnp.einsum("gbs,gsf->gbf", hot, halves, preferred_element_type=jnp.float32)
@@ -297,8 +299,9 @@ def _serve(episodes: _Lanes, draw, advance, blocks_per_episode: int):
     lanes_per_queue = -(-length // EPISODES_PER_LANE)
     num_lanes = lanes_per_queue * num_queues
     queue = jnp.tile(jnp.arange(num_queues, dtype=jnp.int32), lanes_per_queue)
-    # No order is slower than this (Graham, 1966).
-    most = blocks_per_episode * (length // lanes_per_queue + 1)
+    # Episode j of a queue with l lanes begins at the latest after ⌊j / l⌋ time limits: all before
+    # the last multiple of l have ended by then, and fewer than l others can keep lanes busy.
+    most = blocks_per_episode * -(-length // lanes_per_queue)
 
     def serve(carry):
         lanes, bits, waiting, records, block = carry
