@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from ape_jax.config import PGHypers
 from ape_jax.core import objective, visits
 from ape_jax.core.distributions import Categorical
-from ape_jax.core.samples import every_step
+from ape_jax.core.returns import discounted_returns
 from ape_jax.core.visits import Visits
 from ape_jax.networks import EnsembleParams, Networks, observer_policy, tabulate_ensemble
 from ape_jax.types import LogWeightsFn, Params, Transition
@@ -98,7 +98,9 @@ def _inputs_of_steps(
             log_probs=log_probs,
             values=columns,
             entropies=entropies,
-            returns=every_step(episodes, hypers.gamma).returns,
+            returns=discounted_returns(
+                episodes.reward, jnp.full_like(episodes.reward, hypers.gamma)
+            ),
             variances=jnp.zeros_like(episodes.reward),
             weights=episodes.mask.astype(jnp.float32),
         )

@@ -2,11 +2,7 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
-
-from ape_jax.core import returns
-from ape_jax.types import Transition
 
 
 class Samples(NamedTuple):
@@ -22,14 +18,3 @@ class Samples(NamedTuple):
     """Weight of a sample; None means that each counts once."""
     expert: Int[Array, "..."] | None = None
     """Index of the expert that acted; None where the observer acted, or where an axis says it."""
-
-
-def every_step(episodes: Transition, gamma: Float[Array, ""] | float) -> Samples:
-    """One sample for each step of episodes [T, ...]; steps after the end have weight zero."""
-    discounts = jnp.full_like(episodes.reward, gamma)
-    return Samples(
-        observation=episodes.observation,
-        action=episodes.action,
-        returns=returns.discounted_returns(episodes.reward, discounts),
-        weights=episodes.mask.astype(episodes.reward.dtype),
-    )

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ape_jax.core import platform
-from ape_jax.core.samples import every_step
+from ape_jax.core.returns import discounted_returns
 from ape_jax.types import Transition
 
 
@@ -38,9 +38,9 @@ def of_episodes(
     episodes: Transition, gamma: Float[Array, ""] | float, num_states: int, num_actions: int
 ) -> Visits:
     """Visits [G, S, A] of blocks of episodes [T, G, N] in a finite observation space."""
-    steps = every_step(episodes, gamma)
+    returns = discounted_returns(episodes.reward, jnp.full_like(episodes.reward, gamma))
     counts, returns, squares = count(
-        episodes.observation, episodes.action, steps.returns, episodes.mask, num_states, num_actions
+        episodes.observation, episodes.action, returns, episodes.mask, num_states, num_actions
     )
     num_episodes = episodes.mask.shape[-1]
     return Visits(

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ape_jax.core import platform, samples, visits
+from ape_jax.core import platform, visits
 from ape_jax.types import Transition
 
 T, G, N, S, A = 7, 2, 5, 4, 3
@@ -21,21 +21,12 @@ def episodes():
     return Transition(states, actions, reward, mask, mask, mask, states)
 
 
-def test_steps_carry_the_return_to_go_and_count_once_until_the_end(episodes):
-    steps = samples.every_step(episodes, 0.9)
-    expected = np.zeros((T + 1, G, N))
-    for t in reversed(range(T)):
-        expected[t] = np.asarray(episodes.reward[t]) + 0.9 * expected[t + 1]
-    np.testing.assert_allclose(steps.returns, expected[:-1], rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(steps.weights, episodes.mask)
-
-
 @pytest.mark.parametrize("name", ["cpu", "gpu", "tpu"])
 def test_visits_are_sums_over_the_steps_of_each_pair(episodes, name):
     with platform.tracing_for(name):
         found = jax.jit(visits.of_episodes, static_argnums=(2, 3))(episodes, 1.0, S, A)
     assert found.counts.shape == (G, S, A)
-    returns = np.asarray(samples.every_step(episodes, 1.0).returns)
+    returns = np.cumsum(np.asarray(episodes.reward)[::-1], axis=0)[::-1]
     mask, states, actions = (
         np.asarray(x) for x in (episodes.mask, episodes.observation, episodes.action)
     )
