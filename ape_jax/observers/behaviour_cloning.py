@@ -28,10 +28,16 @@ class TabularCloning:
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy:
         """Count the actions of each state, and divide by their sum."""
+        return self.fit_weighted(key, demonstrations, None)
+
+    def fit_weighted(
+        self, key: PRNGKey, demonstrations: Demonstrations, weights: Float[Array, " N"] | None
+    ) -> TablePolicy:
+        """The same where each step counts as much as its weight."""
         del key
-        counts = count(demonstrations, None, self.num_states, self.num_actions)
+        counts = count(demonstrations, weights, self.num_states, self.num_actions)
         totals = jnp.sum(counts, axis=-1, keepdims=True)
-        probs = jnp.where(totals > 0, counts / jnp.maximum(totals, 1.0), 1.0 / self.num_actions)
+        probs = jnp.where(totals > 0, counts / jnp.maximum(totals, 1e-30), 1.0 / self.num_actions)
         return TablePolicy(Categorical(jnp.maximum(jnp.log(probs), LOG_FLOOR)))
 
 
@@ -63,22 +69,28 @@ class BehaviourCloning(Training):
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy:
         """Minimise −log π(action|observation)."""
-        fit = self._fit_batches if self.networks.num_states is None else self._fit_counts
-        return HeadPolicy(fit(jax.random.split(key, 3), demonstrations), self.networks)
+        return self.fit_weighted(key, demonstrations, None)
 
-    def _fit_batches(self, keys, demonstrations: Demonstrations) -> Params:
+    def fit_weighted(
+        self, key: PRNGKey, demonstrations: Demonstrations, weights: Float[Array, " N"] | None
+    ) -> HeadPolicy:
+        """The same where each step counts as much as its weight."""
+        fit = self._fit_batches if self.networks.num_states is None else self._fit_counts
+        return HeadPolicy(fit(jax.random.split(key, 3), demonstrations, weights), self.networks)
+
+    def _fit_batches(self, keys, demonstrations: Demonstrations, weights) -> Params:
         def loss(params, observation, action):
             return -self.networks.distribution(params, observation).log_prob(action)
 
-        return self.fit_samples(keys, self.networks.head.init, loss, demonstrations)
+        return self.fit_samples(keys, self.networks.head.init, loss, demonstrations, weights)
 
-    def _fit_counts(self, keys, demonstrations: Demonstrations) -> Params:
+    def _fit_counts(self, keys, demonstrations: Demonstrations, weights) -> Params:
         key_init, _, key_updates = keys
         networks = self.networks
         states = jnp.arange(networks.num_states, dtype=jnp.int32)
         shown, kept = (
             count(demonstrations, weights, len(states), networks.num_actions)
-            for weights in fitting.split(demonstrations)
+            for weights in fitting.split(demonstrations, weights)
         )
 
         def cross_entropy(params: Params, counts: Float[Array, "S A"]) -> Float[Array, ""]:

@@ -21,15 +21,22 @@ def held_out(demonstrations: Demonstrations) -> Bool[Array, "..."]:
     return demonstrations.episode % 10 == 5
 
 
-def all_if_empty(part: Bool[Array, " N"]) -> Float[Array, " N"]:
-    """Weight one for the steps of a part; for all steps if the part is empty."""
-    return jnp.where(jnp.any(part), part, True).astype(jnp.float32)
+def split(
+    demonstrations: Demonstrations, weights: Float[Array, " N"] | None = None
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """Weights of the steps to fit and of the held-out steps: zero, or the step's own weight.
 
-
-def split(demonstrations: Demonstrations) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    """Weights of the steps to fit and of the held-out steps, both 0 or 1."""
+    A part that would weigh nothing is all steps. Without weights each step weighs one.
+    """
     kept = held_out(demonstrations)
-    return all_if_empty(~kept), all_if_empty(kept)
+    if weights is None:
+        weights = jnp.ones(len(kept))
+
+    def part(chosen):
+        own = jnp.where(chosen, weights, 0.0)
+        return jnp.where(jnp.any(own > 0), own, weights)
+
+    return part(~kept), part(kept)
 
 
 def draw(key: PRNGKey, weights: Float[Array, " N"], count: int) -> Int[Array, " count"]:
@@ -66,7 +73,7 @@ class Training:
         key: PRNGKey,
         params: Params,
         loss: Callable[[Params, PRNGKey], Float[Array, ""]],
-        held_out_loss: Callable[[Params], Float[Array, ""]],
+        held_out_loss: Callable[[Params], Float[Array, ""]] | None,
     ) -> Params:
         """Minimise a loss, and return the parameters whose held-out loss was lowest.
 
@@ -77,7 +84,8 @@ class Training:
           key: drives what ``loss`` draws.
           params: where to start.
           loss: loss of a minibatch that it draws with the key.
-          held_out_loss: computed ``NUM_CHECKS`` times.
+          held_out_loss: computed ``NUM_CHECKS`` times. None returns the last parameters, for a
+            loss whose targets move along with them.
         """
         between = -(-self.num_updates // NUM_CHECKS)
         rate = optax.cosine_decay_schedule(self.learning_rate, between * NUM_CHECKS)
@@ -96,8 +104,11 @@ class Training:
             best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now[0], best)
             return (now, best, jnp.minimum(reached, lowest)), None
 
-        start = ((params, optimizer.init(params)), params, held_out_loss(params))
         keys = jax.random.split(key, (NUM_CHECKS, between))
+        if held_out_loss is None:
+            start = (params, optimizer.init(params))
+            return jax.lax.scan(update, start, keys.reshape(-1))[0][0]
+        start = ((params, optimizer.init(params)), params, held_out_loss(params))
         (_, best, _), _ = jax.lax.scan(update_and_check, start, keys)
         return best
 
@@ -107,6 +118,7 @@ class Training:
         init: Callable[[PRNGKey, Shaped[Array, "..."]], Params],
         loss: Callable[[Params, Shaped[Array, "..."], Shaped[Array, "..."]], Float[Array, ""]],
         demonstrations: Demonstrations,
+        weights: Float[Array, " N"] | None = None,
     ) -> Params:
         """Fit parameters to minibatches of steps, with early stopping on held-out ones.
 
@@ -115,9 +127,10 @@ class Training:
           init: a key and an observation to the parameters to start from.
           loss: parameters, observation and action of one step to its loss.
           demonstrations: steps [N].
+          weights: steps are drawn in proportion to them; None draws all alike.
         """
         key_init, key_kept, key_updates = keys
-        shown, kept = split(demonstrations)
+        shown, kept = split(demonstrations, weights)
 
         def batch_loss(params, key, weights):
             rows = draw(key, weights, self.batch_size)

@@ -22,9 +22,9 @@ def test_every_tenth_episode_is_held_out_whole():
 
 @pytest.mark.parametrize("num_episodes", [1, 5])
 def test_few_episodes_serve_both_parts(num_episodes):
-    kept = fitting.held_out(steps([3] * num_episodes))
-    assert jnp.all(fitting.all_if_empty(kept) == 1)
-    assert jnp.all(fitting.all_if_empty(~kept) == 1)
+    demonstrations = steps([3] * num_episodes)
+    assert jnp.all(fitting.split(demonstrations)[0] == 1)
+    assert jnp.all(fitting.split(demonstrations)[1] == 1)
 
 
 def test_minimize_keeps_the_parameters_that_were_best_on_held_out_steps():
