@@ -11,7 +11,8 @@ from gymnax.environments import spaces
 from gymnax.environments.environment import Environment, EnvParams
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from ape_jax.core.policies import TablePolicy, remembers, tabulate
+from ape_jax.core.distributions import Categorical, Gaussian
+from ape_jax.core.policies import ConstantPolicy, TablePolicy, remembers, tabulate
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.types import Policy
 
@@ -101,6 +102,14 @@ class World:
             return actions
         low, high = jnp.asarray(self.action_bounds)
         return jnp.clip(actions, *(x.reshape(*[1] * (actions.ndim - 1), -1) for x in (low, high)))
+
+    def random_policy(self) -> ConstantPolicy:
+        """Uniform discrete actions; continuous ones from N(0, 1) in halves of their range."""
+        if self.action_bounds is None:
+            size = self.num_actions
+            return ConstantPolicy(Categorical(jnp.full(size, -jnp.log(size))))
+        low, high = jnp.asarray(self.action_bounds)
+        return ConstantPolicy(Gaussian(0.5 * (low + high), jnp.log(0.5 * (high - low))))
 
     def for_sampling(self, policy: Policy) -> Policy:
         """The policy as a rollout samples it.

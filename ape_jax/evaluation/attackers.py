@@ -1,28 +1,48 @@
-"""The observers as an audit runs them: what each may see, and how much it computes."""
+"""The attackers of an audit: what each may use, and how much it computes."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from ape_jax.algorithms.task import Task
 from ape_jax.config import TrainConfig
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
-from ape_jax.evaluation.deployment import Outcome, deploy, deploy_modes
+from ape_jax.evaluation.deployment import (
+    Deploy,
+    deploy,
+    deploy_as,
+    deploy_candidates,
+    deploy_modes,
+)
 from ape_jax.networks import Networks, make_networks
 from ape_jax.observers import (
+    AdvantageWeighted,
     BehaviourCloning,
+    BestTemperature,
     Dagger,
+    Epsilon,
+    Escape,
+    Filtered,
+    FrameStack,
+    FromObservations,
     LatentCloning,
     Limited,
+    MeanAction,
     Mixture,
+    MixtureDensityNetwork,
     Observer,
+    OfflineQ,
     Posterior,
     Recurrent,
+    ShortestPath,
     TabularCloning,
     TabularLatent,
 )
-from ape_jax.types import Params, PRNGKey, SettingError
+from ape_jax.observers.threats import THREATS
+from ape_jax.types import Params, SettingError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +50,8 @@ class Effort:
     """Amounts of data and computation that observers get. Hashable."""
 
     num_steps: int = 1_000_000
-    curve_steps: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
-    """Points of the curve over demonstration steps, with the widest network."""
-    curve_widths: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
-    """Points of the curve over width, with all demonstrations."""
+    curve_steps: tuple[int, ...] = (10, 30, 100, 300, 1_000, 3_000, 10_000, 100_000, 1_000_000)
+    """Demonstration steps at which the best attacker of each threat model attacks again."""
     limited_steps: int = 1_000
     limited_width: int = 8
     """Hidden units of ``limited``."""
@@ -41,6 +59,10 @@ class Effort:
     recurrent_updates: int = 1000
     latent_restarts: int = 8
     """Random starts of expectation maximisation; the one with the highest likelihood counts."""
+    practice_steps: int = 100_000
+    """Steps that an attacker acts at random, to learn what actions do."""
+    num_episodes: int = 1024
+    """Episodes behind each return that is sampled: half to choose by, half to score."""
 
     def within(self, num_steps: int) -> "Effort":
         """The same effort with this many demonstration steps, and no curve points beyond them."""
@@ -54,11 +76,11 @@ class Effort:
 
 QUICK = Effort(
     num_steps=100_000,
-    curve_steps=(100, 1_000, 100_000),
-    curve_widths=(2, 64),
+    curve_steps=(100, 1_000, 10_000, 100_000),
     fit_updates=600,
     recurrent_updates=200,
     latent_restarts=3,
+    practice_steps=20_000,
 )
 
 
@@ -74,18 +96,25 @@ class Setting(NamedTuple):
 class Attacker(NamedTuple):
     """An observer as the audit runs it."""
 
-    sees: Callable[[Effort], str]
-    """Description of the data that it is allowed to see."""
-    make: Callable[[Setting], Observer]
-    needs_experts: bool = False
-    """Whether it looks inside the ensemble, or asks it."""
-    deploy: Callable[[World, Any, Demonstrations, PRNGKey], dict[str, Outcome]] = deploy
+    threat: str | None
+    """The threat model that it needs; None for a yardstick that looks inside the ensemble."""
+    make: Callable[[Setting], Mapping[str, Observer]]
+    """The observers to fit, by what tells them apart; an empty text where there is one."""
+    deploy: Deploy = deploy
+    needs: tuple[str, ...] = ()
+    """What demonstrations must hold: names in ``NEEDS``."""
+    actions: str | None = None
+    """``discrete`` or ``continuous`` where it can attack only those."""
+    states: str | None = None
+    """``finite`` where it can attack only those."""
+    asks: bool = False
+    """Whether the experts have to be there: it looks inside, or asks them."""
 
 
 def _network(setting: Setting, config: TrainConfig | None = None) -> Networks:
     """One head of the experts' kind, or of another config's."""
     world = setting.task.world
-    config = config or setting.task.config
+    config = config or setting.task.config.with_state_std()
     return make_networks(config, world.observation_space, world.action_space)
 
 
@@ -94,15 +123,21 @@ def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
     networks = setting.task.networks
     if networks.num_states is not None:
         return TabularCloning(networks.num_states, networks.num_actions)
-    return BehaviourCloning(_network(setting), num_updates=setting.effort.fit_updates)
+    updates = setting.effort.fit_updates
+    return BehaviourCloning(
+        _network(setting), num_updates=updates, batch_size=2048, learning_rate=3e-3
+    )
 
 
-def limited(setting: Setting, num_steps: int, width: int) -> Limited:
-    """Cloning of the first steps by an MLP with one hidden layer of this width."""
-    config = dataclasses.replace(setting.task.config, head="mlp", hidden_sizes=(width,))
-    network, num_updates = _network(setting, config), setting.effort.fit_updates
-    cloning = BehaviourCloning(network, num_updates=num_updates)
-    return Limited(cloning, num_steps)
+def limited(setting: Setting) -> Limited:
+    """Cloning of the first steps by an MLP with one hidden layer."""
+    effort, config = setting.effort, setting.task.config
+    if config.head == "conv":
+        return Limited(cloning(setting), effort.limited_steps)
+    head = "gaussian" if config.head == "gaussian" else "mlp"
+    config = dataclasses.replace(config, head=head, hidden_sizes=(effort.limited_width,))
+    network = _network(setting, config.with_state_std())
+    return Limited(BehaviourCloning(network, num_updates=effort.fit_updates), effort.limited_steps)
 
 
 def latent(setting: Setting) -> Observer:
@@ -115,58 +150,187 @@ def latent(setting: Setting) -> Observer:
     )
 
 
-ATTACKERS = {
-    "mixture": Attacker(
-        lambda effort: "experts, evenly",
-        lambda setting: Mixture(setting.task.networks, setting.heads),
-        needs_experts=True,
-    ),
-    "posterior": Attacker(
-        lambda effort: "experts, by p(c|s)",
-        lambda setting: Posterior(setting.task, setting.heads),
-        needs_experts=True,
-    ),
-    "behaviour_cloning": Attacker(lambda effort: "all steps", cloning),
-    "limited": Attacker(
-        lambda effort: f"{effort.limited_steps:,} steps, {effort.limited_width} wide",
-        lambda setting: limited(
-            setting, setting.effort.limited_steps, setting.effort.limited_width
-        ),
-    ),
-    "latent": Attacker(lambda effort: "all steps, episodes", latent, deploy=deploy_modes),
-    "recurrent": Attacker(
-        lambda effort: "episodes, memory",
-        lambda setting: Recurrent(
+def _advantage_weighted(setting: Setting) -> Observer:
+    updates = setting.effort.fit_updates
+    return AdvantageWeighted(cloning(setting), _network(setting), num_updates=updates)
+
+
+def _finite(kind: Callable[[int, int, int], Observer], setting: Setting) -> Observer:
+    """An attacker of finite observations."""
+    networks = setting.task.networks
+    assert networks.num_states is not None
+    return kind(networks.num_states, networks.num_actions, setting.task.world.horizon)
+
+
+def _from_observations(setting: Setting) -> dict[str, Observer]:
+    effort = setting.effort
+
+    def infer(observer: Observer) -> Observer:
+        return FromObservations(
+            setting.task.world,
             setting.task.networks,
-            setting.task.world.horizon,
-            num_updates=setting.effort.recurrent_updates,
-        ),
+            observer,
+            effort.practice_steps,
+            effort.fit_updates,
+        )
+
+    return {"": infer(cloning(setting))}
+
+
+def _one(make: Callable[[Setting], Observer]) -> Callable[[Setting], dict[str, Observer]]:
+    return lambda setting: {"": make(setting)}
+
+
+SHARES = (0.1, 0.25, 0.5)
+"""Shares of the episodes that ``filtered`` keeps."""
+
+FRAMES = (1, 2, 4)
+"""Observations and actions that ``frame_stack`` sees."""
+
+_both, _own = deploy_as("sampled", "greedy"), deploy_as("own")
+
+ATTACKERS = {
+    "mixture": Attacker(None, _one(lambda x: Mixture(x.task.networks, x.heads)), asks=True),
+    "posterior": Attacker(
+        None,
+        _one(lambda x: Posterior(x.task, x.heads, num_updates=min(x.effort.fit_updates, 1000))),
+        asks=True,
     ),
+    "behaviour_cloning": Attacker("pooled", _one(cloning)),
+    "limited": Attacker("pooled", _one(limited)),
+    "mean_action": Attacker(
+        "pooled",
+        _one(lambda x: MeanAction(num_updates=x.effort.fit_updates)),
+        _own,
+        actions="continuous",
+    ),
+    "gaussian_mixture": Attacker(
+        "pooled",
+        _one(lambda x: MixtureDensityNetwork(num_updates=x.effort.fit_updates)),
+        _both,
+        actions="continuous",
+    ),
+    "best_temperature": Attacker(
+        "pooled", _one(lambda x: BestTemperature(cloning(x))), deploy_candidates
+    ),
+    "epsilon": Attacker(
+        "pooled", _one(lambda x: Epsilon(cloning(x))), deploy_candidates, actions="discrete"
+    ),
+    "escape": Attacker(
+        "pooled",
+        _one(lambda x: Escape(cloning(x), x.task.networks.num_states)),
+        _own,
+        needs=("order",),
+    ),
+    "frame_stack": Attacker(
+        "sequences",
+        lambda x: {
+            f"k = {k}": FrameStack(x.task.networks, k, num_updates=x.effort.fit_updates)
+            for k in FRAMES
+        },
+        _both,
+        needs=("order",),
+    ),
+    "latent": Attacker(
+        "sequences", _one(latent), deploy_modes, needs=("order",), actions="discrete"
+    ),
+    "recurrent": Attacker(
+        "sequences",
+        _one(
+            lambda x: Recurrent(
+                x.task.networks,
+                x.task.world.horizon,
+                num_updates=x.effort.recurrent_updates,
+            )
+        ),
+        needs=("order",),
+        actions="discrete",
+    ),
+    "filtered": Attacker(
+        "rewards",
+        lambda x: {f"{share:.0%}": Filtered(cloning(x), share) for share in SHARES},
+        _both,
+        needs=("rewards",),
+    ),
+    "advantage_weighted": Attacker(
+        "rewards", _one(_advantage_weighted), _both, needs=("rewards", "order")
+    ),
+    "offline_q": Attacker(
+        "rewards",
+        _one(lambda x: _finite(OfflineQ, x)),
+        _own,
+        needs=("rewards", "order"),
+        states="finite",
+    ),
+    "shortest_path": Attacker(
+        "rewards",
+        _one(lambda x: _finite(ShortestPath, x)),
+        _own,
+        needs=("ends", "order"),
+        states="finite",
+    ),
+    "from_observations": Attacker("states", _from_observations, _both, needs=("order",)),
     "dagger": Attacker(
-        lambda effort: "steps, answers",
-        lambda setting: Dagger(setting.task, setting.heads, cloning(setting)),
-        needs_experts=True,
+        "interactive",
+        _one(lambda x: Dagger(x.task, x.heads, cloning(x))),
+        asks=True,
+        actions="discrete",
     ),
 }
 
-CONTINUOUS = ("mean_action", "gaussian_mixture")
-"""Observers of continuous actions, which the audit does not run."""
+
+def threat_of(observer: str, deployment: str) -> str | None:
+    """The threat model that an attack needs. The best of several clones is found by trying them."""
+    threat = ATTACKERS[observer].threat
+    return "online" if deployment == "best" and threat in THREATS["online"].includes else threat
 
 
-def choose(names: Sequence[str], has_experts: bool) -> tuple[list[str], dict[str, str]]:
+NEEDS = {
+    "rewards": "needs rewards; all that were demonstrated are 0",
+    "ends": "needs ends of the task; none was demonstrated",
+    "order": "needs episodes of several steps; each has one",
+}
+"""What demonstrations may lack, with the reason that is given."""
+
+
+def lacks(demonstrations: Demonstrations) -> list[str]:
+    """What demonstrations [*K, N] do not hold, of ``NEEDS``."""
+    episode = np.asarray(demonstrations.episode)
+    holds = {
+        "rewards": np.any(np.asarray(demonstrations.reward) != 0),
+        "ends": np.any(demonstrations.terminated),
+        "order": np.any(np.diff(episode, axis=-1) == 0),
+    }
+    return [name for name in NEEDS if not holds[name]]
+
+
+def choose(
+    names: Sequence[str], threats: Sequence[str], world: World, has_experts: bool
+) -> tuple[list[str], dict[str, str]]:
     """Divide observers into those that can run here, and those that cannot, with the reason.
 
+    Those that need more than the threat models allow are left out. Yardsticks are not.
+
     Raises:
-      SettingError: an observer does not exist, or none can run.
+      SettingError: an observer or a threat model does not exist, or no observer can run.
     """
+    for threat in threats:
+        if threat not in THREATS:
+            raise SettingError(f"threats must be among {', '.join(THREATS)}; got {threat!r}")
     runs, skipped = [], {}
+    allowed = {None, *(name for threat in threats for name in THREATS[threat].includes)}
+    actions = "discrete" if world.action_bounds is None else "continuous"
     for name in names:
-        if name in CONTINUOUS:
-            skipped[name] = "is for continuous actions; this environment's are discrete"
-        elif name not in ATTACKERS:
-            known = (*ATTACKERS, *CONTINUOUS)
-            raise SettingError(f"observers must be among {', '.join(known)}; got {name!r}")
-        elif ATTACKERS[name].needs_experts and not has_experts:
+        if name not in ATTACKERS:
+            raise SettingError(f"observers must be among {', '.join(ATTACKERS)}; got {name!r}")
+        attacker = ATTACKERS[name]
+        if attacker.threat not in allowed:
+            continue
+        if attacker.actions not in (None, actions):
+            skipped[name] = f"is for {attacker.actions} actions; this environment's are {actions}"
+        elif attacker.states == "finite" and world.num_states is None:
+            skipped[name] = "is for finite observations; this environment's are not"
+        elif attacker.asks and not has_experts:
             skipped[name] = "needs the experts; there are only demonstrations"
         else:
             runs.append(name)

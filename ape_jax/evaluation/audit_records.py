@@ -15,6 +15,7 @@ class AuditRow:
     observer: str
     deployment: str
     sees: str
+    """The threat model that the attack needs; ``experts`` for a yardstick that looks inside."""
     clone_return: Interval
     gap: Interval
     """Return of the ensemble (PE) minus that of the clone."""
@@ -54,15 +55,35 @@ class Defence:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Curve:
-    """Clone return of a network that sees so many steps, or is so wide."""
+class ThreatRow:
+    """The strongest attack on one ensemble under one threat model."""
 
     defence: str
-    axis: str
-    """``num_steps`` or ``width``."""
-    value: int
+    threat: str
+    attacker: str
     deployment: str
     clone_return: Interval
+    """In other episodes than those that the attack was chosen by."""
+    fraction: Interval | None
+    """Share of the ensemble's return, as in ``AuditRow``."""
+    episodes_needed: float | None = None
+    """Episodes with which the threat model's attackers get 90 % of the way from a random policy to
+    the ensemble; None where they never do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The strongest attack under one threat model, with so many demonstrations."""
+
+    defence: str
+    threat: str
+    num_steps: int
+    episodes: float
+    """Episodes that begin in these steps, mean over seeds."""
+    attacker: str
+    deployment: str
+    clone_return: Interval
+    fraction: Interval | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +102,7 @@ class Audit:
     random_return: float
     optimal_return: float | None
     """None without a finite MDP."""
+    threats: tuple[ThreatRow, ...] = ()
     rows: tuple[AuditRow, ...] = ()
     defences: tuple[Defence, ...] = ()
     curves: tuple[Curve, ...] = ()

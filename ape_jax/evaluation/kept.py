@@ -28,7 +28,9 @@ def load(path: Path, task: Task, settings: dict[str, Any]) -> Params | None:
     """Heads that were trained with these settings by this version; None if there are none."""
     from safetensors import SafetensorError, safe_open
 
-    structure = jax.tree.structure(jax.eval_shape(task.networks.init, jax.random.key(0)).heads)
+    shapes = jax.eval_shape(task.networks.init, jax.random.key(0)).heads
+    blank = jax.tree.map(lambda x: np.empty(0), shapes)
+    structure, names = jax.tree.structure(blank), list(named(blank))
     try:
         with safe_open(path, "numpy") as file:
             if (file.metadata() or {}).get("settings") != _text(settings):
@@ -36,8 +38,7 @@ def load(path: Path, task: Task, settings: dict[str, Any]) -> Params | None:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-    blank = jax.tree.unflatten(structure, range(structure.num_leaves))
-    return jax.tree.unflatten(structure, [arrays[name] for name in named(blank)])
+    return jax.tree.unflatten(structure, [arrays[name] for name in names])
 
 
 def _text(settings: dict[str, Any]) -> str:

@@ -15,11 +15,10 @@ from jaxtyping import Array, Float, Key
 from ape_jax.algorithms.task import Task
 from ape_jax.core import tabular
 from ape_jax.core.distributions import Categorical
-from ape_jax.core.policies import greedy
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.evaluation import returns
-from ape_jax.evaluation.attackers import ATTACKERS, Effort, Setting, limited
+from ape_jax.evaluation.attackers import ATTACKERS, Effort, Setting
 from ape_jax.evaluation.deployment import LEAST_PROB, Outcome
 from ape_jax.observers.posterior import exact_posterior
 from ape_jax.observers.recurrent import episodes_of
@@ -137,38 +136,21 @@ def attack(
       held_out: demonstrations that the clone is scored on [K, M, …].
 
     Returns:
-      Outcomes [K] by deployment.
+      Outcomes [K] by deployment; where an attacker fits several clones, what tells them apart is
+      part of the name.
     """
+    attacker = ATTACKERS[name]
 
     def one(key, heads, shown, held_out):
         key_fit, key_deploy = jax.random.split(key)
-        attacker = ATTACKERS[name]
-        clone = attacker.make(Setting(task, effort, heads)).fit(key_fit, shown)
-        return attacker.deploy(task.world, clone, held_out, key_deploy)
+        outcomes: dict[str, Outcome] = {}
+        for label, observer in attacker.make(Setting(task, effort, heads)).items():
+            clone = observer.fit(key_fit, shown)
+            found = attacker.deploy(task.world, clone, held_out, key_deploy, effort.num_episodes)
+            outcomes |= {f"{way}, {label}" if label else way: x for way, x in found.items()}
+        return outcomes
 
     # On a CPU, batches of the small matrices of recurrent networks are no faster, and now and
     # then they hang in the thread pool of XLA (seen with jaxlib 0.10.2).
     side_by_side = name != "recurrent" or jax.default_backend() != "cpu"
     return over_seeds(one, keys, heads, shown, held_out, side_by_side=side_by_side)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def attack_limited(
-    task: Task,
-    effort: Effort,
-    num_steps: int,
-    width: int,
-    keys: Key[Array, " K"],
-    shown: Demonstrations,
-) -> dict[str, Float[Array, " K"]]:
-    """Clone returns by deployment, of a network of this width that sees so many steps."""
-
-    def one(key, shown):
-        key_fit, key_deploy = jax.random.split(key)
-        clone = limited(Setting(task, effort, None), num_steps, width).fit(key_fit, shown)
-        return {
-            "sampled": returns.expected_return(task.world, clone, key_deploy),
-            "greedy": returns.expected_return(task.world, greedy(clone), key_deploy),
-        }
-
-    return over_seeds(one, keys, shown)

@@ -9,8 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from ape_jax.algorithms.task import Task
 from ape_jax.core import tabular
-from ape_jax.core.distributions import Categorical, Gaussian
-from ape_jax.core.policies import ConstantPolicy, greedy, remembers, tabulate
+from ape_jax.core.policies import greedy, remembers, tabulate
 from ape_jax.envs import rollout
 from ape_jax.envs.world import World
 from ape_jax.networks import HeadPolicy, MixturePolicy, UniformWeights
@@ -52,6 +51,21 @@ def expected_return(
     return jnp.mean(sampled_returns(world, policy, key, num_episodes))
 
 
+def two_returns(
+    world: World, policy: Policy, key: PRNGKey, num_episodes: int = NUM_EPISODES
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Undiscounted returns of a policy from two sets of episodes, half of the number each.
+
+    What is chosen by the first is scored by the second. Exact returns are the same twice.
+    """
+    if world.mdp is not None and not remembers(policy):
+        exact = expected_return(world, policy, key)
+        return exact, exact
+    halves = sampled_returns(world, policy, key, num_episodes).reshape(2, -1)
+    first, second = jnp.mean(halves, axis=1)
+    return first, second
+
+
 def sampled_returns(
     world: World, policy: Policy, key: PRNGKey, num_episodes: int = NUM_EPISODES
 ) -> Float[Array, " N"]:
@@ -87,15 +101,6 @@ def ensemble_returns(
     )
 
 
-def random_policy(world: World) -> ConstantPolicy:
-    """Uniformly random discrete actions; continuous ones from N(0, 1) in halves of their range."""
-    if world.action_bounds is None:
-        size = world.num_actions
-        return ConstantPolicy(Categorical(jnp.full(size, -jnp.log(size))))
-    low, high = jnp.asarray(world.action_bounds)
-    return ConstantPolicy(Gaussian(0.5 * (low + high), jnp.log(0.5 * (high - low))))
-
-
 class Spread(NamedTuple):
     """Mean and standard deviation of the returns of episodes."""
 
@@ -105,7 +110,7 @@ class Spread(NamedTuple):
 
 def random_return(world: World, key: PRNGKey, num_episodes: int = NUM_EPISODES) -> Spread:
     """Sampled returns of a uniformly random policy."""
-    sampled = sampled_returns(world, random_policy(world), key, num_episodes)
+    sampled = sampled_returns(world, world.random_policy(), key, num_episodes)
     returns = np.asarray(sampled, np.float64)
     return Spread(float(returns.mean()), float(returns.std()))
 

@@ -75,7 +75,7 @@ def find(
     """
     if settings.seeds is not None and settings.seeds < 1:
         raise SettingError(f"seeds must be at least 1; got {settings.seeds}")
-    task, name, digest, first_seed = None, "the task", None, 0
+    task, name, digest, first_seed = None, "the task", None, settings.first_seed
     seeds = settings.seeds or (3 if settings.quick else 10)
     if subject is None:
         config, hypers = recipe("tabular")
@@ -162,14 +162,15 @@ def _file(path: Path, settings: AuditSettings) -> Subject:
         head = "tabular"
     task = make_task(PGConfig(env=file.env_id, env_param=file.env_param, num_experts=1, head=head))
     fitted, kept = collect.hold_out(file.demonstrations)
-    samples = [collect.resample(fitted, seed) for seed in range(seeds)]
+    numbers = range(settings.first_seed, settings.first_seed + seeds)
+    samples = [collect.resample(fitted, seed) for seed in numbers]
     everything = collect.complete_returns(file.demonstrations)
     episode_returns = [collect.complete_returns(sample) for sample in samples]
     # A sample of very few steps may hold no complete episode.
     pe_return = np.array([np.mean(some if len(some) else everything) for some in episode_returns])
     shown = jax.tree.map(lambda *x: jnp.stack(x), *samples)
     held_out = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), kept)
-    keys = seed_keys(0, seeds, EVALUATE)
+    keys = seed_keys(settings.first_seed, seeds, EVALUATE)
     ensembles = iter([Ensemble("demonstrations", 0, None)])
     given = Given(shown, held_out, pe_return)
     return Subject(file.env_id, task, keys, ensembles, 1, given)

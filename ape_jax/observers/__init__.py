@@ -8,12 +8,22 @@ from typing import Protocol, runtime_checkable
 
 from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.observers.advantage_weighted import AdvantageWeighted
 from ape_jax.observers.behaviour_cloning import BehaviourCloning, Limited, TabularCloning
+from ape_jax.observers.best_temperature import BestTemperature
+from ape_jax.observers.candidates import Candidates
 from ape_jax.observers.continuous import MeanAction, MixtureDensityNetwork
 from ape_jax.observers.dagger import Dagger
+from ape_jax.observers.epsilon import Epsilon
+from ape_jax.observers.escape import Escape
+from ape_jax.observers.filtered import Filtered
+from ape_jax.observers.frame_stack import FrameStack
+from ape_jax.observers.from_observations import FromObservations
 from ape_jax.observers.latent import LatentCloning, LatentMixture, TabularLatent
+from ape_jax.observers.offline_q import OfflineQ
 from ape_jax.observers.posterior import Mixture, Posterior
 from ape_jax.observers.recurrent import Recurrent
+from ape_jax.observers.shortest_path import ShortestPath
 from ape_jax.types import Policy, PRNGKey
 
 
@@ -27,8 +37,16 @@ class Observer(Protocol):
 
 
 __all__ = [
+    "AdvantageWeighted",
     "BehaviourCloning",
+    "BestTemperature",
+    "Candidates",
     "Dagger",
+    "Epsilon",
+    "Escape",
+    "Filtered",
+    "FrameStack",
+    "FromObservations",
     "LatentCloning",
     "LatentMixture",
     "Limited",
@@ -36,8 +54,10 @@ __all__ = [
     "Mixture",
     "MixtureDensityNetwork",
     "Observer",
+    "OfflineQ",
     "Posterior",
     "Recurrent",
+    "ShortestPath",
     "TablePolicy",
     "TabularCloning",
     "TabularLatent",

@@ -13,7 +13,7 @@ from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import HeadPolicy, Networks
 from ape_jax.observers import fitting
 from ape_jax.observers.fitting import Training
-from ape_jax.types import Params, PRNGKey
+from ape_jax.types import Params, Policy, PRNGKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +109,10 @@ class BehaviourCloning(Training):
 class Limited:
     """Behaviour cloning of the first steps only, by a network that may be small."""
 
-    cloning: BehaviourCloning
+    cloning: fitting.Cloner
     num_steps: int
     """Demonstration steps that it gets to see; all, if there are fewer."""
 
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy:
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> Policy:
         """Clone the first steps."""
         return self.cloning.fit(key, jax.tree.map(lambda x: x[: self.num_steps], demonstrations))

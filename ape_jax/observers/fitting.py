@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,22 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import with_statistics
-from ape_jax.types import Params, PRNGKey
+from ape_jax.types import Params, Policy, PRNGKey
+
+
+class Cloner(Protocol):
+    """An observer that clones steps, each of which may count more or less than others."""
+
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> Policy:
+        """The clone of all steps."""
+        ...
+
+    def fit_weighted(
+        self, key: PRNGKey, demonstrations: Demonstrations, weights: Float[Array, " N"] | None
+    ) -> Policy:
+        """The clone where each step counts as much as its weight."""
+        ...
+
 
 NUM_CHECKS = 20
 """Number of times that one fit computes the held-out loss."""
@@ -106,8 +122,7 @@ class Training:
 
         keys = jax.random.split(key, (NUM_CHECKS, between))
         if held_out_loss is None:
-            start = (params, optimizer.init(params))
-            return jax.lax.scan(update, start, keys.reshape(-1))[0][0]
+            return jax.lax.scan(update, (params, optimizer.init(params)), keys.ravel())[0][0]
         start = ((params, optimizer.init(params)), params, held_out_loss(params))
         (_, best, _), _ = jax.lax.scan(update_and_check, start, keys)
         return best
