@@ -174,7 +174,7 @@ def _attack_ensemble(
         held_out = demonstrate(task, keys_held_out, heads, HELD_OUT_STEPS)
         measures = measure(task, keys_measure, heads, held_out)
         pe_return = np.mean(np.asarray(measures.experts, np.float64), axis=1)
-        summarise, defence = Interval.bootstrap, _known(ensemble, measures, audit.optimal_return)
+        summarise, defence = Interval.over_seeds, _known(ensemble, measures, audit.optimal_return)
     yield "demonstrations", {"defences": (defence,)}
     for observer in observers:
         outcomes = attack(task, effort, observer, keys_attack, heads, shown, held_out)
@@ -229,7 +229,7 @@ def _known(ensemble: Ensemble, measures: Measures, optimal_return: float | None)
     """An ensemble that was measured; arrays [K, …]."""
 
     def interval(values):
-        return None if values is None else Interval.bootstrap(values)
+        return None if values is None else Interval.over_seeds(values)
 
     experts = np.asarray(measures.experts, np.float64)
     pe_return = experts.mean(axis=1)
@@ -239,7 +239,7 @@ def _known(ensemble: Ensemble, measures: Measures, optimal_return: float | None)
         label=label_of(ensemble.name),
         num_experts=ensemble.num_experts,
         **ensemble.facts,
-        pe_return=Interval.bootstrap(pe_return),
+        pe_return=Interval.over_seeds(pe_return),
         worst_expert=interval(experts.min(axis=1)),
         greedy_experts=interval(np.mean(measures.greedy_experts, axis=1)),
         worst_greedy_expert=interval(np.min(measures.greedy_experts, axis=1)),
