@@ -95,9 +95,9 @@ def row(name: str, defence: Defence, num_experts: int, num_updates: int | None, 
         "num_experts": num_experts,
         "seeds": seeds,
         "num_updates": train.num_updates,
-        **{of: to_json(Interval.bootstrap(values)) for of, values in got.items()},
-        "protection": to_json(Interval.bootstrap(got["pe_return"] - got[defence.clone])),
-        "price": to_json(Interval.bootstrap(control["pe_return"] - got["pe_return"])),
+        **{of: to_json(Interval.over_seeds(values)) for of, values in got.items()},
+        "protection": to_json(Interval.of_differences(got["pe_return"], got[defence.clone])),
+        "price": to_json(Interval.of_differences(control["pe_return"], got["pe_return"])),
         "update_ms": 1e3 * seconds,
     }
 

@@ -54,17 +54,17 @@ def summary(seeds=2, greedy=0.9, **changes):
 
 
 def row(observer, deployment, share, seeds=2, defence="run"):
-    """A row whose share spreads by 0.04 over seeds."""
-    shares = share + around(seeds, 0.04)
+    """A row whose share has an interval of 0.038 to each side, for two seeds."""
+    shares = share + around(seeds, 0.003)
     return AuditRow(
         defence=defence,
         observer=observer,
         deployment=deployment,
         sees="all steps",
-        clone_return=Interval.bootstrap(RANDOM + shares * (PE - RANDOM)),
-        gap=Interval.bootstrap((1 - shares) * (PE - RANDOM)),
-        fraction=Interval.bootstrap(shares),
-        agreement=Interval.bootstrap(0.5 + 0.1 * around(seeds, 0.04)),
+        clone_return=Interval.over_seeds(RANDOM + shares * (PE - RANDOM)),
+        gap=Interval.over_seeds((1 - shares) * (PE - RANDOM)),
+        fraction=Interval.over_seeds(shares),
+        agreement=Interval.over_seeds(0.5 + 0.1 * around(seeds, 0.003)),
         log_likelihood=None,
     )
 
@@ -75,9 +75,9 @@ def defence(name="run", label="run", seeds=2, **changes):
         name=name,
         label=label,
         num_experts=2,
-        pe_return=Interval.bootstrap(PE + around(seeds)),
-        floor=Interval.bootstrap(PE + around(seeds) - 0.5),
-        posterior_entropy=(Interval.bootstrap([0.7, 0.6]), Interval.bootstrap([0.3, 0.2])),
+        pe_return=Interval.over_seeds(PE + around(seeds)),
+        floor=Interval.over_seeds(PE + around(seeds) - 0.5),
+        posterior_entropy=(Interval.over_seeds([0.7, 0.6]), Interval.over_seeds([0.3, 0.2])),
     )
     return dataclasses.replace(record, **changes)
 
@@ -90,7 +90,7 @@ def audit(seeds=2, shares=CLONES, **changes):
             axis=axis,
             value=value,
             deployment=deployment,
-            clone_return=Interval.bootstrap([-value - 1.0, -value - 3.0]),
+            clone_return=Interval.over_seeds([-value - 1.0, -value - 3.0]),
         )
         for axis in ("num_steps", "width")
         for value in (10, 1)
@@ -122,9 +122,9 @@ def sweep(**changes):
             observer=observer,
             training=training,
             beta=beta,
-            pe_return=Interval.bootstrap([-10.0 - beta, -11.0 - beta]),
-            worst_expert=Interval.bootstrap([-11.0 - beta, -12.0 - beta]),
-            clone_return=Interval.bootstrap([-50.0 * beta, -60.0 * beta]),
+            pe_return=Interval.over_seeds([-10.0 - beta, -11.0 - beta]),
+            worst_expert=Interval.over_seeds([-11.0 - beta, -12.0 - beta]),
+            clone_return=Interval.over_seeds([-50.0 * beta, -60.0 * beta]),
         )
         for observer in ("uniform", "greedy")
         for training in ("sampled", "exact")

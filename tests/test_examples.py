@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import ape_jax
-from ape_jax.evaluation.intervals import Interval, MeanStd
+from ape_jax.evaluation.intervals import Interval, MeanStd, holm, permutation_test
 
 DOCUMENTED = [
     ape_jax.audit,
@@ -15,15 +15,19 @@ DOCUMENTED = [
     ape_jax.suite,
     ape_jax.sweep,
     ape_jax.update_from_samples,
-    Interval.bootstrap,
+    Interval.of_differences,
+    Interval.over_seeds,
     Interval.percentiles,
     MeanStd.over_seeds,
+    holm,
+    permutation_test,
 ]
 
 
 @pytest.mark.parametrize("documented", DOCUMENTED, ids=lambda one: one.__name__)
 def test_example_runs(documented):
-    names = {"Interval": Interval, "MeanStd": MeanStd}
+    named = Interval, MeanStd, holm, permutation_test
+    names = {one.__name__: one for one in named}
     (example,) = doctest.DocTestFinder(recurse=False).find(documented, globs=names)
     with jax.numpy_rank_promotion("allow"):
         result = doctest.DocTestRunner().run(example)

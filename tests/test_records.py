@@ -4,14 +4,12 @@ import dataclasses
 import json
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 import report_sources
 
 from ape_jax.evaluation import records
 from ape_jax.evaluation.audit_records import Audit
-from ape_jax.evaluation.intervals import Interval, MeanStd
+from ape_jax.evaluation.intervals import MeanStd
 from ape_jax.evaluation.reproduce import Table1
 from ape_jax.evaluation.suite import Suite
 from ape_jax.evaluation.summary import Summary
@@ -101,27 +99,3 @@ def test_file_that_holds_something_else_is_refused(text, tmp_path):
 def test_records_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         report_sources.audit().env = "other"
-
-
-def test_mean_and_sample_deviation_are_over_seeds():
-    summary = MeanStd.over_seeds([1.0, 3.0])
-    assert (summary.mean, summary.values) == (2.0, (1.0, 3.0))
-    assert summary.std == pytest.approx(np.sqrt(2))
-    assert MeanStd.over_seeds(jnp.array([5.0])).std == 0.0
-    assert MeanStd.over_seeds([[1.0, 2.0], [3.0, 6.0]]).mean == (2.0, 4.0)
-
-
-def test_interval_is_about_that_of_the_normal_mean_where_there_are_many_values():
-    values = np.random.default_rng(1).normal(3.0, 2.0, size=400)
-    interval = Interval.bootstrap(values)
-    half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
-    assert interval.mean == pytest.approx(values.mean())
-    assert interval.ends == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
-    assert interval.values == tuple(values.tolist())
-    assert Interval.bootstrap(values) == interval
-
-
-@pytest.mark.parametrize("kind", [Interval.bootstrap, Interval.percentiles])
-def test_interval_of_equal_values_is_a_point_and_of_one_value_is_none(kind):
-    assert kind([2.0, 2.0, 2.0]).ends == (2.0, 2.0)
-    assert kind([2.0]) == Interval(2.0, None, None, (2.0,))

@@ -28,9 +28,9 @@ def point(observer, training, beta, pe_return, clone_return):
         observer=observer,
         training=training,
         beta=beta,
-        pe_return=Interval.bootstrap([pe_return]),
-        worst_expert=Interval.bootstrap([pe_return]),
-        clone_return=Interval.bootstrap([clone_return]),
+        pe_return=Interval.over_seeds([pe_return]),
+        worst_expert=Interval.over_seeds([pe_return]),
+        clone_return=Interval.over_seeds([clone_return]),
     )
 
 

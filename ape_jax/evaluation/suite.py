@@ -316,7 +316,7 @@ def make_row(
 
 
 def _summarise(measured: Measured) -> Control:
-    interval = Interval.bootstrap
+    interval = Interval.over_seeds
     return Control(
         pe_return=interval(measured.experts.mean(axis=1)),
         worst_expert=interval(measured.experts.min(axis=1)),

@@ -218,7 +218,7 @@ def _points(
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
 
     def point(training: str, beta: float, task: Task, heads: Params) -> SweepPoint:
-        numbers = map(Interval.bootstrap, _measure(task, observer, heads, keys))
+        numbers = map(Interval.over_seeds, _measure(task, observer, heads, keys))
         names = ("pe_return", "worst_expert", "clone_return")
         measured = dict(zip(names, numbers, strict=True))
         return SweepPoint(observer=observer, training=training, beta=beta, **measured)

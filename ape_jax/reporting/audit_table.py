@@ -11,7 +11,7 @@ EXPLANATION = (
     "Clone return: return of an episode in which the clone acts. Share: how much of the ensemble's "
     "return (PE) the clone gets, on a scale where a uniformly random policy is 0. Agreement: "
     "probability that the clone acts as a demonstrator did on held-out steps. In brackets: 95 % "
-    "bootstrap interval over seeds. Sampled clones draw their actions, greedy ones take the "
+    "interval of Student's t over seeds. Sampled clones draw their actions, greedy ones take the "
     "most probable action, tempered ones are in between (temperature 0.5); best is what an "
     "attacker finds who may try all its clones, sampled and greedy, in the environment. Rows "
     "marked * look inside the ensemble. The floor bounds every sampled clone that is a function of "

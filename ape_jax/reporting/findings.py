@@ -17,7 +17,7 @@ PROTECTED_SHARE = 0.5
 """An observer is kept out where its clone gets less than this share of the ensemble's return."""
 
 FEW_SEEDS = 5
-"""Bootstrap intervals of fewer seeds are too narrow; the report says so."""
+"""Intervals of fewer seeds are wide, and need normal values; the report says so."""
 
 
 class Finding(NamedTuple):
@@ -149,7 +149,7 @@ def _protection(audit: Audit | None) -> Finding:
 
 
 def _ensemble(summary: Summary, base: float, audit: Audit | None) -> Finding:
-    pe_return = Interval.bootstrap(summary.pe_return.array)
+    pe_return = Interval.over_seeds(summary.pe_return.array)
     claim = f"The ensemble (PE) returns {text_of(pe_return)} in an episode."
     if not learned(summary):
         claim += " In at least one seed that is hardly more than a random policy returns."
@@ -189,8 +189,8 @@ def _recovers(share: Interval) -> str:
 def _mixture(summary: Summary, base: float) -> Finding:
     values = summary.mixture.array
     shares = _shares(values[:, None], summary, base)
-    returns = f"returns {text_of(Interval.bootstrap(values))}"
-    gets = returns if shares is None else _recovers(Interval.bootstrap(shares[:, 0]))
+    returns = f"returns {text_of(Interval.over_seeds(values))}"
+    gets = returns if shares is None else _recovers(Interval.over_seeds(shares[:, 0]))
     return Finding(
         f"The paper's observer, the uniform mixture π_o, {gets}.",
         f"It {returns}. It sees no data: it looks inside the ensemble, and gives all experts equal "
@@ -224,13 +224,13 @@ def _floor(audit: Audit | None) -> Finding:
 def _greedy_experts(summary: Summary, base: float, audit: Audit | None) -> Finding:
     """Whether the experts themselves fail when they are deployed greedily."""
     greedy = summary.greedy_experts.array
-    returns = f"return {text_of(Interval.bootstrap(greedy.mean(axis=1)))}"
+    returns = f"return {text_of(Interval.over_seeds(greedy.mean(axis=1)))}"
     who = "The experts themselves, deployed greedily (or by their mean action),"
     shares = _shares(greedy, summary, base)
     if shares is None:
         return Finding(f"{who} {returns}.", "No share of the ensemble's return can be given.")
     failing = int(np.sum(shares < PROTECTED_SHARE))
-    gets = percent(Interval.bootstrap(shares.mean(axis=1)))
+    gets = percent(Interval.over_seeds(shares.mean(axis=1)))
     claim = (
         f"{who} get {gets} of the ensemble's return; {failing} of {shares.size} experts, over all "
         f"seeds, get less than {PROTECTED_SHARE:.0%}."
@@ -277,7 +277,10 @@ def _seeds(audited: int, trained: int) -> list[Finding]:
         detail = "There is no interval, and another seed may differ by any amount."
         found.append(Finding("This is one seed.", detail))
     elif audited < FEW_SEEDS:
-        detail = "Bootstrap intervals over so few values are too narrow."
+        detail = (
+            "Intervals over so few values are wide. They are right for values that are normally "
+            "distributed, and too narrow where most seeds agree and a few fail."
+        )
         found.append(Finding(f"There are only {audited} seeds.", detail))
     return found
 

@@ -98,9 +98,9 @@ def render(sources: Sources) -> str:
 def key_numbers(summary: Summary, audit: Audit | None) -> list[tuple[str, str]]:
     """Names of those who act, and their returns with intervals."""
     found = {
-        "ensemble (PE)": Interval.bootstrap(summary.pe_return.array),
-        "experts, greedy": Interval.bootstrap(summary.greedy_experts.array.mean(axis=1)),
-        "mixture π_o": Interval.bootstrap(summary.mixture.array),
+        "ensemble (PE)": Interval.over_seeds(summary.pe_return.array),
+        "experts, greedy": Interval.over_seeds(summary.greedy_experts.array.mean(axis=1)),
+        "mixture π_o": Interval.over_seeds(summary.mixture.array),
     }
     for row in [] if audit is None else audit.rows_of(RUN):
         if row.observer == "behaviour_cloning" and row.deployment != "tempered":

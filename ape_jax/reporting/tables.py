@@ -132,7 +132,7 @@ SWEEP_HEADER = ["observer", "training", "beta", "PE", "worst expert", "clone"]
 COMPARISON_HEADER = ["observer", "beta", "PE", "gap, sampled", "gap, exact", "ratio"]
 SWEEP_NOTE = (
     "uniform: the paper's mixture, which samples; greedy: the posterior mixture, which takes its "
-    "most probable action. In brackets: 95 % bootstrap interval over seeds."
+    "most probable action. In brackets: 95 % interval of Student's t over seeds."
 )
 
 
