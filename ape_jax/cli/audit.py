@@ -9,11 +9,13 @@ from ape_jax.cli.output import prepare, save_steps, say, say_finished
 from ape_jax.evaluation import records
 from ape_jax.evaluation.audit import audit_steps
 from ape_jax.evaluation.audit_records import Audit
-from ape_jax.reporting import audit_table, figures, tables
+from ape_jax.evaluation.verdicts import MEANING
+from ape_jax.reporting import audit_figures, audit_table, figures, tables
 from ape_jax.reporting.progress import progress_bars
+from ape_jax.reporting.tables import with_interval
 from ape_jax.runs.metrics import write_text
 
-FIGURES = ("observers.png", "demonstrations.png", "posterior_entropy.png")
+FIGURES = ("threats.png", "observers.png", "demonstrations.png", "posterior_entropy.png")
 
 
 def run(options: AuditOptions, console: Console) -> int:
@@ -37,17 +39,28 @@ def run(options: AuditOptions, console: Console) -> int:
 
 def _draw(audit: Audit, out: Path) -> None:
     """Write the figures of what there is."""
+    threats, observers, demonstrations, entropy = (out / name for name in FIGURES)
+    if any(row.fraction for row in audit.threats):
+        figures.save_figure(audit_figures.threat_shares(audit), threats)
     if audit.rows:
-        figures.save_figure(figures.observer_bars(audit), out / FIGURES[0])
-    if audit.curves:
-        figures.save_figure(figures.limited_curves(audit), out / FIGURES[1])
+        figures.save_figure(audit_figures.observer_bars(audit), observers)
+    if any(point.fraction for point in audit.curves):
+        figures.save_figure(audit_figures.demonstration_curves(audit), demonstrations)
     if any(defence.posterior_entropy for defence in audit.defences):
-        figures.save_figure(figures.posterior_entropy(audit), out / FIGURES[2])
+        figures.save_figure(audit_figures.posterior_entropy(audit), entropy)
 
 
 def _show(audit: Audit, out: Path, code: int) -> None:
     stdout = Console()
     header, text_columns = audit_table.NARROW_HEADER, audit_table.TEXT_COLUMNS
+    for defence in audit.defences:
+        threats = audit.threats_of(defence.name)
+        if threats:
+            lines = [audit_table.narrow_threat_cells(audit, defence, row) for row in threats]
+            title = f"{defence.label}: PE {with_interval(defence.pe_return)}"
+            table = audit_table.NARROW_THREAT_HEADER
+            stdout.print(tables.rich_table(title, table, lines, len(table) - 3))
+    say(stdout, f"{audit_table.THREAT_EXPLANATION} {MEANING}")
     for defence in audit.defences:
         lines = [audit_table.narrow_cells(row) for row in audit.rows_of(defence.name)]
         if lines:

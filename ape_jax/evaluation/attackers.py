@@ -61,7 +61,7 @@ class Effort:
     """Random starts of expectation maximisation; the one with the highest likelihood counts."""
     practice_steps: int = 100_000
     """Steps that an attacker acts at random, to learn what actions do."""
-    num_episodes: int = 1024
+    num_episodes: int = 2048
     """Episodes behind each return that is sampled: half to choose by, half to score."""
 
     def within(self, num_steps: int) -> "Effort":

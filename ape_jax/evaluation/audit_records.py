@@ -39,6 +39,8 @@ class Defence:
     """Whether each seed's trap ensemble is one."""
     from_every_start: tuple[bool, ...] | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Whether its greedy experts arrive from every start."""
+    settings: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    """Settings that were chosen for it by its price."""
     pe_return: Interval
     worst_expert: Interval | None = None
     greedy_experts: Interval | None = None
@@ -109,6 +111,10 @@ class Audit:
     skipped: dict[str, str]
     """Observers that could not run, with the reason."""
     wall_seconds: float = 0.0
+
+    def threats_of(self, defence: str) -> list[ThreatRow]:
+        """The strongest attacks on one ensemble, by threat model."""
+        return [row for row in self.threats if row.defence == defence]
 
     def rows_of(self, defence: str) -> list[AuditRow]:
         """Rows of one ensemble, the strongest attacker first."""

@@ -6,9 +6,10 @@ each expert several times, which changes nothing for any observer.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from ape_jax.core import tabular
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.core.tabular import FiniteMDP
 from ape_jax.envs.world import World
+from ape_jax.evaluation import returns
+from ape_jax.evaluation.measure import over_seeds
 from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress, train
 from ape_jax.networks import Networks
 from ape_jax.settings.names import PGObserverName
@@ -31,6 +34,10 @@ GREEDY_BETA, GREEDY_TEMPERATURE = 0.3, 0.1
 """Hyperparameters of greedy-APE: the observer trained against is nearly greedy."""
 
 GREEDY_UPDATES = 2000
+
+CONTROL_BETAS, CONTROL_TEMPERATURES = (0.1, 0.2, 0.3, 0.45, 0.6), (0.1, 0.3)
+"""Hyperparameters of the control with one expert, of which those are taken that cost as much as
+the ensemble."""
 
 ENT_COEF = 1.0
 """Return for each nat of entropy. On the gridworld it costs about as much as PG-APE."""
@@ -48,7 +55,7 @@ class Ensemble(NamedTuple):
     """Different experts in it, which may be fewer than E."""
     heads: Params
     """Parameters [K, E, …]; None where there are demonstrations only."""
-    facts: dict[str, tuple[bool, ...]] = {}  # noqa: RUF012  Never changed.
+    facts: dict[str, Any] = {}  # noqa: RUF012  Never changed.
     """Further facts about each seed, as fields of ``Defence``."""
 
 
@@ -167,15 +174,50 @@ def _train(
         config = dataclasses.replace(config, num_experts=num_experts)
     if greedy:
         beta, temperature = GREEDY_BETA, GREEDY_TEMPERATURE
-        num_updates = min(config.num_updates, GREEDY_UPDATES)
-        observer = greedy_weights(world.mdp)
-        config = dataclasses.replace(config, num_updates=num_updates, observer=observer)
+        config = greedy_config(config, world.mdp)
     hypers = dataclasses.replace(
         setting.hypers, beta=beta, temperature=temperature, ent_coef=ent_coef, min_return=None
     )
     task = _task(config, world)
     state, _ = train(label_of(name), task, setting.keys, hypers, setting.progress)
     return adopt(setting, name, task.networks, state.params.heads)
+
+
+def _control(setting: Setting, name: str) -> Ensemble:
+    """One expert trained like greedy-APE, at the price of greedy-APE.
+
+    Every pair of β and temperature is trained for every seed, side by side. The pair whose mean
+    return is closest to that of greedy-APE is taken for all seeds.
+    """
+    world, num_seeds = setting.task.world, len(setting.keys)
+    config = greedy_config(dataclasses.replace(setting.config, num_experts=1), world.mdp)
+    pairs = jnp.array(list(itertools.product(CONTROL_BETAS, CONTROL_TEMPERATURES)))
+    hypers = dataclasses.replace(setting.hypers, ent_coef=0.0, min_return=None)
+    hypers = jax.tree.map(lambda x: jnp.full(len(pairs) * num_seeds, x), hypers)
+    betas, temperatures = jnp.repeat(pairs, num_seeds, axis=0).T
+    hypers = dataclasses.replace(hypers, beta=betas, temperature=temperatures)
+    task, keys = _task(config, world), jnp.tile(setting.keys, len(pairs))
+    state, _ = train(label_of(name), task, keys, hypers, setting.progress, sweep=True)
+    control = adopt(setting, name, task.networks, state.params.heads)
+    target = jnp.mean(pe_returns(setting.task, make(setting, "greedy_ape").heads, setting.keys))
+    reached = pe_returns(setting.task, control.heads, keys).reshape(len(pairs), num_seeds)
+    chosen = int(jnp.argmin(jnp.abs(jnp.mean(reached, axis=1) - target)))
+    own = slice(chosen * num_seeds, (chosen + 1) * num_seeds)
+    beta, temperature = map(float, pairs[chosen])
+    return control._replace(
+        heads=jax.tree.map(lambda x: x[own], control.heads),
+        facts={"settings": f"beta {beta:g}, temperature {temperature:g}"},
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def pe_returns(task: Task, heads: Params, keys: Key[Array, " K"]) -> Float[Array, " K"]:
+    """J(PE) of ensembles [K, E, …], with other episodes than training had."""
+
+    def one(heads, key):
+        return returns.ensemble_returns(task, heads, jax.random.fold_in(key, 1)).pe
+
+    return over_seeds(one, heads, keys)
 
 
 def _build(setting: Setting, name: str, policies: Float[Array, "K E S A"]) -> Ensemble:
@@ -236,7 +278,7 @@ DEFENCES = {
     "pg_ape": Kind("PG-APE", _pg_ape),
     "bounded_random": Kind("bounded random actions", _bounded_random, needs_mdp=True),
     "greedy_ape": Kind("greedy-APE", partial(_train, greedy=True)),
-    "greedy_ape_single": Kind("greedy-APE, 1 expert", partial(_train, num_experts=1, greedy=True)),
+    "greedy_ape_single": Kind("greedy-APE, 1 expert", _control),
     "trap": Kind("trap ensemble", _trap, needs_mdp=True, least_experts=2),
 }
 
@@ -244,6 +286,12 @@ DEFENCES = {
 def greedy_weights(mdp: FiniteMDP | None) -> PGObserverName:
     """Weights that greedy-APE trains against: exact with a finite MDP, else learned."""
     return "learned" if mdp is None else "posterior"
+
+
+def greedy_config(config: TrainConfig, mdp: FiniteMDP | None) -> TrainConfig:
+    """The training of greedy-APE."""
+    num_updates = min(config.num_updates, GREEDY_UPDATES)
+    return dataclasses.replace(config, num_updates=num_updates, observer=greedy_weights(mdp))
 
 
 def as_tables(log_probs: Float[Array, "*K E S A"]) -> Params:

@@ -112,6 +112,10 @@ class Training:
             changes, opt_state = optimizer.update(jax.grad(loss)(params, key), opt_state)
             return (optax.apply_updates(params, changes), opt_state), None
 
+        keys = jax.random.split(key, (NUM_CHECKS, between))
+        if held_out_loss is None:
+            return jax.lax.scan(update, (params, optimizer.init(params)), keys.ravel())[0][0]
+
         def update_and_check(carry, keys):
             now, best, lowest = carry
             now, _ = jax.lax.scan(update, now, keys)
@@ -120,9 +124,6 @@ class Training:
             best = jax.tree.map(lambda new, old: jnp.where(better, new, old), now[0], best)
             return (now, best, jnp.minimum(reached, lowest)), None
 
-        keys = jax.random.split(key, (NUM_CHECKS, between))
-        if held_out_loss is None:
-            return jax.lax.scan(update, (params, optimizer.init(params)), keys.ravel())[0][0]
         start = ((params, optimizer.init(params)), params, held_out_loss(params))
         (_, best, _), _ = jax.lax.scan(update_and_check, start, keys)
         return best

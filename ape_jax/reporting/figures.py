@@ -1,6 +1,6 @@
 """Figures of results: learning curves, bars, frontiers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +8,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from ape_jax.algorithms.common import Metrics
-from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.suite import Suite, SuiteRow
 from ape_jax.evaluation.sweep import Sweep
 
 EXPERT_COLOUR, OBSERVER_COLOUR = "#1f5fa8", "#c8442d"
 
-DEPLOYMENT_COLOURS = {
-    "sampled": "#1f5fa8",
-    "greedy": "#c8442d",
-    "tempered": "#e2a13c",
-    "best": "#6a4c93",
-}
 
-LINES = ("-", "--", "-.", ":")
-
-
-def _panels(rows: int, columns: int, width: float, height: float, **shared: Any):
+def panels(rows: int, columns: int, width: float, height: float, **shared: Any):
     """A figure, and its axes [rows, columns] with a light grid."""
     size = (width, height)
     figure, grid = plt.subplots(
@@ -48,7 +37,7 @@ def learning_curves(runs: Mapping[str, Metrics], floor: float) -> Figure:
     The runs map titles to metrics [K, updates, …]. Lines are means over seeds, and bands reach from
     the lowest to the highest seed. The axis ends at the lowest possible return, ``floor``.
     """
-    figure, grid = _panels(1, len(runs), 3.4 * len(runs), 3.2, sharey=True)
+    figure, grid = panels(1, len(runs), 3.4 * len(runs), 3.2, sharey=True)
     for axes, (title, metrics) in zip(grid[0], runs.items(), strict=True):
         _experts_and_observer(axes, metrics.pe_return.T, metrics.observer_return.T)
         axes.set_title(title, fontsize=10)
@@ -64,7 +53,7 @@ def run_curves(runs: Mapping[str, list[dict]]) -> Figure:
 
     The runs map names to the lines of ``metrics.jsonl``; what is null there is left open.
     """
-    figure, grid = _panels(2, len(runs), 4.2 * len(runs), 5.2, sharex="col", sharey="row")
+    figure, grid = panels(2, len(runs), 4.2 * len(runs), 5.2, sharex="col", sharey="row")
     for axes, (name, rows) in zip(grid.T, runs.items(), strict=True):
         experts = np.array([row["expert_returns"] for row in rows], float)  # [U, K, E]
         observer = np.array([row["observer_return"] for row in rows], float)
@@ -106,7 +95,7 @@ def _smooth(values: np.ndarray, width: int = 10) -> np.ndarray:
 
 def suite_shares(suite: Suite) -> Figure:
     """Returns as shares of what the ensemble without an observer gets above a random policy."""
-    figure, ((axes,),) = _panels(1, 1, 7.6, 1.6 + 0.5 * len(suite.rows))
+    figure, ((axes,),) = panels(1, 1, 7.6, 1.6 + 0.5 * len(suite.rows))
     handles: dict[str, Any] = {}
     for line, row in enumerate(suite.rows):
         base = row.random_return
@@ -143,93 +132,10 @@ def _suite_marks(row: SuiteRow) -> list[tuple[str, str, str, Interval | None]]:
     ]
 
 
-def observer_bars(audit: Audit) -> Figure:
-    """Clone return of every observer, a panel for each defence, with intervals."""
-    kinds = list(dict.fromkeys((row.observer, row.deployment) for row in audit.rows))
-    columns = min(4, len(audit.defences))
-    lines = -(-len(audit.defences) // columns)
-    height = lines * (0.19 * len(kinds) + 1.0) + 0.5
-    figure, grid = _panels(lines, columns, 2.6 * columns + 1.8, height, sharex=True, sharey=True)
-    for axes in grid.flat[len(audit.defences) :]:
-        axes.set_axis_off()
-    low = audit.random_return
-    for axes, defence in zip(grid.flat, audit.defences, strict=False):
-        for row in audit.rows_of(defence.name):
-            line = kinds.index((row.observer, row.deployment))
-            width, colour = row.clone_return.mean - low, DEPLOYMENT_COLOURS[row.deployment]
-            axes.barh(line, width, left=low, height=0.72, color=colour)
-            axes.plot(row.clone_return.ends, [line, line], color="black", lw=1.2)
-        label = "the ensemble (PE)"
-        axes.axvline(defence.pe_return.mean, color="black", ls="--", lw=1.0, label=label)
-        axes.set_title(defence.label, fontsize=10)
-        axes.grid(visible=False, axis="y")
-    labels = [f"{observer}, {deployed}" for observer, deployed in kinds]
-    for line in grid:
-        line[0].set_yticks(range(len(kinds)), labels, fontsize=7.5)
-    grid[0, 0].set_ylim(len(kinds) - 0.4, -0.6)
-    figure.supxlabel("return of the clone, drawn from what a random policy gets", fontsize=10)
-    deployed = {deployment: DEPLOYMENT_COLOURS[deployment] for _, deployment in kinds}
-    handles = [Patch(color=colour, label=name) for name, colour in deployed.items()]
-    handles += grid[0, 0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=9)
-    return figure
-
-
-def limited_curves(audit: Audit) -> Figure:
-    """Clone return of a network over demonstrations and over width, sampled and greedy."""
-    kinds = (
-        ("num_steps", "over demonstrations, widest network", "demonstration steps", 10),
-        ("width", "over width, all demonstrations", "hidden units", 2),
-    )
-    figure, grid = _panels(2, 2, 8.6, 6.2, sharey=True, sharex="col")
-    for line, deployment in zip(grid, ("sampled", "greedy"), strict=True):
-        for axes, (axis, *_, base) in zip(line, kinds, strict=True):
-            for number, defence in enumerate(audit.defences):
-                about = (defence.name, axis, deployment)
-                points = [x for x in audit.curves if (x.defence, x.axis, x.deployment) == about]
-                points.sort(key=lambda point: point.value)
-                intervals = [point.clone_return for point in points]
-                _band(axes, [point.value for point in points], intervals, defence.label, number)
-            axes.set_xscale("log", base=base)
-        line[0].set_ylabel(f"return of the {deployment} clone")
-    for column, (_, title, label, _) in zip(grid.T, kinds, strict=True):
-        column[0].set_title(title, fontsize=10)
-        column[1].set_xlabel(label)
-    handles = grid[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8.5)
-    return figure
-
-
-def posterior_entropy(audit: Audit) -> Figure:
-    """Entropy of the expert along an episode: how fast the actions give away which expert acts."""
-    figure, ((axes,),) = _panels(1, 1, 6.4, 3.8)
-    for number, defence in enumerate(audit.defences):
-        entropy = defence.posterior_entropy or ()
-        _band(axes, range(len(entropy)), entropy, defence.label, number)
-    axes.set_xlabel("step of the episode")
-    axes.set_ylabel("entropy of the expert, nats")
-    axes.set_ylim(bottom=0)
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=9)
-    return figure
-
-
-def _band(
-    axes: Axes, x: Sequence[int], intervals: Sequence[Interval], label: str, number: int
-) -> None:
-    """A line of means with its interval as a band, if there is anything."""
-    if not intervals:
-        return
-    colour, line = f"C{number}", LINES[number % len(LINES)]
-    axes.plot(x, [one.mean for one in intervals], label=label, lw=1.6, color=colour, ls=line)
-    low, high = zip(*(one.ends for one in intervals), strict=True)
-    axes.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
-
-
 def frontier(sweep: Sweep) -> Figure:
     """PE return against clone return over β, from samples and exactly."""
     observers = list(dict.fromkeys(point.observer for point in sweep.points))
-    figure, grid = _panels(1, len(observers), 4.6 * len(observers), 4.3, sharey=True)
+    figure, grid = panels(1, len(observers), 4.6 * len(observers), 4.3, sharey=True)
     styles = {"exact": (EXPERT_COLOUR, "s", "--"), "sampled": (OBSERVER_COLOUR, "o", "-")}
     for axes, observer in zip(grid[0], observers, strict=True):
         own = [point for point in sweep.points if point.observer == observer]

@@ -21,7 +21,8 @@ from ape_jax.evaluation.reproduce import Panels
 from ape_jax.evaluation.subjects import RUN
 from ape_jax.evaluation.summary import Summary
 from ape_jax.evaluation.sweep import Sweep
-from ape_jax.reporting import audit_table, figures, findings, grid_figures
+from ape_jax.evaluation.verdicts import MEANING
+from ape_jax.reporting import audit_figures, audit_table, figures, findings, grid_figures
 from ape_jax.reporting.findings import percent, text_of
 
 PAGE_WIDTH = 7.8
@@ -90,7 +91,10 @@ def render(sources: Sources) -> str:
         table=[] if audit is None else table(audit),
         header=["ensemble", *audit_table.HEADER],
         explanation=audit_table.EXPLANATION,
-        dots=figures.DEPLOYMENT_COLOURS,
+        threats=[] if audit is None else threats(audit),
+        threat_header=["ensemble", *audit_table.THREAT_HEADER],
+        threat_explanation=f"{audit_table.THREAT_EXPLANATION} {MEANING}",
+        dots=audit_figures.THREAT_COLOURS,
         settings=sources.config.to_flat(),
     )
 
@@ -128,6 +132,15 @@ def table(audit: Audit) -> list[list[Cell]]:
     return lines
 
 
+def threats(audit: Audit) -> list[list[str]]:
+    """Lines of the table of threat models."""
+    return [
+        [defence.label, *audit_table.threat_cells(audit, defence, row, "z,.2f")]
+        for defence in audit.defences
+        for row in audit.threats_of(defence.name)
+    ]
+
+
 def draw(sources: Sources) -> list[dict[str, str]]:
     """The figures of what there is."""
     drawings = [
@@ -159,13 +172,24 @@ def draw(sources: Sources) -> list[dict[str, str]]:
             rows = grid_figures.in_rows(policies)
             figure = partial(grid_figures.policy_figure, env, mdp, rows)
             drawings.append(_drawing(name, figure, label, f"{caption} {note}"))
+    if audit is not None and any(row.fraction for row in audit.threats):
+        drawings.append(
+            _drawing(
+                "threats",
+                lambda: audit_figures.threat_shares(audit),
+                "Share of the ensemble's return that the strongest attackers get",
+                "Share of the ensemble's return that the strongest attacker of each threat model "
+                "gets, and for comparison a plain clone that acts greedily.",
+            )
+        )
     if audit is not None and audit.rows:
         drawings.append(
             _drawing(
                 "bars",
-                lambda: figures.observer_bars(audit),
+                lambda: audit_figures.observer_bars(audit),
                 "Return of every observer's clone, as bars",
-                "Return of every clone, drawn from what a random policy returns; the dashed line "
+                "Return of every observer's clone in its best way of acting, drawn from what a "
+                "random policy returns; a mark is the same clone acting greedily. The dashed line "
                 "is the ensemble, thin lines are 95 % intervals.",
             )
         )
