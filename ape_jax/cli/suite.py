@@ -9,7 +9,9 @@ from ape_jax.cli.options import SuiteOptions
 from ape_jax.cli.output import prepare, save_steps, say
 from ape_jax.config import RunConfig
 from ape_jax.evaluation import records, suite
-from ape_jax.evaluation.suite import QUICK, Suite, SuiteEffort, SuiteRow
+from ape_jax.evaluation.attackers import Effort
+from ape_jax.evaluation.suite import EFFORT, QUICK
+from ape_jax.evaluation.suite_records import Suite, SuiteRow
 from ape_jax.reporting import figures, tables
 from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
@@ -24,7 +26,7 @@ def run(options: SuiteOptions, console: Console) -> int:
     asked = options.only, options.seeds, options.first_seed, options.quick
     configs = suite.suite_configs(*asked)
     prepare(out.parent, "file")
-    effort = QUICK if options.quick else SuiteEffort()
+    effort = QUICK if options.quick else EFFORT
     rows = _known(options, configs, effort)
 
     def save(row: SuiteRow) -> None:
@@ -32,7 +34,8 @@ def run(options: SuiteOptions, console: Console) -> int:
         _save(rows, out)
 
     with progress_bars(console) as progress:
-        code, finished = save_steps(suite.suite_rows(configs, effort, progress), save)
+        steps = suite.suite_rows(configs, effort, progress, out.with_suffix(""))
+        code, finished = save_steps(steps, save)
     stdout = Console()
     _, *names = tables.SUITE_HEADER
     for env, *cells in tables.suite_lines(Suite(tuple(finished))):  # Too wide for a terminal.
@@ -53,7 +56,7 @@ def _save(rows: dict[str, SuiteRow], out: Path) -> None:
 
 
 def _known(
-    options: SuiteOptions, configs: dict[str, RunConfig], effort: SuiteEffort
+    options: SuiteOptions, configs: dict[str, RunConfig], effort: Effort
 ) -> dict[str, SuiteRow]:
     """Rows of an earlier suite by preset; all rows of a file must be of the same kind."""
     path = options.out

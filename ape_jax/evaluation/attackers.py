@@ -107,6 +107,8 @@ class Attacker(NamedTuple):
     """``discrete`` or ``continuous`` where it can attack only those."""
     states: str | None = None
     """``finite`` where it can attack only those."""
+    by_networks: bool = False
+    """Whether it fits networks even where observations are finite."""
     asks: bool = False
     """Whether the experts have to be there: it looks inside, or asks them."""
 
@@ -197,7 +199,7 @@ ATTACKERS = {
         asks=True,
     ),
     "behaviour_cloning": Attacker("pooled", _one(cloning)),
-    "limited": Attacker("pooled", _one(limited)),
+    "limited": Attacker("pooled", _one(limited), by_networks=True),
     "mean_action": Attacker(
         "pooled",
         _one(lambda x: MeanAction(num_updates=x.effort.fit_updates)),
@@ -230,6 +232,7 @@ ATTACKERS = {
         },
         _both,
         needs=("order",),
+        by_networks=True,
     ),
     "latent": Attacker(
         "sequences", _one(latent), deploy_modes, needs=("order",), actions="discrete"
@@ -245,6 +248,7 @@ ATTACKERS = {
         ),
         needs=("order",),
         actions="discrete",
+        by_networks=True,
     ),
     "filtered": Attacker(
         "rewards",

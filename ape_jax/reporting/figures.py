@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from ape_jax.algorithms.common import Metrics
 from ape_jax.evaluation.intervals import Interval
-from ape_jax.evaluation.suite import Suite, SuiteRow
+from ape_jax.evaluation.suite_records import Suite, SuiteRow
 from ape_jax.evaluation.sweep import Sweep
 
 EXPERT_COLOUR, OBSERVER_COLOUR = "#1f5fa8", "#c8442d"

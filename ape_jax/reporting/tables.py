@@ -7,7 +7,7 @@ from rich.table import Table
 
 from ape_jax.evaluation.intervals import Interval, MeanStd
 from ape_jax.evaluation.reproduce import LABELS, Table1
-from ape_jax.evaluation.suite import Suite
+from ape_jax.evaluation.suite_records import Suite
 from ape_jax.evaluation.sweep import Sweep
 
 EXPLANATION = (
