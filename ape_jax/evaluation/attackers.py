@@ -125,10 +125,12 @@ def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
     networks = setting.task.networks
     if networks.num_states is not None:
         return TabularCloning(networks.num_states, networks.num_actions)
-    updates = setting.effort.fit_updates
-    return BehaviourCloning(
-        _network(setting), num_updates=updates, batch_size=2048, learning_rate=3e-3
-    )
+    return BehaviourCloning(_network(setting), **_training(setting), learning_rate=3e-3)
+
+
+def _training(setting: Setting) -> dict[str, int]:
+    """Settings of all fits of networks."""
+    return {"num_updates": setting.effort.fit_updates, "batch_size": BATCH_SIZE}
 
 
 def limited(setting: Setting) -> Limited:
@@ -153,8 +155,7 @@ def latent(setting: Setting) -> Observer:
 
 
 def _advantage_weighted(setting: Setting) -> Observer:
-    updates = setting.effort.fit_updates
-    return AdvantageWeighted(cloning(setting), _network(setting), num_updates=updates)
+    return AdvantageWeighted(cloning(setting), _network(setting), **_training(setting))
 
 
 def _finite(kind: Callable[[int, int, int], Observer], setting: Setting) -> Observer:
@@ -183,6 +184,9 @@ def _one(make: Callable[[Setting], Observer]) -> Callable[[Setting], dict[str, O
     return lambda setting: {"": make(setting)}
 
 
+BATCH_SIZE = 512
+"""Steps of demonstrations in an update of a network."""
+
 SHARES = (0.1, 0.25, 0.5)
 """Shares of the episodes that ``filtered`` keeps."""
 
@@ -195,20 +199,20 @@ ATTACKERS = {
     "mixture": Attacker(None, _one(lambda x: Mixture(x.task.networks, x.heads)), asks=True),
     "posterior": Attacker(
         None,
-        _one(lambda x: Posterior(x.task, x.heads, num_updates=min(x.effort.fit_updates, 1000))),
+        _one(lambda x: Posterior(x.task, x.heads, **_training(x))),
         asks=True,
     ),
     "behaviour_cloning": Attacker("pooled", _one(cloning)),
     "limited": Attacker("pooled", _one(limited), by_networks=True),
     "mean_action": Attacker(
         "pooled",
-        _one(lambda x: MeanAction(num_updates=x.effort.fit_updates)),
+        _one(lambda x: MeanAction(**_training(x))),
         _own,
         actions="continuous",
     ),
     "gaussian_mixture": Attacker(
         "pooled",
-        _one(lambda x: MixtureDensityNetwork(num_updates=x.effort.fit_updates)),
+        _one(lambda x: MixtureDensityNetwork(**_training(x))),
         _both,
         actions="continuous",
     ),
@@ -226,10 +230,7 @@ ATTACKERS = {
     ),
     "frame_stack": Attacker(
         "sequences",
-        lambda x: {
-            f"k = {k}": FrameStack(x.task.networks, k, num_updates=x.effort.fit_updates)
-            for k in FRAMES
-        },
+        lambda x: {f"k = {k}": FrameStack(x.task.networks, k, **_training(x)) for k in FRAMES},
         _both,
         needs=("order",),
         by_networks=True,

@@ -90,13 +90,16 @@ def points(
       scale: what returns are compared with.
     """
     part = jax.tree.map(lambda x: x[:, :num_steps], shown)
-    missing = lacks(part)
-    outcomes = {
-        (attacker, deployment): outcome
-        for attacker in dict.fromkeys(row.attacker for row in rows)
-        if not any(need in missing for need in ATTACKERS[attacker].needs)
-        for deployment, outcome in run(attacker, part).items()
-    }
+    if num_steps < shown.action.shape[1]:
+        missing = lacks(part)
+        outcomes = {
+            (attacker, deployment): outcome
+            for attacker in dict.fromkeys(row.attacker for row in rows)
+            if not any(need in missing for need in ATTACKERS[attacker].needs)
+            for deployment, outcome in run(attacker, part).items()
+        }
+        threats = [row.threat for row in rows]
+        rows = threat_rows(rows[0].defence, threats, outcomes, scale) if rows else ()
     episodes = float(np.mean(np.asarray(part.episode[:, -1] - part.episode[:, 0]))) + 1.0
     return tuple(
         Curve(
@@ -109,8 +112,7 @@ def points(
             clone_return=row.clone_return,
             fraction=row.fraction,
         )
-        for defence in dict.fromkeys(row.defence for row in rows)
-        for row in threat_rows(defence, [row.threat for row in rows], outcomes, scale)
+        for row in rows
     )
 
 
