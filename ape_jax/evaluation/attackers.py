@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -128,7 +128,7 @@ def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
     return BehaviourCloning(_network(setting), **_training(setting), learning_rate=3e-3)
 
 
-def _training(setting: Setting) -> dict[str, int]:
+def _training(setting: Setting) -> dict[str, Any]:
     """Settings of all fits of networks."""
     return {"num_updates": setting.effort.fit_updates, "batch_size": BATCH_SIZE}
 
