@@ -16,6 +16,7 @@ from ape_jax.evaluation.deployment import (
     deploy_as,
     deploy_candidates,
     deploy_modes,
+    deploy_planned,
 )
 from ape_jax.networks import Networks, make_networks
 from ape_jax.observers import (
@@ -28,6 +29,7 @@ from ape_jax.observers import (
     Filtered,
     FrameStack,
     FromObservations,
+    ImplicitQ,
     LatentCloning,
     Limited,
     MeanAction,
@@ -35,11 +37,13 @@ from ape_jax.observers import (
     MixtureDensityNetwork,
     Observer,
     OfflineQ,
+    OneStep,
     Posterior,
     Recurrent,
     ShortestPath,
     TabularCloning,
     TabularLatent,
+    TimeToEnd,
 )
 from ape_jax.observers.threats import THREATS
 from ape_jax.types import Params, SettingError
@@ -105,8 +109,6 @@ class Attacker(NamedTuple):
     """What demonstrations must hold: names in ``NEEDS``."""
     actions: str | None = None
     """``discrete`` or ``continuous`` where it can attack only those."""
-    states: str | None = None
-    """``finite`` where it can attack only those."""
     by_networks: bool = False
     """Whether it fits networks even where observations are finite."""
     asks: bool = False
@@ -158,11 +160,20 @@ def _advantage_weighted(setting: Setting) -> Observer:
     return AdvantageWeighted(cloning(setting), _network(setting), **_training(setting))
 
 
-def _finite(kind: Callable[[int, int, int], Observer], setting: Setting) -> Observer:
-    """An attacker of finite observations."""
+def offline_q(setting: Setting) -> Observer:
+    """Q-iteration where observations are finite, else implicit Q-learning."""
     networks = setting.task.networks
-    assert networks.num_states is not None
-    return kind(networks.num_states, networks.num_actions, setting.task.world.horizon)
+    if networks.num_states is None:
+        return ImplicitQ(_network(setting), num_updates=3 * setting.effort.fit_updates)
+    return OfflineQ(networks.num_states, networks.num_actions, setting.task.world.horizon)
+
+
+def shortest_path(setting: Setting) -> Observer:
+    """The shortest path that was seen where observations are finite, else the time to the end."""
+    networks = setting.task.networks
+    if networks.num_states is None:
+        return TimeToEnd(_network(setting), **_training(setting))
+    return ShortestPath(networks.num_states, networks.num_actions, setting.task.world.horizon)
 
 
 def _from_observations(setting: Setting) -> dict[str, Observer]:
@@ -177,7 +188,10 @@ def _from_observations(setting: Setting) -> dict[str, Observer]:
             effort.fit_updates,
         )
 
-    return {"": infer(cloning(setting))}
+    observers = {"": infer(cloning(setting))}
+    if setting.task.networks.action_bounds is None:
+        observers["shortest path"] = infer(shortest_path(setting))
+    return observers
 
 
 def _one(make: Callable[[Setting], Observer]) -> Callable[[Setting], dict[str, Observer]]:
@@ -260,19 +274,25 @@ ATTACKERS = {
     "advantage_weighted": Attacker(
         "rewards", _one(_advantage_weighted), _both, needs=("rewards", "order")
     ),
-    "offline_q": Attacker(
+    "one_step": Attacker(
         "rewards",
-        _one(lambda x: _finite(OfflineQ, x)),
+        _one(lambda x: OneStep(_network(x), **_training(x))),
         _own,
         needs=("rewards", "order"),
-        states="finite",
+        actions="discrete",
+    ),
+    "offline_q": Attacker(
+        "rewards",
+        _one(offline_q),
+        deploy_planned,
+        needs=("rewards", "order"),
     ),
     "shortest_path": Attacker(
         "rewards",
-        _one(lambda x: _finite(ShortestPath, x)),
+        _one(shortest_path),
         _own,
         needs=("ends", "order"),
-        states="finite",
+        actions="discrete",
     ),
     "from_observations": Attacker("states", _from_observations, _both, needs=("order",)),
     "dagger": Attacker(
@@ -333,8 +353,6 @@ def choose(
             continue
         if attacker.actions not in (None, actions):
             skipped[name] = f"is for {attacker.actions} actions; this environment's are {actions}"
-        elif attacker.states == "finite" and world.num_states is None:
-            skipped[name] = "is for finite observations; this environment's are not"
         elif attacker.asks and not has_experts:
             skipped[name] = "needs the experts; there are only demonstrations"
         else:
