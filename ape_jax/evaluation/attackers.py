@@ -150,7 +150,9 @@ def latent(setting: Setting) -> Observer:
     """Exact expectation maximisation where observations are finite, else by networks."""
     networks, effort = setting.task.networks, setting.effort
     if networks.num_states is None:
-        return LatentCloning(_network(setting), num_updates=effort.fit_updates, batch_size=1024)
+        return LatentCloning(
+            _network(setting), num_updates=effort.fit_updates // 2, batch_size=BATCH_SIZE
+        )
     return TabularLatent(
         networks.num_states, networks.num_actions, num_restarts=effort.latent_restarts
     )

@@ -46,7 +46,7 @@ EFFORT = Effort(
     num_steps=100_000,
     curve_steps=(1_000, 10_000, 100_000),
     fit_updates=1000,
-    recurrent_updates=600,
+    recurrent_updates=300,
     practice_steps=50_000,
     num_episodes=512,
 )
