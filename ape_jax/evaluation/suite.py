@@ -43,8 +43,8 @@ Presets = str | Sequence[str] | Mapping[str, RunConfig] | None
 """Names of presets or environments, or settings by name; None stands for all presets."""
 
 EFFORT = Effort(
-    num_steps=100_000,
-    curve_steps=(1_000, 10_000, 100_000),
+    num_steps=256_000,
+    curve_steps=(1_000, 10_000, 256_000),
     fit_updates=1000,
     recurrent_updates=300,
     practice_steps=50_000,
@@ -53,8 +53,8 @@ EFFORT = Effort(
 """Amounts of data and computation of the measurements."""
 
 QUICK = Effort(
-    num_steps=10_000,
-    curve_steps=(1_000, 10_000),
+    num_steps=25_600,
+    curve_steps=(1_000, 25_600),
     fit_updates=100,
     recurrent_updates=60,
     latent_restarts=2,
