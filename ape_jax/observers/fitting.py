@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from ape_jax.networks import with_statistics
 from ape_jax.types import Params, Policy, PRNGKey
 
 
+@runtime_checkable
 class Cloner(Protocol):
     """An observer that clones steps, each of which may count more or less than others."""
 

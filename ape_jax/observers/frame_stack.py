@@ -1,6 +1,7 @@
 """A clone of the last few observations and actions, instead of the last observation alone."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -45,8 +46,7 @@ class Frames:
     @property
     def size(self) -> int:
         """Features of one frame (F)."""
-        shape = self.experts.observation_shape
-        of_observation = self.experts.num_states or int(jnp.prod(jnp.array(shape, int)))
+        of_observation = self.experts.num_states or math.prod(self.experts.observation_shape)
         return of_observation + self.experts.num_actions
 
     @property

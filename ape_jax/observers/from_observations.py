@@ -1,7 +1,7 @@
 """Cloning without seeing actions: they are inferred from what they did."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from ape_jax.observers.behaviour_cloning import BehaviourCloning, TabularCloning
 from ape_jax.types import Policy, PRNGKey
 
 
+@runtime_checkable
 class _Observer(Protocol):
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> Policy: ...
 
