@@ -11,7 +11,7 @@ from ape_jax.evaluation import attackers, threats
 from ape_jax.evaluation.attackers import ATTACKERS, NEEDS, Effort
 from ape_jax.evaluation.audit_records import Audit, AuditRow, Curve, Defence
 from ape_jax.evaluation.defences import Ensemble, label_of
-from ape_jax.evaluation.deployment import Outcome
+from ape_jax.evaluation.deployment import DEPLOYMENTS, Outcome
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.measure import Measures, attack, demonstrate, measure
 from ape_jax.evaluation.subjects import Subject
@@ -66,7 +66,8 @@ def attack_ensemble(
     yield "demonstrations", {"defences": (defence,)}
 
     def run(observer: str, shown: Demonstrations) -> dict[str, Outcome]:
-        return attack(task, effort, observer, keys_attack, heads, shown, held_out)
+        found = attack(task, effort, observer, keys_attack, heads, shown, held_out)
+        return {name: found[name] for name in sorted(found, key=_order)}
 
     missing = attackers.lacks(shown)
     outcomes: dict[tuple[str, str], Outcome] = {}
@@ -85,6 +86,11 @@ def attack_ensemble(
         yield f"{num_steps:,} steps", {}
     counted = threats.with_episodes(strongest, points)
     yield "threats", {"threats": counted, "curves": tuple(points)}
+
+
+def _order(deployment: str) -> int:
+    """Place in a table; a program gives back its results by name."""
+    return DEPLOYMENTS.index(deployment.split(",")[0])
 
 
 def _rows(

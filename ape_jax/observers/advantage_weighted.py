@@ -1,6 +1,7 @@
 """Cloning in which better actions count more."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -48,25 +49,28 @@ class AdvantageWeighted(Training):
         counts = (counts | ~jnp.any(counts)).astype(jnp.float32)
         advantages = returns - self._expected(key, demonstrations, returns, counts)
         variance = jnp.average(jnp.square(advantages), weights=counts)
-        scaled = advantages / (self.temperature * jnp.sqrt(variance) + 1e-6)
+        rounding = 1e-4 * jnp.max(jnp.abs(returns)) + 1e-6
+        scaled = advantages / (self.temperature * jnp.maximum(jnp.sqrt(variance), rounding))
         return counts * jnp.minimum(jnp.exp(scaled), MAX_WEIGHT)
 
     def _expected(self, key, demonstrations, returns, counts) -> Float[Array, " N"]:
         """The mean return to go in the state of each step."""
         num_states, states = self.networks.num_states, demonstrations.observation
         if num_states is not None:
-            totals, returned = (
-                jax.ops.segment_sum(weights, states, num_segments=num_states)
-                for weights in (counts, counts * returns)
+            total = functools.partial(
+                jax.ops.segment_sum, segment_ids=states, num_segments=num_states
             )
-            return (returned / jnp.maximum(totals, 1.0))[states]
-        unit = jnp.std(returns) + 1e-6
+            times = jnp.maximum(total(counts), 1.0)
+            mean = (total(counts * returns) / times)[states]
+            # The rounding of a long sum is a large error of a mean; that of its remainder is not.
+            return mean + (total(counts * (returns - mean)) / times)[states]
+        centre, unit = jnp.average(returns, weights=counts), jnp.std(returns) + 1e-6
 
         def loss(critic, observation, target):
             return jnp.square(self.networks.value(critic, observation) - target)
 
-        labelled: Any = demonstrations._replace(action=returns / unit)
+        labelled: Any = demonstrations._replace(action=(returns - centre) / unit)
         init, keys = self.networks.critic.init, jax.random.split(key, 3)
         critic = self.fit_samples(keys, init, loss, labelled, counts)
         values = jax.lax.map(lambda x: self.networks.value(critic, x), states, batch_size=4096)
-        return values * unit
+        return centre + values * unit

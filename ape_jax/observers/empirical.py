@@ -56,7 +56,7 @@ def action_values(
     """Q(s, a) of the best policy that takes actions that were seen, by backward induction.
 
     It is −∞ for an action that was not seen. A state in which none was seen is worth as much as
-    the worst that can happen: the lowest reward in each step that is left, or zero if that is more.
+    the worst that can happen: the lowest reward in each step that is left, or zero if that is less.
     """
     worst = jnp.minimum(jnp.min(jnp.where(model.seen, reward, jnp.inf)), 0.0)
     known = jnp.any(model.seen, axis=-1)

@@ -91,9 +91,8 @@ class Escape:
         centre, deviations = jnp.mean(flat, axis=0), jnp.std(flat, axis=0)
         scale = jnp.where(deviations > 1e-3, 1.0 / jnp.maximum(deviations, 1e-3), 0.0)
         projection = _projection(key_projection, flat.shape[1]) * scale[:, None]
-        rows = jax.random.randint(key_pairs, (2, 1024), 0, len(flat))
-        features = (flat[rows] - centre) @ projection
-        typical = jnp.median(jnp.linalg.norm(features[0] - features[1], axis=-1))
+        first, second = flat[jax.random.randint(key_pairs, (2, 1024), 0, len(flat))]
+        typical = jnp.median(jnp.linalg.norm((first - second) @ projection, axis=-1))
         return NearEscape(clone, projection, centre, self.closeness * typical, self.memory)
 
 
