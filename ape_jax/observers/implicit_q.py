@@ -37,8 +37,9 @@ class ImplicitQ(Training):
     _: dataclasses.KW_ONLY
     gamma: float = 0.99
     """Discount of rewards in each step (γ)."""
-    num_updates: int = 6000
+    num_updates: int = 10_000
     batch_size: int = 256
+    learning_rate: float = 1e-2
     expectile: float = 0.7
     """Weight of errors where Q is above V; the others weigh one minus it. One half is the mean."""
     sharpness: float = 3.0
