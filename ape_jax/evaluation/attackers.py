@@ -30,6 +30,7 @@ from ape_jax.observers import (
     FrameStack,
     FromObservations,
     ImplicitQ,
+    InverseSoftQ,
     LatentCloning,
     Limited,
     MeanAction,
@@ -266,6 +267,13 @@ ATTACKERS = {
         needs=("order",),
         actions="discrete",
         by_networks=True,
+    ),
+    "iq_learn": Attacker(
+        "sequences",
+        _one(lambda x: InverseSoftQ(_network(x), **_training(x))),
+        _both,
+        needs=("order",),
+        actions="discrete",
     ),
     "filtered": Attacker(
         "rewards",

@@ -20,6 +20,7 @@ from ape_jax.observers.filtered import Filtered
 from ape_jax.observers.frame_stack import FrameStack
 from ape_jax.observers.from_observations import FromObservations
 from ape_jax.observers.implicit_q import ImplicitQ
+from ape_jax.observers.iq_learn import InverseSoftQ
 from ape_jax.observers.latent import LatentCloning, LatentMixture, TabularLatent
 from ape_jax.observers.offline_q import OfflineQ
 from ape_jax.observers.one_step import OneStep
@@ -51,6 +52,7 @@ __all__ = [
     "FrameStack",
     "FromObservations",
     "ImplicitQ",
+    "InverseSoftQ",
     "LatentCloning",
     "LatentMixture",
     "Limited",
