@@ -269,7 +269,7 @@ ATTACKERS = {
         by_networks=True,
     ),
     "iq_learn": Attacker(
-        "sequences",
+        "rewards",
         _one(lambda x: InverseSoftQ(_network(x), **_training(x))),
         _both,
         needs=("order",),

@@ -44,7 +44,7 @@ Presets = str | Sequence[str] | Mapping[str, RunConfig] | None
 
 EFFORT = Effort(
     num_steps=256_000,
-    curve_steps=(1_000, 10_000, 256_000),
+    curve_steps=(),
     fit_updates=1000,
     recurrent_updates=300,
     practice_steps=50_000,
@@ -54,7 +54,7 @@ EFFORT = Effort(
 
 QUICK = Effort(
     num_steps=25_600,
-    curve_steps=(1_000, 25_600),
+    curve_steps=(),
     fit_updates=100,
     recurrent_updates=60,
     latent_restarts=2,
@@ -299,8 +299,7 @@ def _row(
     base = at_random.mean
     audits = {"ensemble": attack_run("ensemble", task, heads, config, effort, base, report)}
     # The heads are the same with an observer and without, so one program attacks both.
-    without_curves = dataclasses.replace(effort, curve_steps=())
-    settings = config, without_curves, base, report, CONTROL_OBSERVERS
+    settings = config, effort, base, report, CONTROL_OBSERVERS
     audits["beta0"] = attack_run("beta0", task, trained["beta0"][1], *settings)
     task, heads, _ = trained["single"]
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
@@ -344,7 +343,6 @@ def make_row(
         beta0_return=beta0.pe_return,
         price=price,
         threats=audits["ensemble"].threats,
-        curves=audits["ensemble"].curves,
         skipped=audits["ensemble"].skipped,
         random_return=at_random.mean,
         beta0_control=beta0,

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from ape_jax.evaluation.attackers import Effort
-from ape_jax.evaluation.audit_records import Curve, ThreatRow
+from ape_jax.evaluation.audit_records import ThreatRow
 from ape_jax.evaluation.intervals import Interval
 
 
@@ -44,7 +44,6 @@ class SuiteRow:
     gives up. None where training without an observer is no better than random."""
     threats: tuple[ThreatRow, ...]
     """The strongest attack of each threat model."""
-    curves: tuple[Curve, ...]
     skipped: dict[str, str]
     """Observers that could not run, with the reason."""
     random_return: float
