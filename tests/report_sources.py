@@ -7,12 +7,15 @@ import numpy as np
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers, RunConfig
 from ape_jax.envs import GridWorld
-from ape_jax.evaluation.audit_records import Audit, AuditRow, AuditSettings, Curve, Defence
+from ape_jax.evaluation.attackers import threat_of
+from ape_jax.evaluation.audit_records import Audit, AuditRow, Curve, Defence, ThreatRow
 from ape_jax.evaluation.intervals import Interval, MeanStd
 from ape_jax.evaluation.reproduce import Panels
 from ape_jax.evaluation.summary import Summary
 from ape_jax.evaluation.sweep import Sweep, SweepPoint, compare
+from ape_jax.observers.threats import THREATS
 from ape_jax.reporting import html
+from ape_jax.settings.audit import AuditSettings
 
 RANDOM, PE = -90.0, -10.0
 """Returns: a clone's share is linear between them."""
@@ -60,7 +63,7 @@ def row(observer, deployment, share, seeds=2, defence="run"):
         defence=defence,
         observer=observer,
         deployment=deployment,
-        sees="all steps",
+        sees=threat_of(observer, deployment) or "experts",
         clone_return=Interval.over_seeds(RANDOM + shares * (PE - RANDOM)),
         gap=Interval.over_seeds((1 - shares) * (PE - RANDOM)),
         fraction=Interval.over_seeds(shares),
@@ -82,20 +85,44 @@ def defence(name="run", label="run", seeds=2, **changes):
     return dataclasses.replace(record, **changes)
 
 
+def strongest(rows):
+    """The strongest of these rows under each threat model."""
+    found = []
+    for threat, model in THREATS.items():
+        allowed = [row for row in rows if row.sees in model.includes]
+        if allowed:
+            best = max(allowed, key=lambda row: row.clone_return.mean)
+            found.append(
+                ThreatRow(
+                    defence=best.defence,
+                    threat=threat,
+                    attacker=best.observer,
+                    deployment=best.deployment,
+                    clone_return=best.clone_return,
+                    fraction=best.fraction,
+                    episodes_needed=None if threat == "interactive" else 1234.4,
+                )
+            )
+    return tuple(found)
+
+
 def audit(seeds=2, shares=CLONES, **changes):
-    """The audit of the run's ensemble, with curves."""
+    """The audit of the run's ensemble, with curves of two threat models."""
     curves = tuple(
         Curve(
             defence="run",
-            axis=axis,
-            value=value,
-            deployment=deployment,
-            clone_return=Interval.over_seeds([-value - 1.0, -value - 3.0]),
+            threat=threat,
+            num_steps=10 * episodes,
+            episodes=float(episodes),
+            attacker="behaviour_cloning",
+            deployment="sampled",
+            clone_return=Interval.over_seeds([-50.0, -50.0 + episodes]),
+            fraction=Interval.over_seeds([share * episodes, share * episodes]),
         )
-        for axis in ("num_steps", "width")
-        for value in (10, 1)
-        for deployment in ("sampled", "greedy")
+        for threat, share in (("pooled", 0.01), ("online", 0.02))
+        for episodes in (10, 1)
     )
+    rows = tuple(row(*kind, share, seeds) for kind, share in shares.items())
     record = Audit(
         env="GridWorld-ape",
         horizon=100,
@@ -106,7 +133,8 @@ def audit(seeds=2, shares=CLONES, **changes):
         num_steps=100_000,
         random_return=RANDOM,
         optimal_return=-9.09,
-        rows=tuple(row(*kind, share, seeds) for kind, share in shares.items()),
+        threats=strongest(rows),
+        rows=rows,
         defences=(defence(seeds=seeds),),
         curves=curves,
         skipped={"mean_action": "is for continuous actions"},
