@@ -25,11 +25,6 @@ Targets = Callable[[Int[Array, " B"]], tuple[Float[Array, " B"], Float[Array, " 
 """Numbers of steps to what a network is fitted to there, about one in size, and to its weight."""
 
 
-def _nothing(params: Params, rows: Int[Array, " B"]) -> Float[Array, ""]:
-    """No loss."""
-    return jnp.float32(0.0)
-
-
 def best(scores: Float[Array, " A"], allowed: Bool[Array, " A"]) -> Categorical:
     """The allowed actions of the highest score, evenly; all actions where none is allowed."""
     allowed = allowed | ~jnp.any(allowed)
@@ -75,35 +70,6 @@ class Supported(Training):
     least_share: float = 0.1
     """Of the clone's probabilities, an action needs this share of the largest to be taken."""
 
-    def fit_values(
-        self,
-        key: PRNGKey,
-        start: Params,
-        demonstrations: Demonstrations,
-        outputs: Callable[[Params, Int[Array, " B"]], Float[Array, " B"]],
-        targets: Targets,
-        also: Callable[[Params, Int[Array, " B"]], Float[Array, ""]] = _nothing,
-    ) -> Params:
-        """Fit outputs at numbered steps to targets by least squares, with early stopping.
-
-        ``also`` is a loss that is added.
-        """
-        key_kept, key_updates = jax.random.split(key)
-        shown, kept = fitting.split(demonstrations)
-        kept_rows = fitting.draw(key_kept, kept, HELD_OUT_STEPS)
-
-        def loss(params, rows):
-            wanted, weights = targets(rows)
-            errors = jnp.square(outputs(params, rows) - wanted)
-            return jnp.mean(weights * errors) + also(params, rows)
-
-        return self.minimize(
-            key_updates,
-            start,
-            lambda params, key: loss(params, fitting.draw(key, shown, self.batch_size)),
-            lambda params: loss(params, kept_rows),
-        )
-
     def fit_scores(
         self, key: PRNGKey, networks: Networks, demonstrations: Demonstrations, targets: Targets
     ) -> SupportedPolicy:
@@ -111,25 +77,28 @@ class Supported(Training):
 
         Where no target has a weight, all actions that count are alike.
         """
-        key_scores, key_clone, key_fit = jax.random.split(key, 3)
-        observations, actions = demonstrations.observation, demonstrations.action
+        keys = jax.random.split(key, 4)
         of_actions = values.ActionValues(networks)
+        shown, kept = fitting.split(demonstrations)
+        kept_rows = fitting.draw(keys[2], kept, HELD_OUT_STEPS)
 
-        def outputs(params, rows):
-            return of_actions(params[0], observations[rows], actions[rows])
-
-        def cross_entropy(params, rows):
-            taken = (observations[rows], actions[rows])
-            return -jnp.mean(values.log_probs(networks, params[1], *taken))
+        def loss(params, rows):
+            (scores, clone), (wanted, weights) = params, targets(rows)
+            taken = (demonstrations.observation[rows], demonstrations.action[rows])
+            errors = jnp.square(of_actions(scores, *taken) - wanted)
+            return jnp.mean(weights * errors - values.log_probs(networks, clone, *taken))
 
         start = (
-            of_actions.init(key_scores, demonstrations),
-            values.init(key_clone, networks.head, demonstrations),
+            of_actions.init(keys[0], demonstrations),
+            values.init(keys[1], networks.head, demonstrations),
         )
-        scores, clone = self.fit_values(
-            key_fit, start, demonstrations, outputs, targets, cross_entropy
+        scores, clone = self.minimize(
+            keys[3],
+            start,
+            lambda params, key: loss(params, fitting.draw(key, shown, self.batch_size)),
+            lambda params: loss(params, kept_rows),
         )
-        weights = targets(jnp.arange(len(actions)))[1]
+        weights = targets(jnp.arange(len(shown)))[1]
         scores = jax.tree.map(lambda x: jnp.where(jnp.any(weights > 0), x, 0.0), scores)
         return SupportedPolicy(scores, clone, networks, self.least_share)
 

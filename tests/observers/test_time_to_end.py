@@ -40,6 +40,22 @@ def test_times_by_hand():
     np.testing.assert_allclose(probs[3], 0.2)
 
 
+def test_times_of_finite_states_solve_their_equations():
+    """Times solve the linear equations of the mean moves, whoever moves."""
+    observation = jnp.array([1, 2, 1, 2, 0, 1, 0, 3])
+    episode = jnp.array([0, 0, 1, 1, 2, 2, 2, 2])
+    last = jnp.append(jnp.diff(episode) == 1, True)
+    rest = (jnp.zeros(8), last, jnp.zeros(8, bool), episode)
+    shown = Demonstrations(observation, jnp.zeros(8, jnp.int32), *rest)
+    gamma = 0.5
+    times = TimeToEnd(vectors.TASK.networks, gamma=gamma).times(shown, jnp.ones(8))
+    matrix, ones = np.eye(4), np.ones(4)
+    matrix[0] -= gamma * np.array([0, 0.5, 0, 0.5])
+    matrix[1] -= gamma * np.array([1 / 3, 0, 2 / 3, 0])
+    np.testing.assert_allclose(times[:4], np.linalg.solve(matrix, ones), rtol=1e-5)
+    np.testing.assert_allclose(times[4:], 2.0, rtol=1e-5)
+
+
 def test_finite_states_give_shortest_paths_from_long_ones():
     shown = without_rewards(vectors.states([MEDIOCRE], 50_000))
     probs = finite_table(vectors.fit(FINITE, shown))
