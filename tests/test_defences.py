@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +73,20 @@ def test_a_single_expert_is_there_several_times(setting):
     table = ensemble.heads["params"]["table"]
     assert (ensemble.num_experts, table.shape) == (1, (2, 2, 100, 5))
     np.testing.assert_array_equal(table[:, 0], table[:, 1])
+
+
+def test_the_control_has_the_price_of_greedy_ape(setting):
+    """Of all pairs of hyperparameters, it has the one whose return is the closest."""
+    control = defences.make(setting, "greedy_ape_single")
+    ensemble = defences.make(setting, "greedy_ape")
+    beta, temperature = re.fullmatch(
+        r"beta (\S+), temperature (\S+)", control.facts["settings"]
+    ).groups()
+    assert float(beta) in defences.CONTROL_BETAS
+    assert float(temperature) in defences.CONTROL_TEMPERATURES
+    apart = returns(setting, control).mean() - returns(setting, ensemble).mean()
+    other = defences.make(setting, "single_optimal")
+    assert abs(apart) < abs(returns(setting, other).mean() - returns(setting, ensemble).mean())
 
 
 def test_a_defence_is_made_once(setting):

@@ -70,9 +70,7 @@ def test_the_first_number_of_an_episode_does_not_matter(first):
 
 
 def test_the_action_before():
-    np.testing.assert_array_equal(
-        episodes.last_actions(SHOWN), [-1, 10, 11, -1, -1, 14, -1, 16]
-    )
+    np.testing.assert_array_equal(episodes.last_actions(SHOWN), [-1, 10, 11, -1, -1, 14, -1, 16])
     vectors = SHOWN._replace(action=jnp.stack([SHOWN.action, -SHOWN.action], axis=1) / 2)
     ours = episodes.last_actions(vectors)
     np.testing.assert_array_equal(ours[:3], [[-1, -1], [5, -5], [5.5, -5.5]])

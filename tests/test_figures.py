@@ -6,7 +6,7 @@ import report_sources
 
 from ape_jax.algorithms.common import Metrics
 from ape_jax.core import tabular
-from ape_jax.reporting import figures, grid_figures
+from ape_jax.reporting import audit_figures, figures, grid_figures
 
 
 def test_policy_figure_shows_values_and_returns(small_grid, small_mdp):
@@ -55,40 +55,67 @@ def two_defences(seeds):
     """An audit of two ensembles; the second lacks an observer."""
     rows = (
         report_sources.row("mixture", "sampled", 0.2, seeds),
-        report_sources.row("dagger", "greedy", 0.4, seeds),
+        report_sources.row("behaviour_cloning", "sampled", 0.3, seeds),
+        report_sources.row("behaviour_cloning", "greedy", 0.4, seeds),
+        report_sources.row("latent", "best", 0.9, seeds),
         report_sources.row("mixture", "sampled", 0.6, seeds, defence="pg"),
     )
     entropy = {"posterior_entropy": None}
     defences = report_sources.defence(), report_sources.defence("pg", "PG-APE", **entropy)
-    return report_sources.audit(seeds, rows=rows, defences=defences)
+    threats = report_sources.strongest(rows)
+    return report_sources.audit(seeds, rows=rows, threats=threats, defences=defences)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_observer_bars_reach_from_random_to_the_clone(seeds):
+def test_observer_bars_reach_from_random_to_the_best_way_of_acting(seeds):
     audit = two_defences(seeds)
-    figure = figures.observer_bars(audit)
-    for axes, defence in zip(figure.axes, audit.defences, strict=False):
-        rows = audit.rows_of(defence.name)
+    figure = audit_figures.observer_bars(audit)
+    for axes, defence in zip(figure.axes, audit.defences, strict=True):
+        best = {row.observer: row for row in reversed(audit.rows_of(defence.name))}
         assert axes.get_title() == defence.label
-        assert len(axes.patches) == len(rows)
-        for bar, row in zip(axes.patches, rows, strict=True):
-            assert bar.get_x() + bar.get_width() == pytest.approx(row.clone_return.mean)
-            assert bar.get_x() == audit.random_return
-        ends = [tuple(line.get_xdata()) for line in axes.lines[:-1]]
-        assert ends == [row.clone_return.ends for row in rows]
+        assert len(axes.patches) == len(best)
+        reached = {bar.get_x() + bar.get_width() for bar in axes.patches}
+        expected = {row.clone_return.mean for row in best.values()}
+        assert sorted(reached) == pytest.approx(sorted(expected))
+        assert {bar.get_x() for bar in axes.patches} == {audit.random_return}
+        colours = {bar.get_facecolor() for bar in axes.patches}
+        assert len(colours) == len({row.sees for row in best.values()})
+        drawn = [tuple(line.get_xdata()) for line in axes.lines]
+        assert all(row.clone_return.ends in drawn for row in best.values())
+        marks = [line for line in axes.lines if line.get_marker() == "D"]
+        greedy = [row for row in audit.rows_of(defence.name) if row.deployment == "greedy"]
+        assert [line.get_xdata()[0] for line in marks] == [row.clone_return.mean for row in greedy]
     plt.close(figure)
 
 
-def test_limited_curves_are_drawn_in_order_of_their_axis():
-    figure = figures.limited_curves(two_defences(2))
-    (line,) = figure.axes[0].lines
-    np.testing.assert_allclose(line.get_xdata(), [1, 10])
-    np.testing.assert_allclose(line.get_ydata(), [-3, -12])
+def test_threat_shares_show_each_model_beside_the_plain_greedy_clone():
+    audit = two_defences(2)
+    figure = audit_figures.threat_shares(audit)
+    axes = figure.axes[0]
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names[0] == "plain cloning,\ngreedy"
+    assert names[1:] == [row.threat for row in audit.threats]
+    shares = np.ma.filled(axes.images[0].get_array(), np.nan)
+    expected = [0.4, *(row.fraction.mean for row in audit.threats)]
+    np.testing.assert_allclose(shares[0], expected)
+    assert np.all(np.isnan(shares[1]))  # Nobody attacked the second ensemble.
+    plt.close(figure)
+
+
+def test_demonstration_curves_have_a_line_for_each_threat_model():
+    figure = audit_figures.demonstration_curves(two_defences(2))
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 1]
+    drawn = {line.get_label(): line for line in lines if not line.get_label().startswith("_")}
+    assert list(drawn) == ["pooled", "online"]
+    for name, share in (("pooled", 0.01), ("online", 0.02)):
+        np.testing.assert_allclose(drawn[name].get_xdata(), [1, 10])
+        np.testing.assert_allclose(drawn[name].get_ydata(), [share, 10 * share])
+    assert figure.axes[0].get_xscale() == "log"
     plt.close(figure)
 
 
 def test_posterior_entropy_has_a_line_where_it_is_known():
-    figure = figures.posterior_entropy(two_defences(2))
+    figure = audit_figures.posterior_entropy(two_defences(2))
     (line,) = figure.axes[0].lines
     np.testing.assert_allclose(line.get_ydata(), [0.65, 0.25])
     plt.close(figure)

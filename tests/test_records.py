@@ -31,7 +31,9 @@ def test_recorded_file_is_read_and_written_back_equal(name, tmp_path):
     assert (tmp_path / "again.json").read_text() == (ROOT / name).read_text()
 
 
-TRAP = report_sources.defence("trap", trapped=(True, False), from_every_start=(True, True))
+TRAP = report_sources.defence(
+    "trap", trapped=(True, False), from_every_start=(True, True), settings="beta 0.3"
+)
 MADE = {
     Audit: report_sources.audit(defences=(report_sources.defence(), TRAP)),
     Sweep: report_sources.sweep(),
@@ -49,19 +51,27 @@ def test_audit_json_has_the_names_that_stay():
     content = records.to_json(MADE[Audit])
     assert " ".join(content) == (
         "env horizon fingerprint options complete seeds num_steps random_return optimal_return "
-        "rows defences curves skipped wall_seconds"
+        "threats rows defences curves skipped wall_seconds"
     )
-    assert " ".join(content["options"]) == "observers defences seeds steps quick"
+    assert " ".join(content["options"]) == (
+        "observers threats defences seeds first_seed steps quick"
+    )
+    assert " ".join(content["threats"][0]) == (
+        "defence threat attacker deployment clone_return fraction episodes_needed"
+    )
+    assert " ".join(content["curves"][0]) == (
+        "defence threat num_steps episodes attacker deployment clone_return fraction"
+    )
     assert " ".join(content["rows"][0]) == (
         "defence observer deployment sees clone_return gap fraction agreement log_likelihood"
     )
     assert " ".join(content["rows"][0]["gap"]) == "mean low high values"
     run, trap = content["defences"]
     assert " ".join(trap) == (
-        "name label num_experts trapped from_every_start pe_return worst_expert greedy_experts "
-        "worst_greedy_expert price floor mixture_entropy posterior_entropy"
+        "name label num_experts trapped from_every_start settings pe_return worst_expert "
+        "greedy_experts worst_greedy_expert price floor mixture_entropy posterior_entropy"
     )
-    assert trap.keys() - run.keys() == {"trapped", "from_every_start"}
+    assert trap.keys() - run.keys() == {"trapped", "from_every_start", "settings"}
     assert run["price"] is None
 
 

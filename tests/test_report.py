@@ -56,6 +56,11 @@ def test_an_ensemble_that_chance_may_have_made_better_than_random_has_no_shares(
     assert "%" not in find(random_std=85.0)
     page = html.render(report_sources.sources(summary=summary, sweep=None, panels=None))
     assert 'class="verdicts"' not in page
+    cells = html.threats(report_sources.audit())
+    assert cells
+    for line in cells:
+        assert line[5]
+        assert line[5] not in page
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 5])
@@ -118,7 +123,7 @@ def test_page_has_every_section_and_loads_nothing_from_elsewhere():
     page = html.render(report_sources.sources())
     read = Page(page)
     assert read.tags.count("h2") == 6
-    assert read.tags.count("figure") == 5
+    assert read.tags.count("figure") == 6
     assert all(value.startswith("data:") for value in read.loaded)
     assert not re.search(r"@import|url\(", page)
     assert len(read.ids) == len(set(read.ids))

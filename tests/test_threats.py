@@ -71,9 +71,13 @@ def test_it_is_chosen_by_other_episodes_than_those_that_score_it():
 
 
 def test_a_model_that_allows_more_is_never_weaker():
-    for weaker, stronger in (("pooled", "sequences"), ("sequences", "rewards"),
-                             ("rewards", "online"), ("states", "online"),
-                             ("online", "interactive")):
+    for weaker, stronger in (
+        ("pooled", "sequences"),
+        ("sequences", "rewards"),
+        ("rewards", "online"),
+        ("states", "online"),
+        ("online", "interactive"),
+    ):
         assert set(THREATS[weaker].includes) < set(THREATS[stronger].includes)
         assert rows()[weaker].clone_return.mean <= rows()[stronger].clone_return.mean
 

@@ -188,7 +188,11 @@ def posterior_entropy(audit: Audit) -> Figure:
 
 
 def _band(
-    axes: Axes, x: Sequence[float], intervals: Sequence[Interval], label: str, number: int
+    axes: Axes,
+    x: Sequence[float] | range,
+    intervals: Sequence[Interval],
+    label: str,
+    number: int,
 ) -> None:
     """A line of means with its interval as a band, if there is anything."""
     if not intervals:

@@ -10,11 +10,9 @@ from ape_jax.evaluation.audit_records import Audit, AuditRow
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.subjects import RUN
 from ape_jax.evaluation.summary import Summary
+from ape_jax.evaluation.verdicts import PROTECTED_SHARE
 from ape_jax.reporting.audit_table import YARDSTICKS
 from ape_jax.reporting.tables import with_interval
-
-PROTECTED_SHARE = 0.5
-"""An observer is kept out where its clone gets less than this share of the ensemble's return."""
 
 FEW_SEEDS = 5
 """Intervals of fewer seeds are wide, and need normal values; the report says so."""
@@ -138,7 +136,7 @@ def _protection(audit: Audit | None) -> Finding:
     known = {*tried, *YARDSTICKS, *audit.skipped}
     absent = [name.replace("_", " ") for name in ATTACKERS if name not in known]
     detail = (
-        f"It may see: {best.sees}. An observer is kept out if its clone gets less than "
+        f"Its threat model: {best.sees}. An observer is kept out if its clone gets less than "
         f"{PROTECTED_SHARE:.0%} of the ensemble's return, over the whole interval. Shares count "
         "from the return of a random policy (0%) to that of the ensemble (100%)."
     )

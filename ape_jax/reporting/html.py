@@ -67,8 +67,11 @@ def render(sources: Sources) -> str:
     audit = sources.audit
     if audit is not None and not findings.learned(sources.summary):
         # A share of what nobody learned is a share of noise.
-        rows = tuple(dataclasses.replace(row, fraction=None) for row in audit.rows)
-        audit = dataclasses.replace(audit, rows=rows)
+        audit = dataclasses.replace(
+            audit,
+            rows=tuple(dataclasses.replace(row, fraction=None) for row in audit.rows),
+            threats=tuple(dataclasses.replace(row, fraction=None) for row in audit.threats),
+        )
         sources = sources._replace(audit=audit)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

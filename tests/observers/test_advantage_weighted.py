@@ -49,9 +49,7 @@ def test_weights_by_hand(observer, weights_of):
     """Returns 0 and 1 alike often: advantages ±½, σ = ½ and λ = ½, so weights e^±2."""
     actions = np.tile([0, 3], 50)
     shown = bandit(actions / 3.0, actions)
-    np.testing.assert_allclose(
-        weights_of(shown), np.tile(np.exp([-2.0, 2.0]), 50), rtol=1e-4
-    )
+    np.testing.assert_allclose(weights_of(shown), np.tile(np.exp([-2.0, 2.0]), 50), rtol=1e-4)
     odds = policy_table(jax.jit(observer.fit)(KEY, shown), 9)[0]
     expected = [1 / (1 + np.exp(4.0)), 0, 0, 1 / (1 + np.exp(-4.0)), 0]
     np.testing.assert_allclose(odds, expected, rtol=1e-3, atol=1e-6)

@@ -146,9 +146,7 @@ def test_long_observations_are_told_apart_by_their_projections():
     shown = SHOWN._replace(observation=jnp.asarray(long))
     clone = Escape(Known(AtCoordinates()), None).fit(jax.random.key(3), shown)
     assert clone.projection.shape == (MAX_FEATURES + 6, MAX_FEATURES)
-    np.testing.assert_allclose(
-        along(clone, long[PATH]), expected_along(PATH, AGAIN), atol=1e-6
-    )
+    np.testing.assert_allclose(along(clone, long[PATH]), expected_along(PATH, AGAIN), atol=1e-6)
 
 
 def test_an_observation_that_never_changes_recurs():
@@ -159,7 +157,9 @@ def test_an_observation_that_never_changes_recurs():
 
 
 def test_it_clones_by_the_observer_that_it_is_given():
-    clone = Escape(TabularCloning(4, 5), 4).fit(jax.random.key(0), SHOWN._replace(action=SHOWN.observation))
+    clone = Escape(TabularCloning(4, 5), 4).fit(
+        jax.random.key(0), SHOWN._replace(action=SHOWN.observation)
+    )
     np.testing.assert_allclose(along(clone, np.arange(4)), np.eye(5)[:4], atol=1e-6)
 
 

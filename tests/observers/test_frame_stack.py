@@ -96,7 +96,9 @@ def test_it_clones_continuous_actions(continuous):
     clone = jax.jit(observer(continuous, 2).fit)(jax.random.key(0), shown)
     carry = clone.initial_carry()
     for row in range(4):
-        carry, acts = clone(carry, shown.observation[row], shown.action[row - 1] if row else -jnp.ones(1))
+        carry, acts = clone(
+            carry, shown.observation[row], shown.action[row - 1] if row else -jnp.ones(1)
+        )
         assert abs(float(acts.mean[0] - shown.action[row, 0])) < 0.2
 
 

@@ -64,9 +64,7 @@ def test_neither_actions_nor_rewards_are_looked_at(shown, infer):
 
 
 def test_the_clone_is_as_good_as_that_of_the_actions(small_task, small_mdp, shown):
-    observer = FromObservations(
-        small_task.world, small_task.networks, TabularCloning(9, 5), 4_000
-    )
+    observer = FromObservations(small_task.world, small_task.networks, TabularCloning(9, 5), 4_000)
     ours = policy_table(jax.jit(observer.fit)(KEY, shown), 9)
     best = tabular.policy_return(small_mdp, tabular.optimal_policy(small_mdp))
     assert float(tabular.policy_return(small_mdp, ours)) == pytest.approx(float(best), abs=0.05)
