@@ -29,6 +29,7 @@ from ape_jax.observers import (
     Filtered,
     FrameStack,
     FromObservations,
+    Gail,
     ImplicitQ,
     InverseSoftQ,
     LatentCloning,
@@ -64,6 +65,7 @@ class Effort:
     recurrent_updates: int = 1000
     latent_restarts: int = 8
     """Random starts of expectation maximisation; the one with the highest likelihood counts."""
+    gail_updates: int = 250
     practice_steps: int = 100_000
     """Steps that an attacker acts at random, to learn what actions do."""
     num_episodes: int = 2048
@@ -85,6 +87,7 @@ QUICK = Effort(
     fit_updates=600,
     recurrent_updates=200,
     latent_restarts=3,
+    gail_updates=50,
     practice_steps=20_000,
 )
 
@@ -305,6 +308,13 @@ ATTACKERS = {
         actions="discrete",
     ),
     "from_observations": Attacker("states", _from_observations, _both, needs=("order",)),
+    "gail": Attacker(
+        "online",
+        _one(lambda x: Gail(x.task, num_updates=x.effort.gail_updates)),
+        _both,
+        needs=("order",),
+        by_networks=True,
+    ),
     "dagger": Attacker(
         "interactive",
         _one(lambda x: Dagger(x.task, x.heads, cloning(x))),

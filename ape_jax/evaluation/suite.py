@@ -47,6 +47,7 @@ EFFORT = Effort(
     curve_steps=(),
     fit_updates=1000,
     recurrent_updates=300,
+    gail_updates=150,
     practice_steps=50_000,
     num_episodes=512,
 )
@@ -58,6 +59,7 @@ QUICK = Effort(
     fit_updates=100,
     recurrent_updates=60,
     latent_restarts=2,
+    gail_updates=10,
     practice_steps=5_000,
     num_episodes=64,
 )

@@ -19,6 +19,7 @@ from ape_jax.observers.escape import Escape
 from ape_jax.observers.filtered import Filtered
 from ape_jax.observers.frame_stack import FrameStack
 from ape_jax.observers.from_observations import FromObservations
+from ape_jax.observers.gail import Gail
 from ape_jax.observers.implicit_q import ImplicitQ
 from ape_jax.observers.iq_learn import InverseSoftQ
 from ape_jax.observers.latent import LatentCloning, LatentMixture, TabularLatent
@@ -51,6 +52,7 @@ __all__ = [
     "Filtered",
     "FrameStack",
     "FromObservations",
+    "Gail",
     "ImplicitQ",
     "InverseSoftQ",
     "LatentCloning",
