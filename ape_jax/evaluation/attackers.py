@@ -61,7 +61,7 @@ class Effort:
     limited_steps: int = 1_000
     limited_width: int = 8
     """Hidden units of ``limited``."""
-    fit_updates: int = 2000
+    fit_updates: int = 4000
     recurrent_updates: int = 1000
     latent_restarts: int = 8
     """Random starts of expectation maximisation; the one with the highest likelihood counts."""
@@ -84,7 +84,7 @@ class Effort:
 QUICK = Effort(
     num_steps=100_000,
     curve_steps=(100, 1_000, 10_000, 100_000),
-    fit_updates=600,
+    fit_updates=1000,
     recurrent_updates=200,
     latent_restarts=3,
     gail_updates=50,
@@ -131,7 +131,7 @@ def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
     networks = setting.task.networks
     if networks.num_states is not None:
         return TabularCloning(networks.num_states, networks.num_actions)
-    return BehaviourCloning(_network(setting), **_training(setting), learning_rate=3e-3)
+    return BehaviourCloning(_network(setting), **_training(setting), learning_rate=5e-3)
 
 
 def _training(setting: Setting) -> dict[str, Any]:
@@ -147,16 +147,16 @@ def limited(setting: Setting) -> Limited:
     head = "gaussian" if config.head == "gaussian" else "mlp"
     config = dataclasses.replace(config, head=head, hidden_sizes=(effort.limited_width,))
     network = _network(setting, config.with_state_std())
-    return Limited(BehaviourCloning(network, num_updates=effort.fit_updates), effort.limited_steps)
+    return Limited(
+        BehaviourCloning(network, num_updates=effort.fit_updates // 2), effort.limited_steps
+    )
 
 
 def latent(setting: Setting) -> Observer:
     """Exact expectation maximisation where observations are finite, else by networks."""
     networks, effort = setting.task.networks, setting.effort
     if networks.num_states is None:
-        return LatentCloning(
-            _network(setting), num_updates=effort.fit_updates // 2, batch_size=BATCH_SIZE
-        )
+        return LatentCloning(_network(setting), num_updates=effort.fit_updates // 8, batch_size=512)
     return TabularLatent(
         networks.num_states, networks.num_actions, num_restarts=effort.latent_restarts
     )
@@ -170,7 +170,7 @@ def offline_q(setting: Setting) -> Observer:
     """Q-iteration where observations are finite, else implicit Q-learning."""
     networks = setting.task.networks
     if networks.num_states is None:
-        return ImplicitQ(_network(setting), num_updates=3 * setting.effort.fit_updates)
+        return ImplicitQ(_network(setting), num_updates=setting.effort.fit_updates * 3 // 2)
     return OfflineQ(networks.num_states, networks.num_actions, setting.task.world.horizon)
 
 
@@ -204,7 +204,7 @@ def _one(make: Callable[[Setting], Observer]) -> Callable[[Setting], dict[str, O
     return lambda setting: {"": make(setting)}
 
 
-BATCH_SIZE = 512
+BATCH_SIZE = 256
 """Steps of demonstrations in an update of a network."""
 
 SHARES = (0.1, 0.25, 0.5)
