@@ -170,7 +170,7 @@ def offline_q(setting: Setting) -> Observer:
     """Q-iteration where observations are finite, else implicit Q-learning."""
     networks = setting.task.networks
     if networks.num_states is None:
-        return ImplicitQ(_network(setting), num_updates=setting.effort.fit_updates * 3 // 2)
+        return ImplicitQ(_network(setting), num_updates=setting.effort.fit_updates * 5 // 2)
     return OfflineQ(networks.num_states, networks.num_actions, setting.task.world.horizon)
 
 
