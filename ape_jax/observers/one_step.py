@@ -21,7 +21,7 @@ class OneStep(Supported):
     It needs the order of steps, rewards and ends. Q(s, a) is the mean demonstrated return to go
     after action a in s, over complete episodes. Nothing is bootstrapped, so no error can grow, and
     the policy is no better than one step of policy iteration makes it. Against an ensemble it may
-    be worse: returns tell how fast the hidden expert goes on, and not only where.
+    be worse: returns tell how well the hidden expert goes on, and not only from where.
     """
 
     _: dataclasses.KW_ONLY
