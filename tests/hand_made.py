@@ -1,4 +1,4 @@
-"""Demonstrations that tests write down, an observer that knows the answer, and a grid of vectors."""
+"""Demonstrations that tests write down, an observer who knows the answer, a grid of vectors."""
 
 import dataclasses
 from typing import Any

@@ -11,7 +11,7 @@ from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PPOConfig
 from ape_jax.evaluation.deployment import step_log_probs
 from ape_jax.observers import FrameStack
-from ape_jax.observers.frame_stack import FrameStackPolicy, Frames
+from ape_jax.observers.frame_stack import Frames, FrameStackPolicy
 
 LOG_PROBS = jax.jit(step_log_probs)
 LENGTH = 8

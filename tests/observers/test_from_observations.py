@@ -79,7 +79,7 @@ def test_actions_are_recovered_where_observations_are_vectors(small_mdp):
     def act(observation, _):
         return Categorical(best[(3 * observation[0] + observation[1]).astype(int)])
 
-    observer = FromObservations(task.world, task.networks, Recorder(), 4_000, 400)
+    observer = FromObservations(task.world, task.networks, Recorder(), 4_000, 800)
 
     @jax.jit
     def run(key):
@@ -94,7 +94,7 @@ def test_actions_are_recovered_where_observations_are_vectors(small_mdp):
 def test_continuous_actions_are_recovered():
     """A place that moves by the action: the model has to find the difference."""
     task = make_task(PPOConfig(head="gaussian", hidden_sizes=(8,)), Drift())
-    observer = FromObservations(task.world, task.networks, Recorder(), 4_000, 400)
+    observer = FromObservations(task.world, task.networks, Recorder(), 4_000, 800)
 
     def act(observation, _):
         return Gaussian(-0.5 * observation, jnp.full(2, -1.0))
