@@ -42,8 +42,9 @@ class ImplicitQ(Training):
     learning_rate: float = 1e-2
     expectile: float = 0.7
     """Weight of errors where Q is above V; the others weigh one minus it. One half is the mean."""
-    sharpness: float = 3.0
-    """β: zero clones all steps alike."""
+    sharpness: float | None = None
+    """β: zero clones all steps alike. None is 3 where actions are discrete, and 1 where they are
+    continuous: there a Gaussian that follows few heavy steps takes actions between them."""
 
     def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> HeadPolicy:
         """Learn Q, V and the policy at once, by one loss in which each has its own term."""
@@ -81,5 +82,8 @@ class ImplicitQ(Training):
 
     def _weights(self, advantages: Float[Array, " N"]) -> Float[Array, " N"]:
         """Weights of steps in the fit of the policy."""
+        sharpness = self.sharpness
+        if sharpness is None:
+            sharpness = 3.0 if self.networks.action_bounds is None else 1.0
         deviation = jnp.maximum(jnp.std(advantages), 1e-6)
-        return jnp.minimum(jnp.exp(self.sharpness * advantages / deviation), MAX_WEIGHT)
+        return jnp.minimum(jnp.exp(sharpness * advantages / deviation), MAX_WEIGHT)
