@@ -13,10 +13,14 @@ from ape_jax.algorithms import steps_per_update
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers, PPOConfig, PPOHypers, RunConfig, resolve
 from ape_jax.evaluation import records, suite
+from ape_jax.evaluation.audit_records import Audit, AuditRow, Defence, ThreatRow
+from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.returns import Spread
-from ape_jax.evaluation.suite import Suite, SuiteEffort
-from ape_jax.reporting import tables
+from ape_jax.evaluation.suite import EFFORT
+from ape_jax.evaluation.suite_records import Suite
+from ape_jax.reporting import suite_tables
 from ape_jax.runs import metrics
+from ape_jax.settings.audit import AuditSettings
 from ape_jax.training.trainer import seed_keys
 
 CONFIG = PPOConfig(
@@ -47,7 +51,7 @@ SETTINGS = {
 TINY = {name: RunConfig(*settings).to_flat() for name, settings in SETTINGS.items()}
 # The reward of an episode of so many steps; of Pendulum the worst is π² + 0.1 · 8² + 0.001 · 2².
 RANGES = {"pole": (1.0, 20.0), "swing": (-162.8, 0.0)}
-CLONES = {"behaviour_cloning_sampled", "behaviour_cloning_greedy", "posterior_sampled"}
+CLONES = ("behaviour_cloning_sampled", "behaviour_cloning_greedy", "posterior_sampled")
 
 
 def run(*arguments):
@@ -65,21 +69,67 @@ def tiny_presets(monkeypatch):
 def row(name, config, effort):
     """A row of numbers that were never measured, all different."""
     train, generator = config.train, np.random.default_rng(config.train.num_experts)
-    names = CLONES | ({"mean_action"} if train.head == "gaussian" else set())
+    names = [*CLONES, *(["mean_action_own"] if train.head == "gaussian" else [])]
 
-    def returns(*axes):
-        return generator.uniform(*RANGES[name], (config.seeds, *axes))
+    def returns():
+        return Interval.over_seeds(generator.uniform(*RANGES[name], config.seeds))
 
-    def of_experts(count):
-        clones = {name: returns() for name in sorted(names)}
-        return suite.Measured(returns(count), returns(count), clones)
+    def clone(which, clone_name):
+        observer, deployment = clone_name.rsplit("_", 1)
+        return AuditRow(
+            defence=which,
+            observer=observer,
+            deployment=deployment,
+            sees="pooled",
+            clone_return=returns(),
+            gap=returns(),
+            fraction=None,
+            agreement=returns(),
+            log_likelihood=None,
+        )
+
+    def audit(which, count):
+        experts = generator.uniform(*RANGES[name], (config.seeds, count))
+        greedy = dict.fromkeys(("greedy_experts", "worst_greedy_expert"), returns())
+        defence = Defence(
+            name=which,
+            label=which,
+            pe_return=Interval.over_seeds(experts.mean(axis=1)),
+            expert_returns=tuple(map(tuple, experts.tolist())),
+            worst_expert=Interval.over_seeds(experts.min(axis=1)),
+            **greedy,
+        )
+        threat = ThreatRow(
+            defence=which,
+            threat="pooled",
+            attacker="behaviour_cloning",
+            deployment="sampled",
+            clone_return=returns(),
+            fraction=Interval.over_seeds(generator.uniform(size=config.seeds)),
+            episodes_needed=30.0,
+        )
+        return Audit(
+            env=train.env,
+            horizon=10,
+            fingerprint=None,
+            options=AuditSettings(),
+            complete=True,
+            seeds=config.seeds,
+            num_steps=effort.num_steps,
+            random_return=RANGES[name][0],
+            optimal_return=None,
+            threats=(threat,),
+            rows=tuple(clone(which, name) for name in names),
+            defences=(defence,),
+            skipped={},
+        )
 
     counts = {"ensemble": train.num_experts, "beta0": train.num_experts, "single": 1}
-    results = {which: of_experts(count) for which, count in counts.items()}
-    return suite.make_row(name, config, effort, results, Spread(RANGES[name][0], 0.0), 1234.5)
+    audits = {which: audit(which, count) for which, count in counts.items()}
+    return suite.make_row(name, config, effort, audits, 1.0, Spread(RANGES[name][0], 0.0), 1234.5)
 
 
-def rows(configs, effort, progress=None):
+def rows(configs, effort, progress=None, keep=None):
     """In the place of ``suite_rows``."""
     for name, config in configs.items():
         yield row(name, config, effort)
@@ -90,7 +140,7 @@ def written(tmp_path):
     """Made-up results, as the command keeps them."""
     out = tmp_path / "suite.json"
     configs = {name: RunConfig(*settings, 2, 1000) for name, settings in SETTINGS.items()}
-    records.write(out, Suite(tuple(rows(configs, SuiteEffort()))))
+    records.write(out, Suite(tuple(rows(configs, EFFORT))))
     return out
 
 
@@ -107,7 +157,7 @@ def test_row_holds_intervals_of_returns_that_there_are():
     assert row.config == RunConfig(*SETTINGS["swing"], 2, 7).to_flat()
     assert row.steps_per_second is None  # One chunk: compiling was part of it.
     single = row.single_expert_control
-    assert set(row.clones) == set(single.clones) == CLONES | {"mean_action"}
+    assert set(row.clones) == set(single.clones) == {*CLONES, "mean_action"}
     assert least <= row.random_return <= most
     intervals = [row.pe_return, row.worst_expert, row.greedy_experts, row.beta0_return]
     intervals += [*row.clones.values(), single.pe_return, *single.clones.values()]
@@ -124,17 +174,20 @@ def test_rows_that_are_not_asked_for_are_kept(only, written, monkeypatch):
     before = read(written)
     asked = []
 
-    def measure(configs, effort, progress):
+    def measure(configs, effort, progress, keep):
         asked.append((configs, effort))
         yield dataclasses.replace(before[1], steps_per_second=123_456.0)
 
     monkeypatch.setattr(suite, "suite_rows", measure)
     assert run("--only", only, "--seeds", 2, "--out", written) == 0
-    assert asked == [({"swing": RunConfig(*SETTINGS["swing"], 2, 1000)}, SuiteEffort())]
+    assert asked == [({"swing": RunConfig(*SETTINGS["swing"], 2, 1000)}, EFFORT)]
     assert read(written) == (before[0], dataclasses.replace(before[1], steps_per_second=123_456.0))
-    lines = written.with_suffix(".md").read_text().splitlines()
-    assert [line.split(" (")[0] for line in lines[2:]] == ["| CartPole-v1", "| Pendulum-v1"]
-    assert len({line.count("|") for line in lines}) == 1
+    blocks = written.with_suffix(".md").read_text().split("\n\n")
+    tables = [block.splitlines() for block in blocks if block.startswith("|")]
+    assert len(tables) == 3
+    for lines in tables:
+        assert [line.split(" (")[0] for line in lines[2:]] == ["| CartPole-v1", "| Pendulum-v1"]
+        assert len({line.count("|") for line in lines}) == 1
     assert written.with_suffix(".png").exists()
 
 
@@ -151,7 +204,7 @@ def test_tables_on_the_terminal_are_whole_at_eighty_characters(tmp_path, monkeyp
     assert run("--out", out) == 0
     printed = capfd.readouterr().out
     assert "…" not in printed
-    for line in tables.suite_lines(records.read(Suite, out)):
+    for line in suite_tables.suite_lines(records.read(Suite, out)):
         assert all(cell in printed for cell in line)
     assert printed.count("mean action") == 1  # Of the continuous one.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from ape_jax.algorithms import common, ppo_epochs, ppo_loss, ppo_state
 from ape_jax.algorithms.common import Metrics
@@ -72,12 +72,41 @@ def update(
     ``axis_name`` is None, because the environments of a seed stay on one device.
     """
     assert axis_name is None, "PPO-APE spreads seeds over devices, not environments"
-    config = task.config
-    key, key_collect, key_shuffle = random.split(state.key, 3)
     log_weights = common.expert_log_weights(task, state.params)
-    temperature = temperature_at(state.num_updates, config.num_updates, hypers)
+    state, steps, rollout = act(task, state, log_weights, hypers)
+    return learn(task, state, steps, rollout, log_weights, hypers)
+
+
+def act(
+    task: Task[PPOConfig], state: PPOState, log_weights: LogWeightsFn, hypers: PPOHypers
+) -> tuple[PPOState, Transition, Rollout]:
+    """The first half of an update: a rollout of every environment, [T, E * B + M].
+
+    The state that is returned has the environments after the rollout, and is otherwise as it was.
+    """
+    _, key_collect, _ = _keys(state)
+    temperature = temperature_at(state.num_updates, task.config.num_updates, hypers)
     observer = observer_policy(task.networks, state.params.heads, log_weights, temperature)
     environments, steps, rollout = collect(key_collect, task, state, observer, hypers)
+    return dataclasses.replace(state, environments=environments), steps, rollout
+
+
+def learn(
+    task: Task[PPOConfig],
+    state: PPOState,
+    steps: Transition,
+    rollout: Rollout,
+    log_weights: LogWeightsFn,
+    hypers: PPOHypers,
+) -> tuple[PPOState, Metrics]:
+    """The second half of an update: epochs of minibatches over a rollout of ``act``.
+
+    The rewards of the steps are those that are learned from. Where rewards are normalised, it is
+    by the discounted returns of the rollout.
+    """
+    config = task.config
+    key, _, key_shuffle = _keys(state)
+    temperature = temperature_at(state.num_updates, config.num_updates, hypers)
     num_episodes_before = state.num_episodes
     state = ppo_state.update_statistics(task, state, steps, rollout)
     batch = make_batch(task, state, steps, rollout, log_weights, hypers)
@@ -109,9 +138,13 @@ def update(
         opt_state=opt_state,
         key=key,
         multipliers=multipliers,
-        environments=environments,
     )
     return state, metrics
+
+
+def _keys(state: PPOState) -> Key[Array, " 3"]:
+    """Keys of the next update, of the rollout, and of the order of minibatches."""
+    return random.split(state.key, 3)
 
 
 def temperature_at(

@@ -9,8 +9,11 @@ from ape_jax.cli.options import SuiteOptions
 from ape_jax.cli.output import prepare, save_steps, say
 from ape_jax.config import RunConfig
 from ape_jax.evaluation import records, suite
-from ape_jax.evaluation.suite import QUICK, Suite, SuiteEffort, SuiteRow
-from ape_jax.reporting import figures, tables
+from ape_jax.evaluation.attackers import Effort
+from ape_jax.evaluation.suite import EFFORT, QUICK
+from ape_jax.evaluation.suite_records import Suite, SuiteRow
+from ape_jax.evaluation.verdicts import MEANING
+from ape_jax.reporting import audit_figures, figures, suite_tables, tables
 from ape_jax.reporting.progress import progress_bars
 from ape_jax.runs.metrics import write_text
 from ape_jax.types import SettingError
@@ -24,7 +27,7 @@ def run(options: SuiteOptions, console: Console) -> int:
     asked = options.only, options.seeds, options.first_seed, options.quick
     configs = suite.suite_configs(*asked)
     prepare(out.parent, "file")
-    effort = QUICK if options.quick else SuiteEffort()
+    effort = QUICK if options.quick else EFFORT
     rows = _known(options, configs, effort)
 
     def save(row: SuiteRow) -> None:
@@ -32,12 +35,22 @@ def run(options: SuiteOptions, console: Console) -> int:
         _save(rows, out)
 
     with progress_bars(console) as progress:
-        code, finished = save_steps(suite.suite_rows(configs, effort, progress), save)
+        steps = suite.suite_rows(configs, effort, progress, out.with_suffix(""))
+        code, finished = save_steps(steps, save)
     stdout = Console()
-    _, *names = tables.SUITE_HEADER
-    for env, *cells in tables.suite_lines(Suite(tuple(finished))):  # Too wide for a terminal.
-        lines = [pair for pair in zip(names, cells, strict=True) if pair[1]]
-        stdout.print(tables.rich_table(env, ["who acts", "return of an episode"], lines))
+    result = Suite(tuple(finished))
+    for header, own_lines, columns in (  # The whole tables are too wide for a terminal.
+        (suite_tables.THREATS_HEADER, suite_tables.threat_lines(result), ["", "share"]),
+        (
+            suite_tables.SUITE_HEADER,
+            suite_tables.suite_lines(result),
+            ["who acts", "return of an episode"],
+        ),
+    ):
+        for env, *cells in own_lines:
+            lines = [pair for pair in zip(header[1:], cells, strict=True) if pair[1]]
+            stdout.print(tables.rich_table(env, columns, lines))
+    say(stdout, f"{suite_tables.EXPLANATION} {MEANING}")
     say(stdout, f"files: {out}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")
     return code
 
@@ -47,13 +60,12 @@ def _save(rows: dict[str, SuiteRow], out: Path) -> None:
     names = [*(name for name in presets.PRESETS if name in rows), *rows]
     result = Suite(tuple(rows[name] for name in dict.fromkeys(names)))
     records.write(out, result)
-    table = tables.markdown_table(tables.SUITE_HEADER, tables.suite_lines(result))
-    write_text(out.with_suffix(".md"), table + "\n")
-    figures.save_figure(figures.suite_shares(result), out.with_suffix(".png"))
+    write_text(out.with_suffix(".md"), suite_tables.markdown(result))
+    figures.save_figure(audit_figures.suite_threats(result), out.with_suffix(".png"))
 
 
 def _known(
-    options: SuiteOptions, configs: dict[str, RunConfig], effort: SuiteEffort
+    options: SuiteOptions, configs: dict[str, RunConfig], effort: Effort
 ) -> dict[str, SuiteRow]:
     """Rows of an earlier suite by preset; all rows of a file must be of the same kind."""
     path = options.out

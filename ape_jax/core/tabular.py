@@ -183,7 +183,8 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
 
         J(clone) ≥ J(PE) − r⁻ H ε − r⁺ · E[steps of the stopped clone beyond H].
 
-    For a reward of −1 in each step this is J(PE) − H ε.
+    For a reward of −1 in each step this is J(PE) − H ε. Returns are undiscounted. The clone is a
+    function of the state, and has the horizon and the starts of the experts.
     """
     occupancies, cuts, returns = (
         jax.vmap(quantity, in_axes=(None, 0))(mdp, policies)
@@ -204,6 +205,16 @@ def cloning_floor(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Arra
     best = jnp.maximum(0.0, jnp.max(rewards))
     truncated = jnp.sum(cut)
     return jnp.mean(returns) - worst * mdp.horizon * truncated - best * beyond_limit
+
+
+def cloning_ceiling(mdp: FiniteMDP, policies: Float[Array, "E S A"]) -> Float[Array, ""]:
+    """An upper bound on the return of the ideal sampling clone: minus its floor for the reward −r.
+
+    In the symbols of ``cloning_floor``,
+
+        J(clone) ≤ J(PE) + r⁺ H ε + r⁻ · E[steps of the stopped clone beyond H].
+    """
+    return -cloning_floor(dataclasses.replace(mdp, reward=-mdp.reward), policies)
 
 
 def _under(

@@ -1,6 +1,5 @@
 """The attacks on one ensemble: all observers, the strongest of each threat model, its curve."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,13 +9,13 @@ import numpy as np
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.evaluation import attackers, threats
 from ape_jax.evaluation.attackers import ATTACKERS, NEEDS, Effort
-from ape_jax.evaluation.audit_records import Audit, AuditRow, Curve, Defence, ThreatRow
+from ape_jax.evaluation.audit_records import Audit, AuditRow, Curve, Defence
 from ape_jax.evaluation.defences import Ensemble, label_of
 from ape_jax.evaluation.deployment import DEPLOYMENTS, Outcome
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.measure import Measures, attack, demonstrate, measure
 from ape_jax.evaluation.subjects import Subject
-from ape_jax.evaluation.threats import Outcomes, Scale
+from ape_jax.evaluation.threats import Scale
 
 HELD_OUT_STEPS = 10_000
 """Fresh steps for log-likelihoods and agreement."""
@@ -83,10 +82,9 @@ def attack_ensemble(
     strongest = threats.threat_rows(ensemble.name, models, outcomes, scale)
     points: list[Curve] = []
     for num_steps in effort.curve_steps:
-        if strongest:
-            points += _points(strongest, run, shown, num_steps, scale)
+        points += threats.points(strongest, run, shown, num_steps, scale)
         yield f"{num_steps:,} steps", {}
-    counted = tuple(_with_episodes(row, points) for row in strongest)
+    counted = threats.with_episodes(strongest, points)
     yield "threats", {"threats": counted, "curves": tuple(points)}
 
 
@@ -118,27 +116,6 @@ def _rows(
     return tuple(rows)
 
 
-def _points(
-    strongest: Sequence[ThreatRow], run: Any, shown: Demonstrations, num_steps: int, scale: Scale
-) -> tuple[Curve, ...]:
-    """The points of all threat models with so many steps, by the attackers that win with all."""
-    part = jax.tree.map(lambda x: x[:, :num_steps], shown)
-    missing = attackers.lacks(part)
-    outcomes: Outcomes = {
-        (attacker, deployment): outcome
-        for attacker in threats.winners(strongest)
-        if not any(need in missing for need in ATTACKERS[attacker].needs)
-        for deployment, outcome in run(attacker, part).items()
-    }
-    episodes = float(np.mean(np.asarray(part.episode[:, -1] - part.episode[:, 0]))) + 1.0
-    return threats.curve_points(strongest, outcomes, num_steps, episodes, scale)
-
-
-def _with_episodes(row: ThreatRow, points: Sequence[Curve]) -> ThreatRow:
-    own = [point for point in points if point.threat == row.threat]
-    return dataclasses.replace(row, episodes_needed=threats.episodes_needed(own))
-
-
 def _known(ensemble: Ensemble, measures: Measures, optimal_return: float | None) -> Defence:
     """An ensemble that was measured; arrays [K, …]."""
 
@@ -154,6 +131,7 @@ def _known(ensemble: Ensemble, measures: Measures, optimal_return: float | None)
         num_experts=ensemble.num_experts,
         **ensemble.facts,
         pe_return=Interval.over_seeds(pe_return),
+        expert_returns=tuple(map(tuple, experts.tolist())),
         worst_expert=interval(experts.min(axis=1)),
         greedy_experts=interval(np.mean(measures.greedy_experts, axis=1)),
         worst_greedy_expert=interval(np.min(measures.greedy_experts, axis=1)),

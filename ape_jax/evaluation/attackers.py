@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ape_jax.evaluation.deployment import (
     deploy_as,
     deploy_candidates,
     deploy_modes,
+    deploy_planned,
 )
 from ape_jax.networks import Networks, make_networks
 from ape_jax.observers import (
@@ -28,6 +29,9 @@ from ape_jax.observers import (
     Filtered,
     FrameStack,
     FromObservations,
+    Gail,
+    ImplicitQ,
+    InverseSoftQ,
     LatentCloning,
     Limited,
     MeanAction,
@@ -35,11 +39,13 @@ from ape_jax.observers import (
     MixtureDensityNetwork,
     Observer,
     OfflineQ,
+    OneStep,
     Posterior,
     Recurrent,
     ShortestPath,
     TabularCloning,
     TabularLatent,
+    TimeToEnd,
 )
 from ape_jax.observers.threats import THREATS
 from ape_jax.types import Params, SettingError
@@ -55,10 +61,11 @@ class Effort:
     limited_steps: int = 1_000
     limited_width: int = 8
     """Hidden units of ``limited``."""
-    fit_updates: int = 2000
+    fit_updates: int = 4000
     recurrent_updates: int = 1000
     latent_restarts: int = 8
     """Random starts of expectation maximisation; the one with the highest likelihood counts."""
+    gail_updates: int = 250
     practice_steps: int = 100_000
     """Steps that an attacker acts at random, to learn what actions do."""
     num_episodes: int = 2048
@@ -77,9 +84,10 @@ class Effort:
 QUICK = Effort(
     num_steps=100_000,
     curve_steps=(100, 1_000, 10_000, 100_000),
-    fit_updates=600,
+    fit_updates=1000,
     recurrent_updates=200,
     latent_restarts=3,
+    gail_updates=50,
     practice_steps=20_000,
 )
 
@@ -105,8 +113,8 @@ class Attacker(NamedTuple):
     """What demonstrations must hold: names in ``NEEDS``."""
     actions: str | None = None
     """``discrete`` or ``continuous`` where it can attack only those."""
-    states: str | None = None
-    """``finite`` where it can attack only those."""
+    by_networks: bool = False
+    """Whether it fits networks even where observations are finite."""
     asks: bool = False
     """Whether the experts have to be there: it looks inside, or asks them."""
 
@@ -123,10 +131,12 @@ def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
     networks = setting.task.networks
     if networks.num_states is not None:
         return TabularCloning(networks.num_states, networks.num_actions)
-    updates = setting.effort.fit_updates
-    return BehaviourCloning(
-        _network(setting), num_updates=updates, batch_size=2048, learning_rate=3e-3
-    )
+    return BehaviourCloning(_network(setting), **_training(setting), learning_rate=5e-3)
+
+
+def _training(setting: Setting) -> dict[str, Any]:
+    """Settings of all fits of networks."""
+    return {"num_updates": setting.effort.fit_updates, "batch_size": BATCH_SIZE}
 
 
 def limited(setting: Setting) -> Limited:
@@ -137,29 +147,39 @@ def limited(setting: Setting) -> Limited:
     head = "gaussian" if config.head == "gaussian" else "mlp"
     config = dataclasses.replace(config, head=head, hidden_sizes=(effort.limited_width,))
     network = _network(setting, config.with_state_std())
-    return Limited(BehaviourCloning(network, num_updates=effort.fit_updates), effort.limited_steps)
+    return Limited(
+        BehaviourCloning(network, num_updates=effort.fit_updates // 2), effort.limited_steps
+    )
 
 
 def latent(setting: Setting) -> Observer:
     """Exact expectation maximisation where observations are finite, else by networks."""
     networks, effort = setting.task.networks, setting.effort
     if networks.num_states is None:
-        return LatentCloning(_network(setting), num_updates=effort.fit_updates)
+        return LatentCloning(_network(setting), num_updates=effort.fit_updates // 8, batch_size=512)
     return TabularLatent(
         networks.num_states, networks.num_actions, num_restarts=effort.latent_restarts
     )
 
 
 def _advantage_weighted(setting: Setting) -> Observer:
-    updates = setting.effort.fit_updates
-    return AdvantageWeighted(cloning(setting), _network(setting), num_updates=updates)
+    return AdvantageWeighted(cloning(setting), _network(setting), **_training(setting))
 
 
-def _finite(kind: Callable[[int, int, int], Observer], setting: Setting) -> Observer:
-    """An attacker of finite observations."""
+def offline_q(setting: Setting) -> Observer:
+    """Q-iteration where observations are finite, else implicit Q-learning."""
     networks = setting.task.networks
-    assert networks.num_states is not None
-    return kind(networks.num_states, networks.num_actions, setting.task.world.horizon)
+    if networks.num_states is None:
+        return ImplicitQ(_network(setting), num_updates=setting.effort.fit_updates * 5 // 2)
+    return OfflineQ(networks.num_states, networks.num_actions, setting.task.world.horizon)
+
+
+def shortest_path(setting: Setting) -> Observer:
+    """The shortest path that was seen where observations are finite, else the time to the end."""
+    networks = setting.task.networks
+    if networks.num_states is None:
+        return TimeToEnd(_network(setting), **_training(setting))
+    return ShortestPath(networks.num_states, networks.num_actions, setting.task.world.horizon)
 
 
 def _from_observations(setting: Setting) -> dict[str, Observer]:
@@ -174,12 +194,18 @@ def _from_observations(setting: Setting) -> dict[str, Observer]:
             effort.fit_updates,
         )
 
-    return {"": infer(cloning(setting))}
+    observers = {"": infer(cloning(setting))}
+    if setting.task.networks.action_bounds is None:
+        observers["shortest path"] = infer(shortest_path(setting))
+    return observers
 
 
 def _one(make: Callable[[Setting], Observer]) -> Callable[[Setting], dict[str, Observer]]:
     return lambda setting: {"": make(setting)}
 
+
+BATCH_SIZE = 256
+"""Steps of demonstrations in an update of a network."""
 
 SHARES = (0.1, 0.25, 0.5)
 """Shares of the episodes that ``filtered`` keeps."""
@@ -193,20 +219,20 @@ ATTACKERS = {
     "mixture": Attacker(None, _one(lambda x: Mixture(x.task.networks, x.heads)), asks=True),
     "posterior": Attacker(
         None,
-        _one(lambda x: Posterior(x.task, x.heads, num_updates=min(x.effort.fit_updates, 1000))),
+        _one(lambda x: Posterior(x.task, x.heads, **_training(x))),
         asks=True,
     ),
     "behaviour_cloning": Attacker("pooled", _one(cloning)),
-    "limited": Attacker("pooled", _one(limited)),
+    "limited": Attacker("pooled", _one(limited), by_networks=True),
     "mean_action": Attacker(
         "pooled",
-        _one(lambda x: MeanAction(num_updates=x.effort.fit_updates)),
+        _one(lambda x: MeanAction(**_training(x))),
         _own,
         actions="continuous",
     ),
     "gaussian_mixture": Attacker(
         "pooled",
-        _one(lambda x: MixtureDensityNetwork(num_updates=x.effort.fit_updates)),
+        _one(lambda x: MixtureDensityNetwork(**_training(x))),
         _both,
         actions="continuous",
     ),
@@ -224,12 +250,10 @@ ATTACKERS = {
     ),
     "frame_stack": Attacker(
         "sequences",
-        lambda x: {
-            f"k = {k}": FrameStack(x.task.networks, k, num_updates=x.effort.fit_updates)
-            for k in FRAMES
-        },
+        lambda x: {f"k = {k}": FrameStack(x.task.networks, k, **_training(x)) for k in FRAMES},
         _both,
         needs=("order",),
+        by_networks=True,
     ),
     "latent": Attacker(
         "sequences", _one(latent), deploy_modes, needs=("order",), actions="discrete"
@@ -245,6 +269,14 @@ ATTACKERS = {
         ),
         needs=("order",),
         actions="discrete",
+        by_networks=True,
+    ),
+    "iq_learn": Attacker(
+        "rewards",
+        _one(lambda x: InverseSoftQ(_network(x), **_training(x))),
+        _both,
+        needs=("order",),
+        actions="discrete",
     ),
     "filtered": Attacker(
         "rewards",
@@ -255,21 +287,34 @@ ATTACKERS = {
     "advantage_weighted": Attacker(
         "rewards", _one(_advantage_weighted), _both, needs=("rewards", "order")
     ),
-    "offline_q": Attacker(
+    "one_step": Attacker(
         "rewards",
-        _one(lambda x: _finite(OfflineQ, x)),
+        _one(lambda x: OneStep(_network(x), **_training(x))),
         _own,
         needs=("rewards", "order"),
-        states="finite",
+        actions="discrete",
+    ),
+    "offline_q": Attacker(
+        "rewards",
+        _one(offline_q),
+        deploy_planned,
+        needs=("rewards", "order"),
     ),
     "shortest_path": Attacker(
         "rewards",
-        _one(lambda x: _finite(ShortestPath, x)),
+        _one(shortest_path),
         _own,
         needs=("ends", "order"),
-        states="finite",
+        actions="discrete",
     ),
     "from_observations": Attacker("states", _from_observations, _both, needs=("order",)),
+    "gail": Attacker(
+        "online",
+        _one(lambda x: Gail(x.task, num_updates=x.effort.gail_updates)),
+        _both,
+        needs=("order",),
+        by_networks=True,
+    ),
     "dagger": Attacker(
         "interactive",
         _one(lambda x: Dagger(x.task, x.heads, cloning(x))),
@@ -328,8 +373,6 @@ def choose(
             continue
         if attacker.actions not in (None, actions):
             skipped[name] = f"is for {attacker.actions} actions; this environment's are {actions}"
-        elif attacker.states == "finite" and world.num_states is None:
-            skipped[name] = "is for finite observations; this environment's are not"
         elif attacker.asks and not has_experts:
             skipped[name] = "needs the experts; there are only demonstrations"
         else:

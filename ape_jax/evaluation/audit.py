@@ -2,9 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -113,8 +112,7 @@ def audit_steps(
             for status, records in attack_ensemble(found, effort, runs, threats, ensemble, result):
                 done += 1
                 result = dataclasses.replace(
-                    result,
-                    **_joined(result, records),
+                    result.joined(records),
                     complete=done == total,
                     wall_seconds=time.monotonic() - started,
                 )
@@ -122,15 +120,6 @@ def audit_steps(
                 yield result
 
     return steps()
-
-
-def _joined(result: Audit, records: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an audit with more records: tuples become longer, mappings larger."""
-    joined = {}
-    for name, new in records.items():
-        old = getattr(result, name)
-        joined[name] = old | new if isinstance(old, dict) else old + new
-    return joined
 
 
 def _text(names: str | Sequence[str]) -> str:

@@ -1,6 +1,8 @@
 """The records of an audit."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.records import OPTIONAL
@@ -42,6 +44,8 @@ class Defence:
     settings: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
     """Settings that were chosen for it by its price."""
     pe_return: Interval
+    expert_returns: tuple[tuple[float, ...], ...] | None = None
+    """Return of each expert [K, E]."""
     worst_expert: Interval | None = None
     greedy_experts: Interval | None = None
     """Mean over the experts, each deployed greedily itself."""
@@ -111,6 +115,14 @@ class Audit:
     skipped: dict[str, str]
     """Observers that could not run, with the reason."""
     wall_seconds: float = 0.0
+
+    def joined(self, found: Mapping[str, Any]) -> "Audit":
+        """The same audit with more records: tuples become longer, mappings larger."""
+        joined = {}
+        for name, new in found.items():
+            old = getattr(self, name)
+            joined[name] = old | new if isinstance(old, dict) else old + new
+        return dataclasses.replace(self, **joined)
 
     def threats_of(self, defence: str) -> list[ThreatRow]:
         """The strongest attacks on one ensemble, by threat model."""

@@ -71,6 +71,14 @@ deploy = deploy_as("sampled", "tempered", "greedy")
 """A clone that samples, that acts greedily, and what lies between."""
 
 
+def deploy_planned(
+    world: World, policy: Policy, held_out: Demonstrations, key: PRNGKey, num_episodes: int
+) -> dict[str, Outcome]:
+    """Deploy a plan: as it is where observations are finite, else sampled and greedily."""
+    ways = ("own",) if world.num_states is not None else ("sampled", "greedy")
+    return deploy_as(*ways)(world, policy, held_out, key, num_episodes)
+
+
 def deploy_candidates(
     world: World, clone: Candidates, held_out: Demonstrations, key: PRNGKey, num_episodes: int
 ) -> dict[str, Outcome]:

@@ -104,9 +104,12 @@ def _posterior_entropy(task: Task, heads: Params, held_out: Demonstrations) -> F
     networks = task.networks
     rows, _, mask, begins = episodes_of(held_out, 1024, POSTERIOR_STEPS)
     mask = mask & begins[:, None]
-    expert_log_probs = networks.tabulate(lambda o: networks.expert_log_probs(heads, o))
-    log_probs = jax.vmap(jax.vmap(expert_log_probs))(rows.observation)
-    taken = jnp.take_along_axis(log_probs, rows.action[..., None, None], axis=-1)[..., 0]
+    acts = networks.tabulate(lambda o: networks.distributions(heads, o))
+
+    def log_probs(observation, action):
+        return jax.vmap(lambda expert: expert.log_prob(action))(acts(observation))
+
+    taken = jax.vmap(jax.vmap(log_probs))(rows.observation, rows.action)
     evidence = jnp.cumsum(jnp.maximum(taken, jnp.log(LEAST_PROB)), axis=1)
     before = jnp.pad(evidence[:, :-1], ((0, 0), (1, 0), (0, 0)))
     entropies = jax.vmap(jax.vmap(Categorical.entropy))(Categorical(jax.nn.log_softmax(before)))
@@ -150,7 +153,8 @@ def attack(
             outcomes |= {f"{way}, {label}" if label else way: x for way, x in found.items()}
         return outcomes
 
-    # On a CPU, batches of the small matrices of recurrent networks are no faster, and now and
-    # then they hang in the thread pool of XLA (seen with jaxlib 0.10.2).
-    side_by_side = name != "recurrent" or jax.default_backend() != "cpu"
+    # On a CPU, batches of small matrices are no faster, and now and then those of recurrent
+    # networks hang in the thread pool of XLA (seen with jaxlib 0.10.2).
+    by_tables = task.networks.num_states is not None and not attacker.by_networks
+    side_by_side = by_tables or jax.default_backend() != "cpu"
     return over_seeds(one, keys, heads, shown, held_out, side_by_side=side_by_side)

@@ -3,92 +3,66 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from ape_jax import presets
 from ape_jax.algorithms import steps_per_update
 from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, RunConfig, TrainConfig
-from ape_jax.core.policies import greedy
-from ape_jax.demonstrations import collect
-from ape_jax.evaluation import returns
-from ape_jax.evaluation.intervals import Interval
+from ape_jax.evaluation import attackers, kept, returns
+from ape_jax.evaluation.attack_ensemble import attack_ensemble
+from ape_jax.evaluation.attackers import ATTACKERS, Effort
+from ape_jax.evaluation.audit_records import Audit, AuditRow
+from ape_jax.evaluation.defences import Ensemble, pe_returns
+from ape_jax.evaluation.intervals import Interval, permutation_test
 from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress, train
-from ape_jax.networks import make_networks
-from ape_jax.observers import BehaviourCloning, MeanAction, Posterior, TabularCloning
+from ape_jax.evaluation.subjects import Subject
+from ape_jax.evaluation.suite_records import Control, Suite, SuiteRow
+from ape_jax.observers.threats import THREATS
+from ape_jax.settings.audit import AuditSettings
 from ape_jax.training.trainer import EVALUATE, RANDOM, seed_keys
-from ape_jax.types import Params, PRNGKey, SettingError
+from ape_jax.types import Params, SettingError
 
 VARIANTS = ("ensemble", "beta0", "single")
 """The trainings of a row: the preset, the same without an observer, the same with one expert."""
 
+CONTROL_BETAS = (0.5, 1.0, 2.0)
+"""Multiples of the preset's β that the control with one expert is trained with."""
+
+CONTROL_OBSERVERS = ("behaviour_cloning", "mean_action", "posterior")
+"""Observers that attack the controls."""
+
+GREEDY_CLONE = "behaviour_cloning_greedy"
+
 Presets = str | Sequence[str] | Mapping[str, RunConfig] | None
 """Names of presets or environments, or settings by name; None stands for all presets."""
 
+EFFORT = Effort(
+    num_steps=256_000,
+    curve_steps=(),
+    fit_updates=4000,
+    recurrent_updates=300,
+    gail_updates=150,
+    practice_steps=50_000,
+    num_episodes=512,
+)
+"""Amounts of data and computation of the measurements."""
 
-@dataclasses.dataclass(frozen=True)
-class SuiteEffort:
-    """Amounts of data and computation of the measurements. Hashable."""
-
-    num_steps: int = 256_000
-    fit_updates: int = 1000
-    """Updates of every clone that is a network, and of the posterior's classifier."""
-    num_episodes: int = 256
-    """Episodes behind each return that is sampled."""
-
-
-QUICK = SuiteEffort(num_steps=25_600, fit_updates=100, num_episodes=64)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Control:
-    """Returns of an ensemble and of its clones."""
-
-    pe_return: Interval
-    worst_expert: Interval
-    greedy_experts: Interval
-    """Mean over the experts, each taking its most probable, or mean, actions."""
-    worst_greedy_expert: Interval
-    clones: dict[str, Interval]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SuiteRow:
-    """One preset: its ensemble, as in ``Control``, and two controls."""
-
-    preset: str
-    env: str
-    config: dict[str, Any]
-    effort: SuiteEffort
-    seeds: int
-    num_experts: int
-    pe_return: Interval
-    worst_expert: Interval
-    greedy_experts: Interval
-    worst_greedy_expert: Interval
-    clones: dict[str, Interval]
-    dead_experts: int
-    """Collapsed experts, over all seeds."""
-    beta0_return: Interval
-    """Return of the ensemble without an observer."""
-    random_return: float
-    beta0_control: Control
-    single_expert_control: Control
-    steps_per_second: float | None
-    """Environment steps of training; None where the run was too short to leave compiling out."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Suite:
-    """The content of ``suite.json``."""
-
-    rows: tuple[SuiteRow, ...]
+QUICK = Effort(
+    num_steps=25_600,
+    curve_steps=(),
+    fit_updates=100,
+    recurrent_updates=60,
+    latent_restarts=2,
+    gail_updates=10,
+    practice_steps=5_000,
+    num_episodes=64,
+)
 
 
 def suite(
@@ -119,11 +93,11 @@ def suite(
       ... )
       >>> tiny = ape_jax.RunConfig(config)
       >>> result = ape_jax.suite({"tiny": tiny}, seeds=1, quick=True)
-      >>> sorted(result.rows[0].clones)
-      ['behaviour_cloning_greedy', 'behaviour_cloning_sampled', 'posterior_sampled']
+      >>> [row.threat for row in result.rows[0].threats][:3]
+      ['pooled', 'sequences', 'rewards']
     """
     configs = suite_configs(presets, seeds, first_seed, quick)
-    return Suite(tuple(suite_rows(configs, QUICK if quick else SuiteEffort(), progress)))
+    return Suite(tuple(suite_rows(configs, QUICK if quick else EFFORT, progress)))
 
 
 def suite_configs(
@@ -165,24 +139,23 @@ def _chosen(names: str | Sequence[str] | None) -> dict[str, RunConfig]:
 
 
 def suite_rows(
-    configs: Mapping[str, RunConfig], effort: SuiteEffort, progress: ProgressFn = ignore_progress
+    configs: Mapping[str, RunConfig],
+    effort: Effort,
+    progress: ProgressFn = ignore_progress,
+    keep: Path | None = None,
 ) -> Iterator[SuiteRow]:
-    """Train and measure one row after the other, and yield each as soon as it is finished."""
+    """Train and measure one row after the other, and yield each as soon as it is finished.
+
+    Experts are kept in the directory ``keep``, if there is one, and those that are there already
+    are not trained again.
+    """
     for done, (name, config) in enumerate(configs.items()):
 
         def report(status: str, name=name, done=done) -> None:
             progress(Progress("suite", done, len(configs), f"{name}: {status}"))
 
-        yield _row(name, config, effort, report)
+        yield _row(name, config, effort, report, keep)
         progress(Progress("suite", done + 1, len(configs), name))
-
-
-class Measured(NamedTuple):
-    """Returns of one ensemble and of its clones; with a leading axis K where it is of all seeds."""
-
-    experts: Float[Array | np.ndarray, "... E"]
-    greedy_experts: Float[Array | np.ndarray, "... E"]
-    clones: dict[str, Float[Array | np.ndarray, "..."]]
 
 
 def variant(name: str, config: TrainConfig, hypers: Hypers) -> tuple[TrainConfig, Hypers]:
@@ -195,42 +168,17 @@ def variant(name: str, config: TrainConfig, hypers: Hypers) -> tuple[TrainConfig
     return config, hypers
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def measure(task: Task, effort: SuiteEffort, heads: Params, key: PRNGKey) -> Measured:
-    """Returns of one ensemble, heads [E, …], and of its clones."""
-    key_own, key_shown, *keys = jax.random.split(key, 6)
-    own = returns.ensemble_returns(task, heads, key_own, effort.num_episodes)
-    shown, _ = collect.collect(key_shown, task, heads, effort.num_steps)
-    clones: dict[str, Any] = {}
-
-    def score(name: str, policy: Any):
-        clones[name] = returns.expected_return(task.world, policy, keys[1], effort.num_episodes)
-
-    networks, world = task.networks, task.world
-    if networks.num_states is not None:
-        clone: Any = TabularCloning(networks.num_states, networks.num_actions).fit(keys[0], shown)
-    else:
-        own_kind = make_networks(
-            task.config.with_state_std(), world.observation_space, world.action_space
-        )
-        cloning = BehaviourCloning(
-            own_kind, num_updates=effort.fit_updates, batch_size=2048, learning_rate=3e-3
-        )
-        clone = cloning.fit(keys[0], shown)
-    score("behaviour_cloning_sampled", clone)
-    score("behaviour_cloning_greedy", greedy(clone))
-    posterior = Posterior(task, heads, num_updates=effort.fit_updates)
-    score("posterior_sampled", posterior.fit(keys[2], None))
-    if networks.action_bounds is not None:
-        regression = MeanAction(num_updates=effort.fit_updates)
-        score("mean_action", regression.fit(keys[3], shown))
-    return Measured(own.experts, own.greedy_experts, clones)
-
-
 def train_seeds(
-    name: str, task: Task, keys: Key[Array, " K"], hypers: Hypers, report: Callable[[str], None]
+    name: str,
+    task: Task,
+    keys: Key[Array, " K"],
+    hypers: Hypers,
+    report: Callable[[str], None],
+    sweep: bool = False,
 ) -> tuple[Params, float | None]:
     """Train one ensemble for each key, and report in words how far the training of this name is.
+
+    In a sweep every key has its own hyperparameters, which are then arrays [K].
 
     Seeds are trained side by side. Only where observations are images they are trained one after
     the other: the images of all seeds at once take gigabytes, and more time.
@@ -252,7 +200,9 @@ def train_seeds(
             times.append((progress.done, time.monotonic()))
             report(f"{name} {progress.done}/{task.config.num_updates}, {which}")
 
-        state, _ = train(which, task, keys[first : first + together], hypers, trained)
+        part = slice(first, first + together)
+        own = jax.tree.map(lambda x, part=part: x[part], hypers) if sweep else hypers
+        state, _ = train(which, task, keys[part], own, trained, sweep)
         heads.append(state.params.heads)
         (num_first, first_time), (num_last, last_time) = times[1], times[-1]
         updates_timed += together * (num_last - num_first)
@@ -261,43 +211,128 @@ def train_seeds(
     return jax.tree.map(lambda *x: jnp.concatenate(x), *heads), speed
 
 
+def train_variant(
+    which: str,
+    name: str,
+    config: RunConfig,
+    report: Callable[[str], None],
+    keep: Path | None = None,
+) -> tuple[Task, Params, float | None]:
+    """The task of one of the ``VARIANTS``, its heads [K, E, …], and the speed of training.
+
+    With one expert there are as many ensembles for each seed as ``CONTROL_BETAS``: [3 K, 1, …], all
+    β of one seed together. The speed is None where experts were kept from an earlier suite.
+    """
+    settings, hypers = variant(which, config.train, config.hypers)
+    task, keys = make_task(settings), seed_keys(config.first_seed, config.seeds)
+    run = dataclasses.replace(config, train=settings, hypers=hypers)
+    record = {"preset": name, "variant": which, **run.to_flat()}
+    path = None if keep is None else keep / f"{name}-{which}.safetensors"
+    heads = None if path is None else kept.load(path, task, record)
+    if heads is not None:
+        return task, heads, None
+    sweep = which == "single"
+    if sweep:
+        betas = jnp.tile(jnp.asarray(CONTROL_BETAS) * hypers.beta, config.seeds)
+        keys = jnp.repeat(keys, len(CONTROL_BETAS))
+        hypers = jax.tree.map(lambda x: jnp.full(len(keys), x, jnp.float32), hypers)
+        hypers = dataclasses.replace(hypers, beta=betas)
+    heads, speed = train_seeds(which, task, keys, hypers, report, sweep)
+    if path is not None:
+        kept.save(path, task, record, heads)
+    return task, heads, speed
+
+
+def at_price(
+    task: Task, heads: Params, keys: Key[Array, " K"], pe_return: float
+) -> tuple[int, Params]:
+    """The index in ``CONTROL_BETAS`` whose mean return is closest, and its heads [K, 1, …]."""
+    count = len(CONTROL_BETAS)
+    reached = pe_returns(task, heads, jnp.repeat(keys, count)).reshape(-1, count)
+    chosen = int(jnp.argmin(jnp.abs(jnp.mean(reached, axis=0) - pe_return)))
+    return chosen, jax.tree.map(lambda x: x[chosen::count], heads)
+
+
+def attack_run(
+    which: str,
+    task: Task,
+    heads: Params,
+    config: RunConfig,
+    effort: Effort,
+    random_return: float,
+    report: Callable[[str], None],
+    observers: Sequence[str] = tuple(ATTACKERS),
+) -> Audit:
+    """Attack trained ensembles [K, E, …] with these observers, as far as they can run."""
+    keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
+    runs, skipped = attackers.choose(observers, list(THREATS), task.world, has_experts=True)
+    ensemble = Ensemble(which, task.config.num_experts, heads)
+    subject = Subject(task.config.env, task, keys, iter([ensemble]), 1)
+    audit = Audit(
+        env=task.config.env,
+        horizon=task.world.horizon,
+        fingerprint=None,
+        options=AuditSettings(),
+        complete=True,
+        seeds=config.seeds,
+        num_steps=effort.num_steps,
+        random_return=random_return,
+        optimal_return=None,
+        skipped=skipped,
+    )
+    for status, found in attack_ensemble(subject, effort, runs, list(THREATS), ensemble, audit):
+        audit = audit.joined(found)
+        report(f"{which}: {status}")
+    return audit
+
+
 def _row(
-    name: str, config: RunConfig, effort: SuiteEffort, report: Callable[[str], None]
+    name: str,
+    config: RunConfig,
+    effort: Effort,
+    report: Callable[[str], None],
+    keep: Path | None,
 ) -> SuiteRow:
-    """Train the ensemble and the controls of one preset, and clone them all."""
-    results: dict[str, Measured] = {}
-    speeds = []
-    first_seed, num_seeds = config.first_seed, config.seeds
-    with_observer = make_task(config.train)
-    for which in VARIANTS:
-        settings, hypers = variant(which, config.train, config.hypers)
-        task = with_observer if which == "ensemble" else make_task(settings)
-        heads, speed = train_seeds(which, task, seed_keys(first_seed, num_seeds), hypers, report)
-        speeds.append(speed)
-        # The heads are the same with an observer and without, so one program measures both.
-        measured_in = task if which == "single" else with_observer
-        measured = []
-        for seed, key in enumerate(seed_keys(first_seed, num_seeds, EVALUATE)):
-            report(f"{which}, clones of seed {seed + 1}/{num_seeds}")
-            own = jax.tree.map(lambda x, seed=seed: x[seed], heads)
-            measured.append(jax.device_get(measure(measured_in, effort, own, key)))
-        results[which] = jax.tree.map(lambda *x: np.stack(x), *measured)
-    key_random = seed_keys(first_seed, 1, RANDOM)[0]
-    at_random = returns.random_return(task.world, key_random, effort.num_episodes)
-    return make_row(name, config, effort, results, at_random, speeds[0])
+    """Train the ensemble and the controls of one preset, and attack them all."""
+    trained = {which: train_variant(which, name, config, report, keep) for which in VARIANTS}
+    task, heads, speed = trained["ensemble"]
+    key_random = seed_keys(config.first_seed, 1, RANDOM)[0]
+    at_random = returns.random_return(task.world, key_random)
+    base = at_random.mean
+    audits = {"ensemble": attack_run("ensemble", task, heads, config, effort, base, report)}
+    # The heads are the same with an observer and without, so one program attacks both.
+    settings = config, effort, base, report, CONTROL_OBSERVERS
+    audits["beta0"] = attack_run("beta0", task, trained["beta0"][1], *settings)
+    task, heads, _ = trained["single"]
+    keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
+    chosen, heads = at_price(task, heads, keys, audits["ensemble"].defences[0].pe_return.mean)
+    audits["single"] = attack_run("single", task, heads, *settings)
+    beta = CONTROL_BETAS[chosen] * config.hypers.beta
+    return make_row(name, config, effort, audits, beta, at_random, speed)
 
 
 def make_row(
     name: str,
     config: RunConfig,
-    effort: SuiteEffort,
-    results: Mapping[str, Measured],
+    effort: Effort,
+    audits: Mapping[str, Audit],
+    single_beta: float,
     at_random: returns.Spread,
     speed: float | None,
 ) -> SuiteRow:
-    """Summarise the returns [K, …] of every variant over seeds."""
-    ensemble, beta0, single = (_summarise(results[which]) for which in VARIANTS)
-    collapsed = returns.collapsed_experts(results["ensemble"].experts, at_random)
+    """Summarise the audits of every variant."""
+    ensemble, beta0, single = (_control(audits[which]) for which in VARIANTS)
+    (defence,) = audits["ensemble"].defences
+    collapsed = returns.collapsed_experts(np.asarray(defence.expert_returns), at_random)
+    scale = beta0.pe_return.mean - at_random.mean
+    clones = [x.clones.get(GREEDY_CLONE) for x in (ensemble, single)]
+    p_value = None
+    if config.seeds > 1 and None not in clones:
+        p_value = permutation_test(*(clone.values for clone in clones if clone is not None))
+    price = None
+    if scale > at_random.std / 100:
+        lost = np.asarray(beta0.pe_return.values) - np.asarray(ensemble.pe_return.values)
+        price = Interval.over_seeds(lost / scale)
     return SuiteRow(
         **vars(ensemble),
         preset=name,
@@ -308,19 +343,31 @@ def make_row(
         num_experts=config.train.num_experts,
         dead_experts=int(collapsed.sum()),
         beta0_return=beta0.pe_return,
+        price=price,
+        threats=audits["ensemble"].threats,
+        skipped=audits["ensemble"].skipped,
         random_return=at_random.mean,
         beta0_control=beta0,
         single_expert_control=single,
+        single_beta=single_beta,
+        control_p_value=p_value,
         steps_per_second=speed,
     )
 
 
-def _summarise(measured: Measured) -> Control:
-    interval = Interval.over_seeds
-    return Control(
-        pe_return=interval(measured.experts.mean(axis=1)),
-        worst_expert=interval(measured.experts.min(axis=1)),
-        greedy_experts=interval(measured.greedy_experts.mean(axis=1)),
-        worst_greedy_expert=interval(measured.greedy_experts.min(axis=1)),
-        clones={name: interval(values) for name, values in measured.clones.items()},
+def _control(audit: Audit) -> Control:
+    (defence,) = audit.defences
+    worst, greedy, worst_greedy = (
+        getattr(defence, name) for name in ("worst_expert", "greedy_experts", "worst_greedy_expert")
     )
+    return Control(
+        pe_return=defence.pe_return,
+        worst_expert=worst,
+        greedy_experts=greedy,
+        worst_greedy_expert=worst_greedy,
+        clones={_name(row): row.clone_return for row in audit.rows},
+    )
+
+
+def _name(row: AuditRow) -> str:
+    return row.observer if row.deployment == "own" else f"{row.observer}_{row.deployment}"

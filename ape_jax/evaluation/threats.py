@@ -1,12 +1,15 @@
 """The strongest attacker of each threat model, and how many demonstrations it needs."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from ape_jax.evaluation.attackers import threat_of
+from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.evaluation.attackers import ATTACKERS, lacks, threat_of
 from ape_jax.evaluation.audit_records import Curve, ThreatRow
 from ape_jax.evaluation.deployment import Outcome
 from ape_jax.evaluation.intervals import Interval
@@ -70,15 +73,34 @@ def threat_rows(
     return tuple(rows)
 
 
-def winners(rows: Sequence[ThreatRow]) -> list[str]:
-    """The attackers of these rows, each once."""
-    return list(dict.fromkeys(row.attacker for row in rows))
-
-
-def curve_points(
-    rows: Sequence[ThreatRow], outcomes: Outcomes, num_steps: int, episodes: float, scale: Scale
+def points(
+    rows: Sequence[ThreatRow],
+    run: Callable[[str, Demonstrations], Mapping[str, Outcome]],
+    shown: Demonstrations,
+    num_steps: int,
+    scale: Scale,
 ) -> tuple[Curve, ...]:
-    """What the attackers of these rows get from fewer demonstrations, for each threat model."""
+    """What the attackers of these rows get from fewer steps, for each threat model.
+
+    Args:
+      rows: the strongest attacks on one ensemble with all demonstrations.
+      run: attacks with an observer of this name, and gives outcomes by deployment.
+      shown: all demonstrations [K, N, …].
+      num_steps: number of steps that attackers get here.
+      scale: what returns are compared with.
+    """
+    part = jax.tree.map(lambda x: x[:, :num_steps], shown)
+    if num_steps < shown.action.shape[1]:
+        missing = lacks(part)
+        outcomes = {
+            (attacker, deployment): outcome
+            for attacker in dict.fromkeys(row.attacker for row in rows)
+            if not any(need in missing for need in ATTACKERS[attacker].needs)
+            for deployment, outcome in run(attacker, part).items()
+        }
+        threats = [row.threat for row in rows]
+        rows = threat_rows(rows[0].defence, threats, outcomes, scale) if rows else ()
+    episodes = float(np.mean(np.asarray(part.episode[:, -1] - part.episode[:, 0]))) + 1.0
     return tuple(
         Curve(
             defence=row.defence,
@@ -90,7 +112,18 @@ def curve_points(
             clone_return=row.clone_return,
             fraction=row.fraction,
         )
-        for row in threat_rows(rows[0].defence, [row.threat for row in rows], outcomes, scale)
+        for row in rows
+    )
+
+
+def with_episodes(rows: Sequence[ThreatRow], curves: Sequence[Curve]) -> tuple[ThreatRow, ...]:
+    """The same rows with the numbers of episodes that are needed."""
+    return tuple(
+        dataclasses.replace(
+            row,
+            episodes_needed=episodes_needed([x for x in curves if x.threat == row.threat]),
+        )
+        for row in rows
     )
 
 

@@ -19,11 +19,16 @@ from ape_jax.observers.escape import Escape
 from ape_jax.observers.filtered import Filtered
 from ape_jax.observers.frame_stack import FrameStack
 from ape_jax.observers.from_observations import FromObservations
+from ape_jax.observers.gail import Gail
+from ape_jax.observers.implicit_q import ImplicitQ
+from ape_jax.observers.iq_learn import InverseSoftQ
 from ape_jax.observers.latent import LatentCloning, LatentMixture, TabularLatent
 from ape_jax.observers.offline_q import OfflineQ
+from ape_jax.observers.one_step import OneStep
 from ape_jax.observers.posterior import Mixture, Posterior
 from ape_jax.observers.recurrent import Recurrent
 from ape_jax.observers.shortest_path import ShortestPath
+from ape_jax.observers.time_to_end import TimeToEnd
 from ape_jax.types import Policy, PRNGKey
 
 
@@ -47,6 +52,9 @@ __all__ = [
     "Filtered",
     "FrameStack",
     "FromObservations",
+    "Gail",
+    "ImplicitQ",
+    "InverseSoftQ",
     "LatentCloning",
     "LatentMixture",
     "Limited",
@@ -55,10 +63,12 @@ __all__ = [
     "MixtureDensityNetwork",
     "Observer",
     "OfflineQ",
+    "OneStep",
     "Posterior",
     "Recurrent",
     "ShortestPath",
     "TablePolicy",
     "TabularCloning",
     "TabularLatent",
+    "TimeToEnd",
 ]

@@ -46,7 +46,8 @@ class Frames:
     @property
     def size(self) -> int:
         """Features of one frame (F)."""
-        of_observation = self.experts.num_states or math.prod(self.experts.observation_shape)
+        shape = self.experts.observation_shape
+        of_observation = self.experts.num_states or math.prod(shape)
         return of_observation + self.experts.num_actions
 
     @property

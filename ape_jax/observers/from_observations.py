@@ -73,7 +73,7 @@ class FromObservations:
         shape = labelled.observation.shape[1:]
         inverse = dataclasses.replace(self.networks, head=head, observation_shape=shape)
         cloning = BehaviourCloning(
-            inverse, num_updates=self.num_updates, batch_size=1024, learning_rate=3e-3
+            inverse, num_updates=self.num_updates, batch_size=256, learning_rate=5e-3
         )
         model: HeadPolicy = cloning.fit(key, labelled)
         return model

@@ -1,6 +1,6 @@
 """Figures of an audit: threat models, observers, demonstrations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ape_jax.evaluation.audit_records import Audit, AuditRow
+from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.intervals import Interval
+from ape_jax.evaluation.suite import GREEDY_CLONE
+from ape_jax.evaluation.suite_records import Suite
 from ape_jax.evaluation.verdicts import PROTECTED_SHARE
 from ape_jax.observers.threats import THREATS
 from ape_jax.reporting.figures import panels
@@ -21,6 +23,12 @@ LINES = ("-", "--", "-.", ":")
 
 SHARE_COLOURS = LinearSegmentedColormap.from_list("shares", ("#1f5fa8", "#f2efe6", "#c8442d"))
 """From what a random policy gets, over half of the ensemble's return, to all of it."""
+
+GREEDY = "plain cloning,\ngreedy"
+"""Name of the column that shows a weak attacker for comparison."""
+
+Line = dict[str, tuple[str, Interval | None]]
+"""Columns of one line: who attacks, and what share it gets."""
 
 GREEDY_MARK: dict[str, Any] = {"marker": "D", "color": "#c8442d", "ms": 3.5, "ls": ""}
 
@@ -34,25 +42,51 @@ def threat_shares(audit: Audit) -> Figure:
 
     A line for each defence. For comparison, the first column is plain cloning that acts greedily.
     """
-    models = [name for name in THREATS if any(row.threat == name for row in audit.threats)]
-    columns = ["plain cloning,\ngreedy", *models]
-    size = (1.15 * len(columns) + 2.6, 0.55 * len(audit.defences) + 1.5)
-    figure, ((axes,),) = panels(1, 1, *size)
-    shares = np.full((len(audit.defences), len(columns)), np.nan)
-    for line, defence in enumerate(audit.defences):
-        cells = [(0, row.observer, row.fraction) for row in _greedy_clone(audit, defence.name)]
+    lines = {}
+    for defence in audit.defences:
+        line: Line = {}
+        for clone in audit.rows_of(defence.name):
+            if (clone.observer, clone.deployment) == ("behaviour_cloning", "greedy"):
+                line[GREEDY] = ("", clone.fraction)
         for row in audit.threats_of(defence.name):
-            cells.append((1 + models.index(row.threat), row.attacker, row.fraction))
-        for column, who, fraction in cells:
+            line[row.threat] = (row.attacker, row.fraction)
+        lines[defence.label] = line
+    return _shares(lines)
+
+
+def suite_threats(suite: Suite) -> Figure:
+    """The same for the environments of a suite."""
+    lines = {}
+    for row in suite.rows:
+        scale = np.asarray(row.pe_return.values) - row.random_return
+        clone = np.asarray(row.clones[GREEDY_CLONE].values) - row.random_return
+        line: Line = {}
+        if np.all(scale > 0):
+            line[GREEDY] = ("", Interval.over_seeds(clone / scale))
+        for threat in row.threats:
+            line[threat.threat] = (threat.attacker, threat.fraction)
+        lines[row.env] = line
+    return _shares(lines)
+
+
+def _shares(lines: Mapping[str, Line]) -> Figure:
+    """A table of shares as colours; the lines map columns to who gets how much."""
+    columns = [x for x in (GREEDY, *THREATS) if any(x in line for line in lines.values())]
+    size = (1.15 * len(columns) + 2.6, 0.5 * len(lines) + 1.4)
+    figure, ((axes,),) = panels(1, 1, *size)
+    shares = np.full((len(lines), len(columns)), np.nan)
+    for number, line in enumerate(lines.values()):
+        for name, (who, fraction) in line.items():
             if fraction is None:
                 continue
-            share = shares[line, column] = fraction.mean
-            text = f"{share:.0%}\n{who.replace('_', ' ')}"
-            colour = "white" if share > 0.75 or share < 0.15 else "black"
-            axes.text(column, line, text, ha="center", va="center", fontsize=6.5, color=colour)
+            column = columns.index(name)
+            share = shares[number, column] = fraction.mean
+            text = f"{share:.0%}\n{who.replace('_', ' ')}".strip()
+            colour = "white" if share > 0.75 or share < 0.2 else "black"
+            axes.text(column, number, text, ha="center", va="center", fontsize=6.5, color=colour)
     image = axes.imshow(shares, cmap=SHARE_COLOURS, vmin=0.0, vmax=1.0, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, fontsize=8)
-    axes.set_yticks(range(len(audit.defences)), [x.label for x in audit.defences], fontsize=8)
+    axes.set_yticks(range(len(lines)), list(lines), fontsize=8)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.grid(visible=False)
@@ -60,11 +94,6 @@ def threat_shares(audit: Audit) -> Figure:
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=(0, PROTECTED_SHARE, 1))
     bar.ax.set_yticklabels(["random", "half", "PE"], fontsize=8)
     return figure
-
-
-def _greedy_clone(audit: Audit, defence: str) -> list[AuditRow]:
-    plain = "behaviour_cloning", "greedy"
-    return [row for row in audit.rows_of(defence) if (row.observer, row.deployment) == plain]
 
 
 def observer_bars(audit: Audit) -> Figure:

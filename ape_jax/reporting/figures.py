@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from ape_jax.algorithms.common import Metrics
-from ape_jax.evaluation.intervals import Interval
-from ape_jax.evaluation.suite import Suite, SuiteRow
 from ape_jax.evaluation.sweep import Sweep
 
 EXPERT_COLOUR, OBSERVER_COLOUR = "#1f5fa8", "#c8442d"
@@ -91,45 +89,6 @@ def _smooth(values: np.ndarray, width: int = 10) -> np.ndarray:
     ends = np.arange(1, values.shape[1] + 1)
     begins = np.maximum(ends - width, 0)
     return (sums[:, ends] - sums[:, begins]) / (ends - begins)
-
-
-def suite_shares(suite: Suite) -> Figure:
-    """Returns as shares of what the ensemble without an observer gets above a random policy."""
-    figure, ((axes,),) = panels(1, 1, 7.6, 1.6 + 0.5 * len(suite.rows))
-    handles: dict[str, Any] = {}
-    for line, row in enumerate(suite.rows):
-        base = row.random_return
-        scale = row.beta0_return.mean - base
-        for offset, (label, colour, marker, interval) in enumerate(_suite_marks(row)):
-            if interval is None or scale <= 0:
-                continue
-            y = line + 0.13 * (offset - 2)
-            shares = [(end - base) / scale for end in interval.ends]
-            axes.plot(shares, [y, y], color=colour, lw=1.2)
-            mean = (interval.mean - base) / scale
-            (handles[label],) = axes.plot([mean], [y], marker=marker, color=colour, ms=5.5, ls="")
-    for share, style in ((0.0, ":"), (0.5, "--"), (1.0, ":")):
-        axes.axvline(share, color="black", lw=0.8, ls=style, zorder=0)
-    axes.set_yticks(range(len(suite.rows)), [row.env for row in suite.rows], fontsize=8)
-    axes.set_ylim(len(suite.rows) - 0.5, -0.5)
-    axes.set_xlabel("share of the return without an observer (1), from a random policy's (0)")
-    axes.grid(visible=False, axis="y")
-    legend = {"loc": "outside lower center", "ncols": 3, "fontsize": 8}
-    figure.legend(list(handles.values()), list(handles), **legend)
-    return figure
-
-
-def _suite_marks(row: SuiteRow) -> list[tuple[str, str, str, Interval | None]]:
-    """Label, colour, marker and value of what is shown of a row."""
-    single = row.single_expert_control.clones
-    clone, mean_action = "behaviour_cloning", row.clones.get("mean_action")
-    return [
-        ("PE", EXPERT_COLOUR, "o", row.pe_return),
-        ("clone, sampling", "#6a4c93", "s", row.clones[f"{clone}_sampled"]),
-        ("clone, greedy", OBSERVER_COLOUR, "D", row.clones[f"{clone}_greedy"]),
-        ("clone, mean action", "#e2a13c", "v", mean_action),
-        ("one expert: its greedy clone", "#777777", "x", single[f"{clone}_greedy"]),
-    ]
 
 
 def frontier(sweep: Sweep) -> Figure:

@@ -7,7 +7,6 @@ from rich.table import Table
 
 from ape_jax.evaluation.intervals import Interval, MeanStd
 from ape_jax.evaluation.reproduce import LABELS, Table1
-from ape_jax.evaluation.suite import Suite
 from ape_jax.evaluation.sweep import Sweep
 
 EXPLANATION = (
@@ -94,37 +93,6 @@ def table1_cells(table: Table1) -> tuple[list[str], list[list[str]]]:
 def narrow(cells: Sequence[str]) -> list[str]:
     """Cells broken at their blanks, except the first, so that Table 1 fits in 80 characters."""
     return [cells[0], *(cell.replace(" ", "\n") for cell in cells[1:])]
-
-
-SUITE_CLONES = {
-    "behaviour_cloning_sampled": "BC sampled",
-    "behaviour_cloning_greedy": "BC greedy",
-    "posterior_sampled": "posterior sampled",
-    "mean_action": "mean action",
-}
-SUITE_HEADER = ["environment", "β = 0", "PE", "worst expert", "greedy experts"]
-SUITE_HEADER += [*SUITE_CLONES.values(), "one expert: itself, greedy, BC greedy", "steps/s"]
-
-
-def suite_lines(suite: Suite) -> list[list[str]]:
-    """Lines under ``SUITE_HEADER``."""
-    lines = []
-    for row in suite.rows:
-        own = (row.beta0_return, row.pe_return, row.worst_expert, row.greedy_experts)
-        single = row.single_expert_control
-        greedy_clone = single.clones["behaviour_cloning_greedy"]
-        control = (single.pe_return, single.greedy_experts, greedy_clone)
-        clones = [row.clones.get(name) for name in SUITE_CLONES]
-        lines.append(
-            [
-                f"{row.env} (E = {row.num_experts})",
-                *(with_interval(interval, ".4g") for interval in own),
-                *("" if clone is None else with_interval(clone, ".4g") for clone in clones),
-                ", ".join(f"{interval.mean:.4g}" for interval in control),
-                "" if row.steps_per_second is None else f"{row.steps_per_second:,.0f}",
-            ]
-        )
-    return lines
 
 
 SWEEP_HEADER = ["observer", "training", "beta", "PE", "worst expert", "clone"]
