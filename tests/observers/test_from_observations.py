@@ -79,7 +79,7 @@ def test_actions_are_recovered_where_observations_are_vectors(small_mdp):
     def act(observation, _):
         return Categorical(best[(3 * observation[0] + observation[1]).astype(int)])
 
-    observer = FromObservations(task.world, task.networks, Recorder(), 4_000, 800)
+    observer = FromObservations(task.world, task.networks, Recorder(), 4_000, 400)
 
     @jax.jit
     def run(key):
