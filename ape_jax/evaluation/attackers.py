@@ -66,6 +66,7 @@ class Effort:
     latent_restarts: int = 8
     """Random starts of expectation maximisation; the one with the highest likelihood counts."""
     gail_updates: int = 250
+    dagger_rounds: int = 9
     practice_steps: int = 100_000
     """Steps that an attacker acts at random, to learn what actions do."""
     num_episodes: int = 2048
@@ -317,7 +318,7 @@ ATTACKERS = {
     ),
     "dagger": Attacker(
         "interactive",
-        _one(lambda x: Dagger(x.task, x.heads, cloning(x))),
+        _one(lambda x: Dagger(x.task, x.heads, cloning(x), x.effort.dagger_rounds)),
         asks=True,
         actions="discrete",
     ),

@@ -45,9 +45,10 @@ Presets = str | Sequence[str] | Mapping[str, RunConfig] | None
 EFFORT = Effort(
     num_steps=256_000,
     curve_steps=(),
-    fit_updates=4000,
+    fit_updates=2000,
     recurrent_updates=300,
     gail_updates=150,
+    dagger_rounds=4,
     practice_steps=50_000,
     num_episodes=512,
 )
@@ -60,6 +61,7 @@ QUICK = Effort(
     recurrent_updates=60,
     latent_restarts=2,
     gail_updates=10,
+    dagger_rounds=2,
     practice_steps=5_000,
     num_episodes=64,
 )
