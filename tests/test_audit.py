@@ -29,6 +29,7 @@ EFFORT = Effort(
     fit_updates=200,
     recurrent_updates=100,
     latent_restarts=2,
+    gail_updates=250,
     practice_steps=20_000,
 )
 
@@ -50,7 +51,12 @@ DEPLOYED = {
     "advantage_weighted": {"sampled", "greedy"},
     "offline_q": {"own"},
     "shortest_path": {"own"},
-    "from_observations": {"sampled", "greedy"},
+    "iq_learn": {"sampled", "greedy"},
+    "one_step": {"own"},
+    "gail": {"sampled", "greedy"},
+    "from_observations": {
+        f"{way}{kind}" for way in ("sampled", "greedy") for kind in ("", ", shortest path")
+    },
     "dagger": PLAIN,
 }
 """Ways in which each observer of discrete actions acts."""
@@ -136,7 +142,8 @@ def test_observers_of_optimal_experts_are_optimal(name, small_task, small_mdp, o
         assert {x.shape for x in outcome} == {(2,)}
         assert np.all((outcome.agreement > 0) & (outcome.agreement <= 1))
         assert np.all(outcome.log_likelihood <= 0)
-        if name in ("limited", "filtered"):  # They know little of cells far from the goal.
+        # Those know little of cells far from the goal, or need far more updates than this.
+        if name in ("limited", "filtered", "iq_learn"):
             assert np.all((outcome.clone_return >= -8) & (outcome.clone_return <= best + 0.03))
             continue
         # Those that remember are scored on 1,024 episodes with random starts.

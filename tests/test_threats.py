@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import report_sources
-from hand_made import steps
+from hand_made import Coordinates, steps
 
 from ape_jax.envs.world import World
 from ape_jax.evaluation import attackers, threats, verdicts
@@ -109,23 +109,76 @@ def test_shares_count_from_a_random_policy_to_the_ensemble():
     assert rows(scale=worthless)["pooled"].fraction is None
 
 
-def test_curve_points_are_the_rows_with_fewer_demonstrations():
-    few = {attack: outcome(float(one.clone_return[0]) - 5.0) for attack, one in OUTCOMES.items()}
-    points = threats.curve_points(list(rows().values()), few, 300, 12.5, SCALE)
-    assert [point.threat for point in points] == list(THREATS)
-    for point in points:
+def few(observer, part):
+    """Outcomes of one observer; five less with three steps than with four."""
+    lost = 5.0 * (4 - part.action.shape[1])
+    return {
+        way: outcome(float(one.clone_return[0]) - lost)
+        for (name, way), one in OUTCOMES.items()
+        if name == observer
+    }
+
+
+def seeds_of(*demonstrations):
+    return jax.tree.map(lambda *x: jnp.stack(x), *demonstrations)
+
+
+# Two seeds of four steps: three of an episode, and two episodes of two.
+BOTH = seeds_of(
+    steps(np.arange(4), np.zeros(4, int), [3, 1], np.ones(4), ends=[0]),
+    steps(np.arange(4), np.zeros(4, int), [2, 2], np.ones(4), ends=[0, 1]),
+)
+
+
+def test_points_are_of_the_attackers_that_win():
+    found = threats.points(list(rows().values()), few, BOTH, 3, SCALE)
+    assert [point.threat for point in found] == list(THREATS)
+    for point in found:
         full = rows()[point.threat]
-        assert (point.num_steps, point.episodes) == (300, 12.5)
+        assert (point.num_steps, point.episodes) == (3, 1.5)
         assert (point.attacker, point.deployment) == (full.attacker, full.deployment)
         assert point.clone_return.mean == full.clone_return.mean - 5.0
         assert point.fraction.mean == pytest.approx(full.fraction.mean - 0.05)
 
 
-def test_winners_are_named_once():
-    assert threats.winners(list(rows(models=["rewards", "online", "rewards"]).values())) == [
-        "offline_q",
-        "best_temperature",
-    ]
+def test_only_attackers_that_win_attack_again():
+    asked = []
+
+    def run(observer, part):
+        asked.append(observer)
+        return few(observer, part)
+
+    threats.points(list(rows(models=["rewards", "pooled", "states"]).values()), run, BOTH, 3, SCALE)
+    assert sorted(asked) == ["behaviour_cloning", "from_observations", "offline_q"]
+
+
+def test_all_demonstrations_are_not_attacked_again():
+    found = threats.points(list(rows().values()), few, BOTH, 4, SCALE)
+    for point in found:
+        full = rows()[point.threat]
+        assert (point.clone_return, point.fraction) == (full.clone_return, full.fraction)
+        assert (point.num_steps, point.episodes) == (4, 2.0)
+
+
+def test_who_lacks_something_in_few_steps_does_not_attack():
+    """One step shows no order: latent and offline_q cannot run, and weaker attackers win."""
+    found = threats.points(list(rows().values()), few, BOTH, 1, SCALE)
+    attackers_of = {point.threat: point.attacker for point in found}
+    assert attackers_of["sequences"] == attackers_of["rewards"] == "behaviour_cloning"
+    assert attackers_of["interactive"] == "dagger"
+    assert "states" not in attackers_of
+
+
+def test_nobody_who_attacks_gives_no_points():
+    assert threats.points([], few, BOTH, 3, SCALE) == ()
+    assert threats.points([], few, BOTH, 4, SCALE) == ()
+
+
+def test_each_row_gets_the_number_of_its_own_curve():
+    some = list(rows(models=["pooled", "online"]).values())
+    counted = threats.with_episodes(some, curve((1.0, 0.2), (10.0, 0.9)))
+    assert [row.episodes_needed for row in counted] == [pytest.approx(10.0), None]
+    assert [row.attacker for row in counted] == [row.attacker for row in some]
 
 
 def curve(*points):
@@ -258,13 +311,11 @@ def test_who_cannot_run_is_named_with_the_reason(world):
     assert "continuous actions" in skipped["mean_action"]
 
 
-def test_finite_attackers_need_finite_observations(small_grid):
-    from hand_made import Coordinates
-
+def test_where_observations_are_vectors_the_same_attackers_run():
     env = Coordinates(size=3, goal=(0, 1), horizon=8)
     runs, skipped = choose(World(env, env.default_params, 8), list(THREATS))
-    assert {name for name, one in ATTACKERS.items() if one.states == "finite"} <= set(skipped)
-    assert "escape" in runs
+    assert set(runs) | set(skipped) == set(ATTACKERS)
+    assert set(skipped) == {"mean_action", "gaussian_mixture"}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ EFFORT = Effort(
     fit_updates=20,
     recurrent_updates=20,
     latent_restarts=2,
+    gail_updates=4,
     practice_steps=200,
 )
 
@@ -40,7 +41,14 @@ def tasks():
 
 
 TASKS = tasks()
-OF_VECTORS = ("escape", "frame_stack", "advantage_weighted", "from_observations")
+OF_VECTORS = (
+    "escape",
+    "frame_stack",
+    "advantage_weighted",
+    "offline_q",
+    "shortest_path",
+    "from_observations",
+)
 """Those that do something else where observations are vectors."""
 CASES = [
     (kind, name)
