@@ -10,7 +10,7 @@ from ape_jax.evaluation.audit_records import Audit, AuditRow
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.subjects import RUN
 from ape_jax.evaluation.summary import Summary
-from ape_jax.evaluation.verdicts import PROTECTED_SHARE
+from ape_jax.evaluation.verdicts import MEANING, PROTECTED_SHARE, price_share, verdict
 from ape_jax.reporting.audit_table import YARDSTICKS
 from ape_jax.reporting.tables import with_interval
 
@@ -33,6 +33,7 @@ def find(config: RunConfig, summary: Summary, audit: Audit | None) -> list[Findi
     """
     base = summary.random_return if audit is None else audit.random_return
     found = [
+        *([] if audit is None else _threats(audit)),
         _protection(audit),
         _ensemble(summary, base, audit),
         *([] if audit is None else _clones(audit)),
@@ -112,6 +113,25 @@ def percent(interval: Interval) -> str:
 def name_of(row: AuditRow) -> str:
     """Text such as ``behaviour cloning (greedy)``."""
     return f"{row.observer.replace('_', ' ')} ({row.deployment})"
+
+
+def _threats(audit: Audit) -> list[Finding]:
+    """Under which threat models the run is protected; nothing where a share is not known."""
+    rows = audit.threats_of(RUN)
+    if not rows or any(row.fraction is None for row in rows):
+        return []
+    (defence,) = (defence for defence in audit.defences if defence.name == RUN)
+    price = price_share(audit, defence)
+    answers: dict[str, list[str]] = {}
+    gets = []
+    for row in rows:
+        assert row.fraction is not None
+        answers.setdefault(verdict(row.fraction, price), []).append(row.threat)
+        who = f"{row.attacker.replace('_', ' ')} ({row.deployment})"
+        gets.append(f"{row.threat}: {who} gets {percent(row.fraction)}")
+    said = "; ".join(f"{answer} under {', '.join(names)}" for answer, names in answers.items())
+    claim = f"By the strongest attacker of each threat model the run is {said}."
+    return [Finding(claim, f"{'. '.join(gets)}. {MEANING}")]
 
 
 def _protection(audit: Audit | None) -> Finding:
