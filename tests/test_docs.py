@@ -16,6 +16,7 @@ from ape_jax.algorithms.task import make_task
 from ape_jax.cli import train_options
 from ape_jax.config import ALL_SETTINGS, PGConfig, RunConfig
 from ape_jax.evaluation import attackers
+from ape_jax.observers.threats import THREATS
 from ape_jax.runs import export
 
 ROOT = Path(__file__).parents[1]
@@ -257,11 +258,19 @@ def test_page_of_commands_shows_every_one_with_its_help(hooks, capsys):
 
 def test_page_of_observers_lists_every_one_and_its_file():
     page = (DOCS / "observers.md").read_text("utf-8")
-    rows = re.findall(r"^\| \[`(\w+)`\].* `observers/(\w+)\.py` \|$", page, re.MULTILINE)
-    assert {name for name, _ in rows} == {*attackers.ATTACKERS, *attackers.CONTINUOUS}
-    for name, file in rows:
+    link = r"\(api/observers\.md#ape_jax\.observers\.(\w+)\.\w+\)"
+    rows = re.findall(rf"^\| \[`(\w+)`\]{link} \| (.*?) \|", page, re.MULTILINE)
+    assert sorted(name for name, _, _ in rows) == sorted(attackers.ATTACKERS)
+    for name, file, model in rows:
         assert f"**`{name}`**" in page
         assert (ROOT / "ape_jax" / "observers" / f"{file}.py").exists()
+        assert model.split(";")[0].strip("`") == (attackers.ATTACKERS[name].threat or "looks inside")
+
+
+def test_page_of_observers_lists_every_threat_model():
+    page = (DOCS / "observers.md").read_text("utf-8")
+    table = page.split("## Threat models")[1].split("\n\n")[1]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(THREATS)
 
 
 def test_map_of_the_paper_names_what_exists():

@@ -90,6 +90,7 @@ class Curve:
     deployment: str
     clone_return: Interval
     fraction: Interval | None
+    """Share of the ensemble's return, as in ``AuditRow``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
