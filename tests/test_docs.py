@@ -264,7 +264,8 @@ def test_page_of_observers_lists_every_one_and_its_file():
     for name, file, model in rows:
         assert f"**`{name}`**" in page
         assert (ROOT / "ape_jax" / "observers" / f"{file}.py").exists()
-        assert model.split(";")[0].strip("`") == (attackers.ATTACKERS[name].threat or "looks inside")
+        threat = attackers.ATTACKERS[name].threat or "looks inside"
+        assert model.split(";")[0].strip("`") == threat
 
 
 def test_page_of_observers_lists_every_threat_model():

@@ -12,7 +12,7 @@ from ape_jax import cli, presets
 from ape_jax.algorithms import steps_per_update
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PGHypers, PPOConfig, PPOHypers, RunConfig, resolve
-from ape_jax.evaluation import records, suite
+from ape_jax.evaluation import records, suite, suite_training
 from ape_jax.evaluation.audit_records import Audit, AuditRow, Defence, ThreatRow
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.returns import Spread
@@ -258,7 +258,9 @@ def test_images_are_trained_seed_by_seed():
         CONFIG, env="Breakout-MinAtar", env_param=(), head="conv", num_updates=1
     )
     hypers = PPOHypers(min_return=0.0)
-    found = suite.train_seeds("one", make_task(config), seed_keys(7, 2), hypers, told.append)
+    found = suite_training.train_seeds(
+        "one", make_task(config), seed_keys(7, 2), hypers, told.append
+    )
     params, speed = found
     assert speed is None
     assert all(len(x) == 2 for x in jax.tree.leaves(params))
@@ -336,13 +338,13 @@ def test_interrupt_before_the_first_row_writes_nothing(tmp_path, monkeypatch):
 def test_controls_differ_from_the_ensemble_in_what_they_are_named_after():
     hypers = PPOHypers(beta=2.0, min_return=5.0, temperature=0.3)
     same = {"config": CONFIG, "hypers": hypers}
-    assert suite.variant("ensemble", **same) == (CONFIG, hypers)
+    assert suite_training.variant("ensemble", **same) == (CONFIG, hypers)
     alone = dataclasses.replace(hypers, beta=0.0, min_return=None)
-    assert suite.variant("beta0", **same) == (
+    assert suite_training.variant("beta0", **same) == (
         dataclasses.replace(CONFIG, observer="none"),
         alone,
     )
-    assert suite.variant("single", **same) == (
+    assert suite_training.variant("single", **same) == (
         dataclasses.replace(CONFIG, num_experts=1, observer="uniform"),
         hypers,
     )
@@ -351,7 +353,7 @@ def test_controls_differ_from_the_ensemble_in_what_they_are_named_after():
 def test_control_of_the_policy_gradient_keeps_its_observer():
     """It cannot do without; at β = 0 nothing follows from it."""
     config = PGConfig(observer="posterior")
-    ours, hypers = suite.variant("beta0", config, PGHypers())
+    ours, hypers = suite_training.variant("beta0", config, PGHypers())
     assert (ours, hypers.beta) == (config, 0.0)
 
 
@@ -360,9 +362,9 @@ REAL = dict(presets.PRESETS)
 
 @pytest.mark.parametrize("name", REAL)
 def test_every_preset_and_its_controls_make_a_task(name):
-    for which in suite.VARIANTS:
+    for which in suite_training.VARIANTS:
         settings = resolve(REAL[name])
-        config, _ = suite.variant(which, settings.train, settings.hypers)
+        config, _ = suite_training.variant(which, settings.train, settings.hypers)
         assert make_task(config).networks.num_experts == config.num_experts
 
 
