@@ -14,11 +14,11 @@ from ape_jax.core.distributions import Categorical
 from ape_jax.core.policies import TablePolicy
 from ape_jax.demonstrations import collect, files
 from ape_jax.envs import GridWorld
-from ape_jax.evaluation import attackers, measure, records, returns
-from ape_jax.evaluation.attackers import Effort
+from ape_jax.evaluation import attackers, makers, measure, records, returns
 from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.defences import as_tables
 from ape_jax.evaluation.deployment import deploy, deploy_modes, step_log_probs
+from ape_jax.evaluation.effort import Effort, Setting
 from ape_jax.observers import fitting
 from ape_jax.observers.latent import LatentMixture
 from ape_jax.observers.threats import THREATS
@@ -221,7 +221,7 @@ def test_limited_sees_no_further_than_it_may(two_seeds, small_task):
     one = jax.tree.map(lambda x: x[0], shown)
     changed = one._replace(action=one.action.at[200:].set(4))
     effort = Effort(limited_steps=200, limited_width=4, fit_updates=40)
-    observer = attackers.limited(attackers.Setting(small_task, effort, None))
+    observer = makers.limited(Setting(small_task, effort, None))
     first, second = (jax.jit(observer.fit)(keys[0], data) for data in (one, changed))
     np.testing.assert_array_equal(*(returns.policy_table(clone, 9) for clone in (first, second)))
 

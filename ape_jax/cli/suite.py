@@ -9,7 +9,7 @@ from ape_jax.cli.options import SuiteOptions
 from ape_jax.cli.output import prepare, save_steps, say
 from ape_jax.config import RunConfig
 from ape_jax.evaluation import records, suite
-from ape_jax.evaluation.attackers import Effort
+from ape_jax.evaluation.effort import Effort
 from ape_jax.evaluation.suite import EFFORT, QUICK
 from ape_jax.evaluation.suite_records import Suite, SuiteRow
 from ape_jax.evaluation.verdicts import MEANING

@@ -8,10 +8,11 @@ import numpy as np
 
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.evaluation import attackers, threats
-from ape_jax.evaluation.attackers import ATTACKERS, NEEDS, Effort
+from ape_jax.evaluation.attackers import ATTACKERS, NEEDS
 from ape_jax.evaluation.audit_records import Audit, AuditRow, Curve, Defence
 from ape_jax.evaluation.defences import Ensemble, label_of
 from ape_jax.evaluation.deployment import DEPLOYMENTS, Outcome
+from ape_jax.evaluation.effort import Effort
 from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.measure import Measures, attack, demonstrate, measure
 from ape_jax.evaluation.subjects import Subject

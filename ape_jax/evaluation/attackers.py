@@ -1,15 +1,13 @@
-"""The attackers of an audit: what each may use, and how much it computes."""
+"""The attackers of an audit: what each may use, and how it acts."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from ape_jax.algorithms.task import Task
-from ape_jax.config import TrainConfig
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
+from ape_jax.evaluation import makers
 from ape_jax.evaluation.deployment import (
     Deploy,
     deploy,
@@ -18,88 +16,26 @@ from ape_jax.evaluation.deployment import (
     deploy_modes,
     deploy_planned,
 )
-from ape_jax.networks import Networks, make_networks
+from ape_jax.evaluation.effort import Setting
 from ape_jax.observers import (
-    AdvantageWeighted,
-    BehaviourCloning,
     BestTemperature,
     Dagger,
     Epsilon,
     Escape,
     Filtered,
     FrameStack,
-    FromObservations,
     Gail,
-    ImplicitQ,
     InverseSoftQ,
-    LatentCloning,
-    Limited,
     MeanAction,
     Mixture,
     MixtureDensityNetwork,
     Observer,
-    OfflineQ,
     OneStep,
     Posterior,
     Recurrent,
-    ShortestPath,
-    TabularCloning,
-    TabularLatent,
-    TimeToEnd,
 )
 from ape_jax.observers.threats import THREATS
-from ape_jax.types import Params, SettingError
-
-
-@dataclasses.dataclass(frozen=True)
-class Effort:
-    """Amounts of data and computation that observers get. Hashable."""
-
-    num_steps: int = 1_000_000
-    curve_steps: tuple[int, ...] = (10, 30, 100, 300, 1_000, 3_000, 10_000, 100_000, 1_000_000)
-    """Demonstration steps at which the best attacker of each threat model attacks again."""
-    limited_steps: int = 1_000
-    limited_width: int = 8
-    """Hidden units of ``limited``."""
-    fit_updates: int = 4000
-    recurrent_updates: int = 1000
-    latent_restarts: int = 8
-    """Random starts of expectation maximisation; the one with the highest likelihood counts."""
-    gail_updates: int = 250
-    dagger_rounds: int = 9
-    practice_steps: int = 100_000
-    """Steps that an attacker acts at random, to learn what actions do."""
-    num_episodes: int = 2048
-    """Episodes behind each return that is sampled: half to choose by, half to score."""
-
-    def within(self, num_steps: int) -> "Effort":
-        """The same effort with this many demonstration steps, and no curve points beyond them."""
-        return dataclasses.replace(
-            self,
-            num_steps=num_steps,
-            limited_steps=min(self.limited_steps, num_steps),
-            curve_steps=tuple(steps for steps in self.curve_steps if steps <= num_steps),
-        )
-
-
-QUICK = Effort(
-    num_steps=100_000,
-    curve_steps=(100, 1_000, 10_000, 100_000),
-    fit_updates=1000,
-    recurrent_updates=200,
-    latent_restarts=3,
-    gail_updates=50,
-    practice_steps=20_000,
-)
-
-
-class Setting(NamedTuple):
-    """Everything that an observer is made from."""
-
-    task: Task
-    effort: Effort
-    heads: Params | None
-    """Parameters of the experts [E, …]; None where there are only demonstrations."""
+from ape_jax.types import SettingError
 
 
 class Attacker(NamedTuple):
@@ -120,93 +56,9 @@ class Attacker(NamedTuple):
     """Whether the experts have to be there: it looks inside, or asks them."""
 
 
-def _network(setting: Setting, config: TrainConfig | None = None) -> Networks:
-    """One head of the experts' kind, or of another config's."""
-    world = setting.task.world
-    config = config or setting.task.config.with_state_std()
-    return make_networks(config, world.observation_space, world.action_space)
-
-
-def cloning(setting: Setting) -> TabularCloning | BehaviourCloning:
-    """Cloning by counts where observations are finite, else by a network."""
-    networks = setting.task.networks
-    if networks.num_states is not None:
-        return TabularCloning(networks.num_states, networks.num_actions)
-    return BehaviourCloning(_network(setting), **_training(setting), learning_rate=5e-3)
-
-
-def _training(setting: Setting) -> dict[str, Any]:
-    """Settings of all fits of networks."""
-    return {"num_updates": setting.effort.fit_updates, "batch_size": BATCH_SIZE}
-
-
-def limited(setting: Setting) -> Limited:
-    """Cloning of the first steps by an MLP with one hidden layer."""
-    effort, config = setting.effort, setting.task.config
-    if config.head == "conv":
-        return Limited(cloning(setting), effort.limited_steps)
-    head = "gaussian" if config.head == "gaussian" else "mlp"
-    config = dataclasses.replace(config, head=head, hidden_sizes=(effort.limited_width,))
-    network = _network(setting, config.with_state_std())
-    return Limited(
-        BehaviourCloning(network, num_updates=effort.fit_updates // 2), effort.limited_steps
-    )
-
-
-def latent(setting: Setting) -> Observer:
-    """Exact expectation maximisation where observations are finite, else by networks."""
-    networks, effort = setting.task.networks, setting.effort
-    if networks.num_states is None:
-        return LatentCloning(_network(setting), num_updates=effort.fit_updates // 8, batch_size=512)
-    return TabularLatent(
-        networks.num_states, networks.num_actions, num_restarts=effort.latent_restarts
-    )
-
-
-def _advantage_weighted(setting: Setting) -> Observer:
-    return AdvantageWeighted(cloning(setting), _network(setting), **_training(setting))
-
-
-def offline_q(setting: Setting) -> Observer:
-    """Q-iteration where observations are finite, else implicit Q-learning."""
-    networks = setting.task.networks
-    if networks.num_states is None:
-        return ImplicitQ(_network(setting), num_updates=setting.effort.fit_updates * 5 // 2)
-    return OfflineQ(networks.num_states, networks.num_actions, setting.task.world.horizon)
-
-
-def shortest_path(setting: Setting) -> Observer:
-    """The shortest path that was seen where observations are finite, else the time to the end."""
-    networks = setting.task.networks
-    if networks.num_states is None:
-        return TimeToEnd(_network(setting), **_training(setting))
-    return ShortestPath(networks.num_states, networks.num_actions, setting.task.world.horizon)
-
-
-def _from_observations(setting: Setting) -> dict[str, Observer]:
-    effort = setting.effort
-
-    def infer(observer: Observer) -> Observer:
-        return FromObservations(
-            setting.task.world,
-            setting.task.networks,
-            observer,
-            effort.practice_steps,
-            effort.fit_updates,
-        )
-
-    observers = {"": infer(cloning(setting))}
-    if setting.task.networks.action_bounds is None:
-        observers["shortest path"] = infer(shortest_path(setting))
-    return observers
-
-
 def _one(make: Callable[[Setting], Observer]) -> Callable[[Setting], dict[str, Observer]]:
     return lambda setting: {"": make(setting)}
 
-
-BATCH_SIZE = 256
-"""Steps of demonstrations in an update of a network."""
 
 SHARES = (0.1, 0.25, 0.5)
 """Shares of the episodes that ``filtered`` keeps."""
@@ -220,44 +72,46 @@ ATTACKERS = {
     "mixture": Attacker(None, _one(lambda x: Mixture(x.task.networks, x.heads)), asks=True),
     "posterior": Attacker(
         None,
-        _one(lambda x: Posterior(x.task, x.heads, **_training(x))),
+        _one(lambda x: Posterior(x.task, x.heads, **makers.training(x))),
         asks=True,
     ),
-    "behaviour_cloning": Attacker("pooled", _one(cloning)),
-    "limited": Attacker("pooled", _one(limited), by_networks=True),
+    "behaviour_cloning": Attacker("pooled", _one(makers.cloning)),
+    "limited": Attacker("pooled", _one(makers.limited), by_networks=True),
     "mean_action": Attacker(
         "pooled",
-        _one(lambda x: MeanAction(**_training(x))),
+        _one(lambda x: MeanAction(**makers.training(x))),
         _own,
         actions="continuous",
     ),
     "gaussian_mixture": Attacker(
         "pooled",
-        _one(lambda x: MixtureDensityNetwork(**_training(x))),
+        _one(lambda x: MixtureDensityNetwork(**makers.training(x))),
         _both,
         actions="continuous",
     ),
     "best_temperature": Attacker(
-        "pooled", _one(lambda x: BestTemperature(cloning(x))), deploy_candidates
+        "pooled", _one(lambda x: BestTemperature(makers.cloning(x))), deploy_candidates
     ),
     "epsilon": Attacker(
-        "pooled", _one(lambda x: Epsilon(cloning(x))), deploy_candidates, actions="discrete"
+        "pooled", _one(lambda x: Epsilon(makers.cloning(x))), deploy_candidates, actions="discrete"
     ),
     "escape": Attacker(
         "pooled",
-        _one(lambda x: Escape(cloning(x), x.task.networks.num_states)),
+        _one(lambda x: Escape(makers.cloning(x), x.task.networks.num_states)),
         _own,
         needs=("order",),
     ),
     "frame_stack": Attacker(
         "sequences",
-        lambda x: {f"k = {k}": FrameStack(x.task.networks, k, **_training(x)) for k in FRAMES},
+        lambda x: {
+            f"k = {k}": FrameStack(x.task.networks, k, **makers.training(x)) for k in FRAMES
+        },
         _both,
         needs=("order",),
         by_networks=True,
     ),
     "latent": Attacker(
-        "sequences", _one(latent), deploy_modes, needs=("order",), actions="discrete"
+        "sequences", _one(makers.latent), deploy_modes, needs=("order",), actions="discrete"
     ),
     "recurrent": Attacker(
         "sequences",
@@ -274,41 +128,41 @@ ATTACKERS = {
     ),
     "iq_learn": Attacker(
         "rewards",
-        _one(lambda x: InverseSoftQ(_network(x), **_training(x))),
+        _one(lambda x: InverseSoftQ(makers.network(x), **makers.training(x))),
         _both,
         needs=("order",),
         actions="discrete",
     ),
     "filtered": Attacker(
         "rewards",
-        lambda x: {f"{share:.0%}": Filtered(cloning(x), share) for share in SHARES},
+        lambda x: {f"{share:.0%}": Filtered(makers.cloning(x), share) for share in SHARES},
         _both,
         needs=("rewards",),
     ),
     "advantage_weighted": Attacker(
-        "rewards", _one(_advantage_weighted), _both, needs=("rewards", "order")
+        "rewards", _one(makers.advantage_weighted), _both, needs=("rewards", "order")
     ),
     "one_step": Attacker(
         "rewards",
-        _one(lambda x: OneStep(_network(x), **_training(x))),
+        _one(lambda x: OneStep(makers.network(x), **makers.training(x))),
         _own,
         needs=("rewards", "order"),
         actions="discrete",
     ),
     "offline_q": Attacker(
         "rewards",
-        _one(offline_q),
+        _one(makers.offline_q),
         deploy_planned,
         needs=("rewards", "order"),
     ),
     "shortest_path": Attacker(
         "rewards",
-        _one(shortest_path),
+        _one(makers.shortest_path),
         _own,
         needs=("ends", "order"),
         actions="discrete",
     ),
-    "from_observations": Attacker("states", _from_observations, _both, needs=("order",)),
+    "from_observations": Attacker("states", makers.from_observations, _both, needs=("order",)),
     "gail": Attacker(
         "online",
         _one(lambda x: Gail(x.task, num_updates=x.effort.gail_updates)),
@@ -318,7 +172,7 @@ ATTACKERS = {
     ),
     "dagger": Attacker(
         "interactive",
-        _one(lambda x: Dagger(x.task, x.heads, cloning(x), x.effort.dagger_rounds)),
+        _one(lambda x: Dagger(x.task, x.heads, makers.cloning(x), x.effort.dagger_rounds)),
         asks=True,
         actions="discrete",
     ),

@@ -12,9 +12,10 @@ from ape_jax.config import Hypers
 from ape_jax.core import tabular
 from ape_jax.evaluation import attackers, returns, subjects
 from ape_jax.evaluation.attack_ensemble import RANDOM, attack_ensemble
-from ape_jax.evaluation.attackers import ATTACKERS, Effort
+from ape_jax.evaluation.attackers import ATTACKERS
 from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.defences import label_of
+from ape_jax.evaluation.effort import QUICK, Effort
 from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress
 from ape_jax.evaluation.subjects import Subject
 from ape_jax.observers.threats import THREATS
@@ -98,7 +99,7 @@ def audit_steps(
     if settings.threats != ALL:
         threats = subjects.names_of(settings.threats)
     runs, skipped = attackers.choose(names, threats, found.task.world, found.given is None)
-    effort = attackers.QUICK if settings.quick else Effort()
+    effort = QUICK if settings.quick else Effort()
     num_steps = settings.steps if found.given is None else found.given.shown.action.shape[1]
     if num_steps is not None:
         effort = effort.within(num_steps)

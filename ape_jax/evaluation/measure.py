@@ -18,8 +18,9 @@ from ape_jax.core.distributions import Categorical
 from ape_jax.demonstrations import collect
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.evaluation import returns
-from ape_jax.evaluation.attackers import ATTACKERS, Effort, Setting
+from ape_jax.evaluation.attackers import ATTACKERS
 from ape_jax.evaluation.deployment import LEAST_PROB, Outcome
+from ape_jax.evaluation.effort import Effort, Setting
 from ape_jax.observers.posterior import exact_posterior
 from ape_jax.observers.recurrent import episodes_of
 from ape_jax.types import Params

@@ -11,9 +11,10 @@ from ape_jax.algorithms.task import Task
 from ape_jax.config import RunConfig
 from ape_jax.evaluation import attackers, returns
 from ape_jax.evaluation.attack_ensemble import attack_ensemble
-from ape_jax.evaluation.attackers import ATTACKERS, Effort
+from ape_jax.evaluation.attackers import ATTACKERS
 from ape_jax.evaluation.audit_records import Audit, AuditRow
 from ape_jax.evaluation.defences import Ensemble
+from ape_jax.evaluation.effort import Effort
 from ape_jax.evaluation.intervals import Interval, permutation_test
 from ape_jax.evaluation.progress import Progress, ProgressFn, ignore_progress
 from ape_jax.evaluation.subjects import Subject

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from ape_jax.evaluation.attackers import Effort
 from ape_jax.evaluation.audit_records import ThreatRow
+from ape_jax.evaluation.effort import Effort
 from ape_jax.evaluation.intervals import Interval
 
 

@@ -9,8 +9,9 @@ from probes import Probe
 from ape_jax.algorithms.task import make_task
 from ape_jax.config import PGConfig, PPOConfig
 from ape_jax.envs import GridWorld
-from ape_jax.evaluation.attackers import ATTACKERS, Effort, Setting, choose
+from ape_jax.evaluation.attackers import ATTACKERS, choose
 from ape_jax.evaluation.deployment import step_log_probs
+from ape_jax.evaluation.effort import Effort, Setting
 from ape_jax.observers.threats import THREATS
 
 COUNT = 40
