@@ -18,6 +18,7 @@ from ape_jax.evaluation.intervals import Interval
 from ape_jax.evaluation.returns import Spread
 from ape_jax.evaluation.suite import EFFORT
 from ape_jax.evaluation.suite_records import Suite
+from ape_jax.observers.threats import THREATS
 from ape_jax.reporting import suite_tables
 from ape_jax.runs import metrics
 from ape_jax.settings.audit import AuditSettings
@@ -151,19 +152,28 @@ def read(path):
 @pytest.mark.slow
 def test_row_holds_intervals_of_returns_that_there_are():
     config = RunConfig(*SETTINGS["swing"])
-    found = ape_jax.suite({"swing": config}, seeds=2, first_seed=7, quick=True).rows
+    observers = ("behaviour_cloning", "posterior", "mean_action", "filtered")
+    asked = {"seeds": 2, "first_seed": 7, "quick": True, "observers": observers}
+    found = ape_jax.suite({"swing": config}, **asked).rows
     (row,), (least, most) = found, RANGES["swing"]
     assert (row.preset, row.env, row.seeds) == ("swing", "Pendulum-v1", 2)
     assert row.config == RunConfig(*SETTINGS["swing"], 2, 7).to_flat()
     assert row.steps_per_second is None  # One chunk: compiling was part of it.
     single = row.single_expert_control
-    assert set(row.clones) == set(single.clones) == {*CLONES, "mean_action"}
+    tempered = {"behaviour_cloning_tempered", "posterior_tempered", "posterior_greedy"}
+    assert set(single.clones) == {*CLONES, *tempered, "mean_action"}
+    shares = {
+        f"filtered_{way}, {x}" for way in ("sampled", "greedy") for x in ("10%", "25%", "50%")
+    }
+    assert set(row.clones) == {*single.clones, *shares}
+    assert [threat.threat for threat in row.threats] == [x for x in THREATS if x != "states"]
     assert least <= row.random_return <= most
     intervals = [row.pe_return, row.worst_expert, row.greedy_experts, row.beta0_return]
     intervals += [*row.clones.values(), single.pe_return, *single.clones.values()]
     for interval in intervals:
         assert len(interval.values) == 2
-        assert least <= interval.low <= interval.mean <= interval.high <= most
+        assert interval.low <= interval.mean <= interval.high
+        assert least <= min(interval.values) <= max(interval.values) <= most
     # The worst of one expert is itself, and of several no better than their mean.
     assert single.worst_expert == single.pe_return
     assert np.all(np.less(row.worst_expert.values, row.pe_return.values))

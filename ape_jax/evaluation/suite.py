@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,7 @@ def suite(
     first_seed: int = 1000,
     quick: bool = False,
     progress: ProgressFn = ignore_progress,
+    observers: Sequence[str] = tuple(ATTACKERS),
 ) -> Suite:
     """Train ensembles and their controls in several environments, and clone them all.
 
@@ -79,6 +81,7 @@ def suite(
       quick: whether this is a first look, with a twentieth of the updates and a tenth of the
         demonstrations.
       progress: called after every chunk of training and every clone.
+      observers: names of the observers that attack the ensembles, ``behaviour_cloning`` among them.
 
     Raises:
       SettingError: a setting breaks a rule.
@@ -90,12 +93,14 @@ def suite(
       ...     env_param=("max_steps_in_episode=10",), envs_per_expert=2, num_updates=2
       ... )
       >>> tiny = ape_jax.RunConfig(config)
-      >>> result = ape_jax.suite({"tiny": tiny}, seeds=1, quick=True)
+      >>> observers = ("behaviour_cloning", "offline_q")
+      >>> result = ape_jax.suite({"tiny": tiny}, seeds=1, quick=True, observers=observers)
       >>> [row.threat for row in result.rows[0].threats][:3]
       ['pooled', 'sequences', 'rewards']
     """
     configs = suite_configs(presets, seeds, first_seed, quick)
-    return Suite(tuple(suite_rows(configs, QUICK if quick else EFFORT, progress)))
+    effort = QUICK if quick else EFFORT
+    return Suite(tuple(suite_rows(configs, effort, progress, observers=observers)))
 
 
 def suite_configs(
@@ -141,6 +146,7 @@ def suite_rows(
     effort: Effort,
     progress: ProgressFn = ignore_progress,
     keep: Path | None = None,
+    observers: Sequence[str] = tuple(ATTACKERS),
 ) -> Iterator[SuiteRow]:
     """Train and measure one row after the other, and yield each as soon as it is finished.
 
@@ -152,7 +158,7 @@ def suite_rows(
         def report(status: str, name=name, done=done) -> None:
             progress(Progress("suite", done, len(configs), f"{name}: {status}"))
 
-        yield _row(name, config, effort, report, keep)
+        yield _row(name, config, effort, report, keep, observers)
         progress(Progress("suite", done + 1, len(configs), name))
 
 
@@ -164,7 +170,7 @@ def attack_run(
     effort: Effort,
     random_return: float,
     report: Callable[[str], None],
-    observers: Sequence[str] = tuple(ATTACKERS),
+    observers: Sequence[str],
 ) -> Audit:
     """Attack trained ensembles [K, E, …] with these observers, as far as they can run."""
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
@@ -195,6 +201,7 @@ def _row(
     effort: Effort,
     report: Callable[[str], None],
     keep: Path | None,
+    observers: Sequence[str],
 ) -> SuiteRow:
     """Train the ensemble and the controls of one preset, and attack them all."""
     trained = {which: train_variant(which, name, config, report, keep) for which in VARIANTS}
@@ -202,14 +209,15 @@ def _row(
     key_random = seed_keys(config.first_seed, 1, RANDOM)[0]
     at_random = returns.random_return(task.world, key_random)
     base = at_random.mean
-    audits = {"ensemble": attack_run("ensemble", task, heads, config, effort, base, report)}
+    attack = partial(attack_run, config=config, effort=effort, random_return=base, report=report)
+    audits = {"ensemble": attack("ensemble", task, heads, observers=observers)}
     # The heads are the same with an observer and without, so one program attacks both.
-    settings = config, effort, base, report, CONTROL_OBSERVERS
-    audits["beta0"] = attack_run("beta0", task, trained["beta0"][1], *settings)
+    attack = partial(attack, observers=CONTROL_OBSERVERS)
+    audits["beta0"] = attack("beta0", task, trained["beta0"][1])
     task, heads, _ = trained["single"]
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
     chosen, heads = at_price(task, heads, keys, audits["ensemble"].defences[0].pe_return.mean)
-    audits["single"] = attack_run("single", task, heads, *settings)
+    audits["single"] = attack("single", task, heads)
     beta = CONTROL_BETAS[chosen] * config.hypers.beta
     return make_row(name, config, effort, audits, beta, at_random, speed)
 
