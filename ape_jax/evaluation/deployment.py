@@ -12,7 +12,7 @@ from ape_jax.core.tabular import exact_einsum
 from ape_jax.demonstrations import episodes
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
-from ape_jax.evaluation.returns import two_returns
+from ape_jax.evaluation.returns import NUM_EPISODES, two_returns
 from ape_jax.observers.candidates import Candidates
 from ape_jax.observers.latent import LatentMixture, episode_log_probs
 from ape_jax.types import Policy, PRNGKey
@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
     """Mean log-probability of held-out actions, in nats a step."""
 
 
-Deploy = Callable[[World, Any, Demonstrations, PRNGKey, int], dict[str, Outcome]]
+Deploy = Callable[..., dict[str, Outcome]]
 """Maps the world, what an observer fitted, held-out steps, a key and a number of episodes to the
 outcomes by deployment."""
 
@@ -58,7 +58,7 @@ outcomes by deployment."""
 def deploy_as(*deployments: str) -> Deploy:
     """Deploy a clone in some of the ways of ``WAYS``."""
 
-    def deploy(world, policy, held_out, key, num_episodes):
+    def deploy(world, policy, held_out, key, num_episodes=NUM_EPISODES):
         return {
             name: _outcome(world, WAYS[name](policy), held_out, key, num_episodes)
             for name in deployments
