@@ -133,7 +133,8 @@ def attack(
     Args:
       task: environment, time limit and networks.
       effort: how much the observer may see and compute.
-      name: the observer, as in ``ATTACKERS``.
+      name: the observer, as in ``ATTACKERS``; of one that fits several clones, the name of a single
+        one too, after a comma.
       keys: one for each seed.
       heads: parameters of the experts [K, E, …]; None where there are demonstrations only.
       shown: demonstrations that the observer is fitted to [K, N, …].
@@ -143,12 +144,15 @@ def attack(
       Outcomes [K] by deployment; where an attacker fits several clones, what tells them apart is
       part of the name.
     """
-    attacker = ATTACKERS[name]
+    observer_name, _, only = name.partition(", ")
+    attacker = ATTACKERS[observer_name]
 
     def one(key, heads, shown, held_out):
         key_fit, key_deploy = jax.random.split(key)
         outcomes: dict[str, Outcome] = {}
         for label, observer in attacker.make(Setting(task, effort, heads)).items():
+            if only not in ("", label):
+                continue
             clone = observer.fit(key_fit, shown)
             found = attacker.deploy(task.world, clone, held_out, key_deploy, effort.num_episodes)
             outcomes |= {f"{way}, {label}" if label else way: x for way, x in found.items()}

@@ -73,6 +73,12 @@ def threat_rows(
     return tuple(rows)
 
 
+def clone_of(row: ThreatRow) -> str:
+    """The attacker, and which of its clones it is if it fits several: a name for ``attack``."""
+    label = row.deployment.partition(", ")[2]
+    return f"{row.attacker}, {label}" if label else row.attacker
+
+
 def points(
     rows: Sequence[ThreatRow],
     run: Callable[[str, Demonstrations], Mapping[str, Outcome]],
@@ -84,7 +90,7 @@ def points(
 
     Args:
       rows: the strongest attacks on one ensemble with all demonstrations.
-      run: attacks with an observer of this name, and gives outcomes by deployment.
+      run: attacks with the clone of this name, and gives outcomes by deployment.
       shown: all demonstrations [K, N, …].
       num_steps: number of steps that attackers get here.
       scale: what returns are compared with.
@@ -94,9 +100,9 @@ def points(
         missing = lacks(part)
         outcomes = {
             (attacker, deployment): outcome
-            for attacker in dict.fromkeys(row.attacker for row in rows)
+            for attacker, clone in dict.fromkeys((x.attacker, clone_of(x)) for x in rows)
             if not any(need in missing for need in ATTACKERS[attacker].needs)
-            for deployment, outcome in run(attacker, part).items()
+            for deployment, outcome in run(clone, part).items()
         }
         threats = [row.threat for row in rows]
         rows = threat_rows(rows[0].defence, threats, outcomes, scale) if rows else ()
