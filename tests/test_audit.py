@@ -96,6 +96,13 @@ def test_cloning_agrees_with_the_posterior_observer(attack):
     )
 
 
+def test_one_of_several_clones_can_attack_alone(attack):
+    alone, together = attack("filtered, 25%"), attack("filtered")
+    assert sorted(alone) == ["greedy, 25%", "sampled, 25%"]
+    for name, outcome in alone.items():
+        np.testing.assert_allclose(outcome.clone_return, together[name].clone_return, rtol=1e-6)
+
+
 def test_measures_are_the_exact_ones(attack, two_seeds, small_task, small_mdp):
     keys, heads, _, held_out = two_seeds
     measures = measure.measure(small_task, keys, heads, held_out)

@@ -1,7 +1,7 @@
 """The results of one observer's clone, in every way of deploying it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
