@@ -13,6 +13,9 @@ from ape_jax.core.tabular import exact_einsum
 from ape_jax.demonstrations import episodes
 from ape_jax.demonstrations.collect import Demonstrations
 
+LEAST_COUNT = 30
+"""Times that an action has to be seen where chance decides what it leads to."""
+
 
 class EmpiricalModel(NamedTuple):
     """Means over the demonstrated steps of each state and action; zero where there was none."""
@@ -21,13 +24,18 @@ class EmpiricalModel(NamedTuple):
     """Share of the steps that led to a state from where the episode went on."""
     reward: Float[Array, "S A"]
     seen: Bool[Array, "S A"]
-    """The actions whose consequences were seen."""
+    """The actions whose consequences were seen, often enough to be trusted."""
 
 
 def empirical_model(
     demonstrations: Demonstrations, num_states: int, num_actions: int
 ) -> EmpiricalModel:
-    """Count what followed each action. A step without a known end or successor is left out."""
+    """Count what followed each action. A step without a known end or successor is left out.
+
+    If some action led to different states, chance decides in this world, and an action that was
+    seen a few times may have been lucky: the best of many such actions would be a mirage. There an
+    action is trusted if it was seen ``LEAST_COUNT`` times, or more often than others in its state.
+    """
     after = episodes.following(demonstrations)
     counts = (after.known | after.ended).astype(jnp.float32)
     pair = demonstrations.observation * num_actions + demonstrations.action
@@ -40,13 +48,17 @@ def empirical_model(
     moves = jax.ops.segment_sum(
         goes_on, pair * num_states + after.observation, num_segments=num_pairs * num_states
     )
-    times = total(counts)
-    mean = 1.0 / jnp.maximum(times, 1.0)
     shape = (num_states, num_actions)
+    times = total(counts).reshape(shape)
+    mean = 1.0 / jnp.maximum(times, 1.0)
+    moves = moves.reshape(*shape, num_states)
+    ends = total(counts - goes_on).reshape(shape)
+    by_chance = jnp.any(jnp.maximum(jnp.max(moves, axis=-1), ends) < times)
+    often = (times >= LEAST_COUNT) | (times == jnp.max(times, axis=-1, keepdims=True))
     return EmpiricalModel(
-        transition=moves.reshape(*shape, num_states) * mean.reshape(*shape, 1),
-        reward=(total(counts * demonstrations.reward) * mean).reshape(shape),
-        seen=(times > 0).reshape(shape),
+        transition=moves * mean[..., None],
+        reward=total(counts * demonstrations.reward).reshape(shape) * mean,
+        seen=(times > 0) & (often | ~by_chance),
     )
 
 

@@ -36,8 +36,26 @@ def test_an_end_has_no_successor_but_a_reward(model):
 
 
 def test_steps_cut_without_an_end_are_left_out(model):
-    np.testing.assert_array_equal(model.seen, [[True, True], [False, True], [False, False]])
+    """In state 0 action 0 led to two states: by chance, so action 1, seen once, is not trusted."""
+    np.testing.assert_array_equal(model.seen, [[True, False], [False, True], [False, False]])
     np.testing.assert_array_equal(model.reward, [[1.5, 3.0], [0.0, 5.0], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize(("chance", "trusted"), [(False, True), (True, False)])
+def test_an_action_that_was_lucky_once_is_trusted_only_without_chance(chance, trusted):
+    """In state 0, action 0 was seen 40 times and ends half of them, or all; action 1 once."""
+    ends = [number % 2 == 0 or not chance for number in range(40)]
+    shown = steps(
+        observation=[x for end in ends for x in ([0] if end else [0, 1])] + [0],
+        action=[x for end in ends for x in ([0] if end else [0, 0])] + [1],
+        reward=[x for end in ends for x in ([0.0] if end else [0.0, 0.0])] + [1.0],
+        lengths=[1 if end else 2 for end in ends] + [1],
+        ends=list(range(41)),
+        limits=[],
+    )
+    found = empirical_model(shown, 2, 2)
+    assert bool(found.seen[0, 1]) == trusted
+    assert bool(found.seen[0, 0])
 
 
 def test_with_all_actions_seen_a_deterministic_world_is_known_exactly(small_task, small_mdp):
