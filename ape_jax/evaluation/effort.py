@@ -40,7 +40,7 @@ class Effort:
 
 QUICK = Effort(
     num_steps=100_000,
-    curve_steps=(100, 1_000, 10_000, 100_000),
+    curve_steps=(1_000, 100_000),
     fit_updates=1000,
     recurrent_updates=200,
     latent_restarts=3,
