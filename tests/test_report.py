@@ -25,10 +25,12 @@ def find(config=CONFIG, audit=None, **changes):
 
 
 def test_findings_name_every_clone_with_its_share():
-    first, *rest = findings.find(CONFIG, report_sources.summary(), report_sources.audit())
-    assert "latent (best)" in first.claim
-    assert "104% [100%, 108%]" in first.claim
-    assert "limited" in first.detail  # It was not tried.
+    threats, best, *rest = findings.find(CONFIG, report_sources.summary(), report_sources.audit())
+    assert "not protected under pooled, sequences" in threats.claim
+    assert "online: latent (best) gets 104%" in threats.detail
+    assert "latent (best)" in best.claim
+    assert "104% [100%, 108%]" in best.claim
+    assert "limited" in best.detail  # It was not tried.
     text = " ".join(one.claim for one in rest)
     for words in ("(sampled) gets 100% [96%", "(greedy) gets 9% [5%", "-10.00 [-22.71", "-10.50"):
         assert words in text
