@@ -11,7 +11,7 @@ from ape_jax.evaluation import records
 from ape_jax.evaluation.audit_records import Audit
 from ape_jax.evaluation.intervals import MeanStd
 from ape_jax.evaluation.reproduce import Table1
-from ape_jax.evaluation.suite import Suite
+from ape_jax.evaluation.suite_records import Suite
 from ape_jax.evaluation.summary import Summary
 from ape_jax.evaluation.sweep import Sweep
 from ape_jax.types import SettingError
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 RECORDED = {
     "docs/results/table1.json": Table1,
     "benchmarks/results/suite.json": Suite,
-    "benchmarks/results/catch.json": Suite,
+    "benchmarks/results/suite-3000.json": Suite,
 }
 
 
