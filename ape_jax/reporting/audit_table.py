@@ -39,7 +39,7 @@ THREAT_HEADER = [
 ]
 THREAT_TEXT_COLUMNS = 3
 NARROW_THREAT_HEADER = [
-    "threat model",
+    "threat",
     "strongest attacker",
     "verdict",
     "clone return",
@@ -73,7 +73,9 @@ def narrow_threat_cells(audit: Audit, defence: Defence, row: ThreatRow) -> list[
     threat, attacker, deployed, returned, _, needed, answer = threat_cells(
         audit, defence, row, "z.1f"
     )
-    return [threat, f"{attacker} ({deployed})", answer, returned, share_of(row.fraction), needed]
+    who, answer = f"{attacker}\n({deployed})", answer.replace(" ", "\n", 1)
+    returned = returned.replace(" [", "\n[")
+    return [threat, who, answer, returned, share_of(row.fraction), needed]
 
 
 def share_of(fraction: Interval | None) -> str:
