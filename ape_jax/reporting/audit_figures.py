@@ -169,7 +169,7 @@ def demonstration_curves(audit: Audit) -> Figure:
     figure.supxlabel("demonstrated episodes", fontsize=10)
     figure.supylabel("share of the ensemble's return", fontsize=10)
     handles = grid[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(THREATS), fontsize=8.5)
+    figure.legend(*handles, loc="outside upper center", ncols=len(THREATS), fontsize=8.5)
     return figure
 
 
