@@ -68,8 +68,9 @@ def test_audit_json_has_the_names_that_stay():
     assert " ".join(content["rows"][0]["gap"]) == "mean low high values"
     run, trap = content["defences"]
     assert " ".join(trap) == (
-        "name label num_experts trapped from_every_start settings pe_return worst_expert "
-        "greedy_experts worst_greedy_expert price floor mixture_entropy posterior_entropy"
+        "name label num_experts trapped from_every_start settings pe_return expert_returns "
+        "worst_expert greedy_experts worst_greedy_expert price floor mixture_entropy "
+        "posterior_entropy"
     )
     assert trap.keys() - run.keys() == {"trapped", "from_every_start", "settings"}
     assert run["price"] is None

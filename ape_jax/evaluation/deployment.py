@@ -72,7 +72,11 @@ deploy = deploy_as("sampled", "tempered", "greedy")
 
 
 def deploy_planned(
-    world: World, policy: Policy, held_out: Demonstrations, key: PRNGKey, num_episodes: int
+    world: World,
+    policy: Policy,
+    held_out: Demonstrations,
+    key: PRNGKey,
+    num_episodes: int = NUM_EPISODES,
 ) -> dict[str, Outcome]:
     """Deploy a plan: as it is where observations are finite, else sampled and greedily."""
     ways = ("own",) if world.num_states is not None else ("sampled", "greedy")
@@ -80,7 +84,11 @@ def deploy_planned(
 
 
 def deploy_candidates(
-    world: World, clone: Candidates, held_out: Demonstrations, key: PRNGKey, num_episodes: int
+    world: World,
+    clone: Candidates,
+    held_out: Demonstrations,
+    key: PRNGKey,
+    num_episodes: int = NUM_EPISODES,
 ) -> dict[str, Outcome]:
     """Deploy the policy that was chosen by likelihood, and the best of those that are tried."""
 
@@ -96,7 +104,11 @@ def deploy_candidates(
 
 
 def deploy_modes(
-    world: World, mixture: LatentMixture, held_out: Demonstrations, key: PRNGKey, num_episodes: int
+    world: World,
+    mixture: LatentMixture,
+    held_out: Demonstrations,
+    key: PRNGKey,
+    num_episodes: int = NUM_EPISODES,
 ) -> dict[str, Outcome]:
     """Deploy a mixture of modes: one drawn for each episode, or the best one.
 

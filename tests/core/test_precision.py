@@ -58,6 +58,7 @@ TABULAR = {
     "reach_limit": of_first(tabular.reach_limit),
     "observer_weights": lambda mdp, policies: tabular.observer_weights(mdp, policies, "posterior"),
     "exact_objective": objective,
+    "cloning_ceiling": tabular.cloning_ceiling,
     "cloning_floor": tabular.cloning_floor,
 }
 OTHERS = {
