@@ -217,7 +217,7 @@ def choose(
     for threat in threats:
         if threat not in THREATS:
             raise SettingError(f"threats must be among {', '.join(THREATS)}; got {threat!r}")
-    runs, skipped = [], {}
+    runs, skipped, beyond = [], {}, {}
     allowed = {None, *(name for threat in threats for name in THREATS[threat].includes)}
     actions = "discrete" if world.action_bounds is None else "continuous"
     for name in names:
@@ -225,14 +225,14 @@ def choose(
             raise SettingError(f"observers must be among {', '.join(ATTACKERS)}; got {name!r}")
         attacker = ATTACKERS[name]
         if attacker.threat not in allowed:
-            continue
-        if attacker.actions not in (None, actions):
+            beyond[name] = f"needs the threat model {attacker.threat}"
+        elif attacker.actions not in (None, actions):
             skipped[name] = f"is for {attacker.actions} actions; this environment's are {actions}"
         elif attacker.asks and not has_experts:
             skipped[name] = "needs the experts; there are only demonstrations"
         else:
             runs.append(name)
     if not runs:
-        reasons = "; ".join(f"{name} {reason}" for name, reason in skipped.items())
+        reasons = "; ".join(f"{name} {why}" for name, why in (skipped | beyond).items())
         raise SettingError(f"observers must hold one that can run here; {reasons or 'got none'}")
     return runs, skipped
