@@ -152,7 +152,7 @@ def test_filter_shows_rows_that_hold_the_text(opened):
 def test_every_figure_can_be_seen_and_the_page_does_not_scroll_sideways(opened, width):
     page = opened(width)
     boxes = [figure.bounding_box() for figure in page.locator("figure img").all()]
-    assert len(boxes) == 5
+    assert len(boxes) == 6
     assert all(box["width"] > 300 and box["height"] > 100 for box in boxes)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.evaluate("scrollTo(10000, 0)")
