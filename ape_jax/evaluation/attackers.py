@@ -99,7 +99,6 @@ ATTACKERS = {
         "pooled",
         _one(lambda x: Escape(makers.cloning(x), x.task.networks.num_states)),
         _own,
-        needs=("order",),
     ),
     "frame_stack": Attacker(
         "sequences",
@@ -209,15 +208,17 @@ def choose(
 ) -> tuple[list[str], dict[str, str]]:
     """Divide observers into those that can run here, and those that cannot, with the reason.
 
-    Those that need more than the threat models allow are left out. Yardsticks are not.
+    Yardsticks run whatever the threat models allow.
 
     Raises:
       SettingError: an observer or a threat model does not exist, or no observer can run.
     """
+    if not threats:
+        raise SettingError(f"threats must hold one of {', '.join(THREATS)}; got none")
     for threat in threats:
         if threat not in THREATS:
             raise SettingError(f"threats must be among {', '.join(THREATS)}; got {threat!r}")
-    runs, skipped, beyond = [], {}, {}
+    runs, skipped = [], {}
     allowed = {None, *(name for threat in threats for name in THREATS[threat].includes)}
     actions = "discrete" if world.action_bounds is None else "continuous"
     for name in names:
@@ -225,7 +226,7 @@ def choose(
             raise SettingError(f"observers must be among {', '.join(ATTACKERS)}; got {name!r}")
         attacker = ATTACKERS[name]
         if attacker.threat not in allowed:
-            beyond[name] = f"needs the threat model {attacker.threat}"
+            skipped[name] = f"needs the threat model {attacker.threat}"
         elif attacker.actions not in (None, actions):
             skipped[name] = f"is for {attacker.actions} actions; this environment's are {actions}"
         elif attacker.asks and not has_experts:
@@ -233,6 +234,6 @@ def choose(
         else:
             runs.append(name)
     if not runs:
-        reasons = "; ".join(f"{name} {why}" for name, why in (skipped | beyond).items())
+        reasons = "; ".join(f"{name} {why}" for name, why in skipped.items())
         raise SettingError(f"observers must hold one that can run here; {reasons or 'got none'}")
     return runs, skipped

@@ -29,12 +29,12 @@ class Effort:
     """Episodes behind each return that is sampled: half to choose by, half to score."""
 
     def within(self, num_steps: int) -> "Effort":
-        """The same effort with this many demonstration steps, and no curve points beyond them."""
+        """The same effort with this many demonstration steps, which are the curve's last point."""
         return dataclasses.replace(
             self,
             num_steps=num_steps,
             limited_steps=min(self.limited_steps, num_steps),
-            curve_steps=tuple(steps for steps in self.curve_steps if steps <= num_steps),
+            curve_steps=(*(steps for steps in self.curve_steps if steps < num_steps), num_steps),
         )
 
 

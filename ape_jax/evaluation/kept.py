@@ -38,6 +38,8 @@ def load(path: Path, task: Task, settings: dict[str, Any]) -> Params | None:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
+    if arrays.keys() != set(names):
+        return None
     return jax.tree.unflatten(structure, [arrays[name] for name in names])
 
 

@@ -133,8 +133,8 @@ def attack(
     Args:
       task: environment, time limit and networks.
       effort: how much the observer may see and compute.
-      name: the observer, as in ``ATTACKERS``; of one that fits several clones, the name of a single
-        one too, after a comma.
+      name: the observer, as in ``ATTACKERS``. What follows a comma tells which of its clones
+        attacks; without one all do.
       keys: one for each seed.
       heads: parameters of the experts [K, E, …]; None where there are demonstrations only.
       shown: demonstrations that the observer is fitted to [K, N, …].
@@ -144,14 +144,14 @@ def attack(
       Outcomes [K] by deployment; where an attacker fits several clones, what tells them apart is
       part of the name.
     """
-    observer_name, _, only = name.partition(", ")
+    observer_name, comma, only = name.partition(", ")
     attacker = ATTACKERS[observer_name]
 
     def one(key, heads, shown, held_out):
         key_fit, key_deploy = jax.random.split(key)
         outcomes: dict[str, Outcome] = {}
         for label, observer in attacker.make(Setting(task, effort, heads)).items():
-            if only not in ("", label):
+            if comma and label != only:
                 continue
             clone = observer.fit(key_fit, shown)
             found = attacker.deploy(task.world, clone, held_out, key_deploy, effort.num_episodes)

@@ -90,6 +90,11 @@ def find(
             )
         if path.is_file():
             return _file(path, settings)
+        if settings.first_seed:
+            given = settings.first_seed
+            raise SettingError(
+                f"first_seed must be left out for a run, which has its own; got {given}"
+            )
         run, task, params = checkpoint.load_run(path)
         config, hypers, heads, first_seed = run.train, run.hypers, params.heads, run.first_seed
         name, digest = str(path), fingerprint(params)

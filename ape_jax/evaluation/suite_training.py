@@ -94,6 +94,8 @@ def train_variant(
     task, keys = make_task(settings), seed_keys(config.first_seed, config.seeds)
     run = dataclasses.replace(config, train=settings, hypers=hypers)
     record = {"preset": name, "variant": which, **run.to_flat()}
+    if which == "single":
+        record["betas"] = [beta * hypers.beta for beta in CONTROL_BETAS]
     path = None if keep is None else keep / f"{name}-{which}.safetensors"
     heads = None if path is None else kept.load(path, task, record)
     if heads is not None:

@@ -74,9 +74,8 @@ def threat_rows(
 
 
 def clone_of(row: ThreatRow) -> str:
-    """The attacker, and which of its clones it is if it fits several: a name for ``attack``."""
-    label = row.deployment.partition(", ")[2]
-    return f"{row.attacker}, {label}" if label else row.attacker
+    """The attacker, and after a comma which of its clones it is: a name for ``attack``."""
+    return f"{row.attacker}, {row.deployment.partition(', ')[2]}"
 
 
 def points(

@@ -37,8 +37,13 @@ def verdict(fraction: Interval | None, price: Interval | None) -> str:
 
 
 def price_share(audit: Audit, defence: Defence) -> Interval | None:
-    """Share of the optimal return, counted from a random policy's, that an ensemble gives up."""
+    """Share of the optimal return, counted from a random policy's, that an ensemble gives up.
+
+    None where the optimal return is not known, or no better than that of a random policy.
+    """
     if defence.price is None or audit.optimal_return is None:
         return None
     scale = audit.optimal_return - audit.random_return
+    if scale <= 1e-6:
+        return None
     return Interval.over_seeds([value / scale for value in defence.price.values])

@@ -67,9 +67,10 @@ class NearEscape:
 class Escape:
     """Behaviour cloning, greedy, but sampled where an observation recurs within the episode.
 
-    A trap keeps a greedy clone in a circle. To sample at the second visit is enough to leave it,
-    and costs little elsewhere. Two finite observations are the same or not. Others recur if they
-    are closer than ``closeness`` of the typical distance between demonstrated observations.
+    A trap keeps a greedy clone in a circle, and sampling at the second visit is enough to leave it.
+    It does not help where the mistake of a greedy clone never recurs. Two finite observations are
+    the same or not. Others recur if they are closer than ``closeness`` of the typical distance
+    between demonstrated observations.
     """
 
     cloning: Cloner

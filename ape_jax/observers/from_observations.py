@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Shaped
 
 from ape_jax.demonstrations import collect, episodes
 from ape_jax.demonstrations.collect import Demonstrations
@@ -94,7 +94,5 @@ class FromObservations:
             for x in (demonstrations.observation, after.observation)
         )
         there = jnp.where((after.known & ~after.ended)[:, None], there, here)
-        return self._joined(here, there, after.ended)
-
-    def _joined(self, here, there, ended) -> Float[Array, "N F"]:
-        return jnp.concatenate([here, there - here, ended[:, None].astype(jnp.float32)], axis=-1)
+        ended = after.ended[:, None].astype(jnp.float32)
+        return jnp.concatenate([here, there - here, ended], axis=-1)

@@ -30,14 +30,14 @@ THREAT_EXPLANATION = (
 
 THREAT_HEADER = [
     "threat model",
+    "verdict",
     "strongest attacker",
     "deployed",
     "clone return",
     "share",
     "episodes needed",
-    "verdict",
 ]
-THREAT_TEXT_COLUMNS = 3
+THREAT_TEXT_COLUMNS = 4
 NARROW_THREAT_HEADER = [
     "threat",
     "strongest attacker",
@@ -56,21 +56,23 @@ TEXT_COLUMNS = 3
 
 def threat_cells(audit: Audit, defence: Defence, row: ThreatRow, form: str) -> list[str]:
     """A line under ``THREAT_HEADER``, with the return in this form."""
-    needed = "never" if row.episodes_needed is None else f"{row.episodes_needed:,.0f}"
+    known = any(point.defence == defence.name for point in audit.curves)
+    never = "never" if known and row.fraction is not None else "–"
+    needed = never if row.episodes_needed is None else f"{row.episodes_needed:,.0f}"
     return [
         row.threat,
+        verdict(row.fraction, price_share(audit, defence)),
         row.attacker,
         row.deployment,
         with_interval(row.clone_return, form),
         "" if row.fraction is None else with_interval(row.fraction),
         needed,
-        verdict(row.fraction, price_share(audit, defence)),
     ]
 
 
 def narrow_threat_cells(audit: Audit, defence: Defence, row: ThreatRow) -> list[str]:
     """A line under ``NARROW_THREAT_HEADER``."""
-    threat, attacker, deployed, returned, _, needed, answer = threat_cells(
+    threat, answer, attacker, deployed, returned, _, needed = threat_cells(
         audit, defence, row, "z.1f"
     )
     who, answer = f"{attacker}\n({deployed})", answer.replace(" ", "\n", 1)
@@ -143,6 +145,7 @@ def markdown(audit: Audit) -> str:
         f"{audit.seeds} seed(s), {audit.num_steps:,} demonstration steps, time limit "
         f"{audit.horizon}. Random policy {audit.random_return:.2f}{optimal}.",
         THREAT_EXPLANATION,
+        "\n".join(f"- `{name}`: {threat.uses}." for name, threat in THREATS.items()),
     ]
     if audit.threats:
         paragraphs.append(tables.markdown_table(*threat_matrix(audit)))

@@ -107,7 +107,7 @@ SUITE_CLONES = {
     "mean_action": "mean action",
 }
 SUITE_HEADER = ["environment", "β = 0", "PE", "worst expert", "greedy experts"]
-SUITE_HEADER += [*SUITE_CLONES.values(), "one expert: itself, greedy, BC greedy", "steps/s"]
+SUITE_HEADER += [*SUITE_CLONES.values(), "one expert: itself, greedy, BC greedy"]
 
 
 def suite_lines(suite: Suite) -> list[list[str]]:
@@ -125,7 +125,6 @@ def suite_lines(suite: Suite) -> list[list[str]]:
                 *(with_interval(interval, ".4g") for interval in own),
                 *("" if clone is None else with_interval(clone, ".4g") for clone in clones),
                 ", ".join(f"{interval.mean:.4g}" for interval in control),
-                "" if row.steps_per_second is None else f"{row.steps_per_second:,.0f}",
             ]
         )
     return lines
