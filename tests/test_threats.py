@@ -109,8 +109,10 @@ def test_shares_count_from_a_random_policy_to_the_ensemble():
     assert rows(scale=worthless)["pooled"].fraction is None
 
 
-def few(observer, part):
-    """Outcomes of one observer; five less with three steps than with four."""
+def few(clone, part):
+    """Outcomes of one clone; five less with three steps than with four."""
+    observer, label = clone.split(", ")
+    assert label == ""
     lost = 5.0 * (4 - part.action.shape[1])
     return {
         way: outcome(float(one.clone_return[0]) - lost)
@@ -144,12 +146,12 @@ def test_points_are_of_the_attackers_that_win():
 def test_only_attackers_that_win_attack_again():
     asked = []
 
-    def run(observer, part):
-        asked.append(observer)
-        return few(observer, part)
+    def run(clone, part):
+        asked.append(clone)
+        return few(clone, part)
 
     threats.points(list(rows(models=["rewards", "pooled", "states"]).values()), run, BOTH, 3, SCALE)
-    assert sorted(asked) == ["behaviour_cloning", "from_observations", "offline_q"]
+    assert sorted(asked) == ["behaviour_cloning, ", "from_observations, ", "offline_q, "]
 
 
 def test_all_demonstrations_are_not_attacked_again():
@@ -295,7 +297,10 @@ def test_a_threat_model_leaves_out_who_needs_more(model, world):
     needed = {ATTACKERS[name].threat for name in runs}
     assert needed <= {None, *THREATS[model].includes}
     assert model == "online" or model in needed  # Nobody but who tries clones needs it alone.
-    assert set(skipped) <= {"mean_action", "gaussian_mixture"}
+    beyond = {name for name, one in ATTACKERS.items() if one.threat not in needed}
+    assert set(skipped) == {"mean_action", "gaussian_mixture"} | set(ATTACKERS) - set(runs)
+    for name in beyond & set(skipped) - {"mean_action", "gaussian_mixture"}:
+        assert skipped[name] == f"needs the threat model {ATTACKERS[name].threat}"
 
 
 def test_several_threat_models_allow_what_each_does(world):
@@ -323,7 +328,8 @@ def test_where_observations_are_vectors_the_same_attackers_run():
     [
         (["telepathy"], ["latent"], "threats must be among pooled, sequences"),
         (["pooled"], ["spy"], "observers must be among mixture"),
-        (["pooled"], ["latent"], "observers must hold one that can run here; got none"),
+        ([], ["latent"], "threats must hold one of pooled, sequences"),
+        (["pooled"], ["latent"], "can run here; latent needs the threat model sequences"),
         (["pooled"], ["mean_action"], "mean_action is for continuous actions"),
     ],
 )
