@@ -1,4 +1,4 @@
-"""What the site shows besides the pages in docs/. All of it is made when the site is built.
+"""Parts of the site besides the pages in docs/. All of it is made when the site is built.
 
 MkDocs calls the functions whose names begin with ``on_``; only they need the ``docs`` extra.
 """

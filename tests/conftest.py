@@ -39,6 +39,7 @@ from ape_jax.config import Hypers, PGConfig, PGHypers  # noqa: E402
 from ape_jax.core.tabular import FiniteMDP  # noqa: E402
 from ape_jax.demonstrations.collect import collect  # noqa: E402
 from ape_jax.envs import GridWorld  # noqa: E402
+from ape_jax.evaluation import measure  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 matplotlib.use("Agg")
@@ -143,3 +144,14 @@ def random_mdp(seed: int, num_states: int = 5, num_actions: int = 3, horizon: in
         terminal=terminal,
         horizon=horizon,
     )
+
+
+@pytest.fixture(scope="module")
+def two_seeds(small_task):
+    """Heads [2, E, S, A] of two random ensembles on the small grid, and their demonstrations."""
+    keys = jax.random.split(jax.random.key(4), 2)
+    heads = jax.vmap(lambda key: small_task.networks.init(key).heads)(keys)
+    heads = jax.tree.map(lambda x: 1.5 * x, heads)
+    shown = measure.demonstrate(small_task, keys, heads, 20_000)
+    held_out = measure.demonstrate(small_task, jax.random.split(keys[0], 2), heads, 3_000)
+    return keys, heads, shown, held_out

@@ -204,8 +204,8 @@ def test_the_workspace_of_a_library_call_is_no_traffic():
 
 
 def test_a_sort_is_many_kernels_and_a_bitcast_is_none():
-    """Of a bitonic sort, each comparison across tiles of 2,048 is a kernel, and those within one
-    share theirs: one for all stages up to 2,048, then 1 + 1 and 2 + 1."""
+    """In a bitonic sort each comparison across tiles of 2,048 is a kernel. Those in a tile share
+    one: one for all stages up to 2,048, then 1 + 1 and 2 + 1."""
     module = Module(FUSED)
     found = cost.of_gpu(module, bandwidth=1e12)
     assert found.kernels == 2 + (1 + (1 + 1) + (2 + 1))

@@ -1,4 +1,4 @@
-"""What floor and ceiling of the ideal sampling clone say, how tight they are, and where not."""
+"""Floor and ceiling of the ideal sampling clone: examples of where they are tight or not."""
 
 import jax
 import jax.numpy as jnp

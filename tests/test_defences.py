@@ -76,7 +76,7 @@ def test_a_single_expert_is_there_several_times(setting):
 
 
 def test_the_control_has_the_price_of_greedy_ape(setting):
-    """Of all pairs of hyperparameters, it has the one whose return is the closest."""
+    """Its pair of hyperparameters is the one whose return is the closest."""
     control = defences.make(setting, "greedy_ape_single")
     ensemble = defences.make(setting, "greedy_ape")
     beta, temperature = re.fullmatch(

@@ -53,11 +53,9 @@ def test_what_follows_stays_in_the_episode():
 
 def test_marks_count_for_the_whole_episode():
     np.testing.assert_array_equal(episodes.complete(SHOWN), [1, 1, 1, 1, 1, 1, 0, 0])
-    np.testing.assert_array_equal(episodes.arrives(SHOWN), [1, 1, 1, 0, 1, 1, 0, 0])
 
 
-def test_lengths_and_returns():
-    np.testing.assert_array_equal(episodes.steps_to_end(SHOWN), [3, 2, 1, 1, 2, 1, 2, 1])
+def test_returns_of_whole_episodes():
     returns = [7, 7, 7, 8, 48, 48, 192, 192]
     np.testing.assert_array_equal(episodes.episode_returns(SHOWN), returns)
 

@@ -235,7 +235,7 @@ def first(observed):
 @pytest.mark.parametrize("chunk", [None, 8])
 @pytest.mark.parametrize("horizon", [1, 3, 100])
 def test_values_of_successors_are_those_of_the_true_ones(horizon, chunk):
-    """Of observations that count up, the critic asks for those that no later step has."""
+    """Observations count up, and the critic is asked for those that no later step has."""
     length, size = 10, 4
     time, stream = jnp.mgrid[:length, :size].astype(float)
     truncated = (time + stream) % horizon == horizon - 1

@@ -1,4 +1,4 @@
-"""What is imported when: little at first, and gymnax without the libraries that it draws with."""
+"""Imports come when they are needed: few at first, and gymnax without what it draws with."""
 
 import ast
 import gc

@@ -127,7 +127,7 @@ def row(name, config, effort):
 
     counts = {"ensemble": train.num_experts, "beta0": train.num_experts, "single": 1}
     audits = {which: audit(which, count) for which, count in counts.items()}
-    return suite.make_row(name, config, effort, audits, 1.0, Spread(RANGES[name][0], 0.0), 1234.5)
+    return suite.make_row(name, config, effort, audits, 1.0, Spread(RANGES[name][0], 0.0))
 
 
 def rows(configs, effort, progress=None, keep=None):
@@ -158,7 +158,6 @@ def test_row_holds_intervals_of_returns_that_there_are():
     (row,), (least, most) = found, RANGES["swing"]
     assert (row.preset, row.env, row.seeds) == ("swing", "Pendulum-v1", 2)
     assert row.config == RunConfig(*SETTINGS["swing"], 2, 7).to_flat()
-    assert row.steps_per_second is None  # One chunk: compiling was part of it.
     single = row.single_expert_control
     tempered = {"behaviour_cloning_tempered", "posterior_tempered", "posterior_greedy"}
     assert set(single.clones) == {*CLONES, *tempered, "mean_action"}
@@ -186,12 +185,12 @@ def test_rows_that_are_not_asked_for_are_kept(only, written, monkeypatch):
 
     def measure(configs, effort, progress, keep):
         asked.append((configs, effort))
-        yield dataclasses.replace(before[1], steps_per_second=123_456.0)
+        yield dataclasses.replace(before[1], single_beta=123_456.0)
 
     monkeypatch.setattr(suite, "suite_rows", measure)
     assert run("--only", only, "--seeds", 2, "--out", written) == 0
     assert asked == [({"swing": RunConfig(*SETTINGS["swing"], 2, 1000)}, EFFORT)]
-    assert read(written) == (before[0], dataclasses.replace(before[1], steps_per_second=123_456.0))
+    assert read(written) == (before[0], dataclasses.replace(before[1], single_beta=123_456.0))
     blocks = written.with_suffix(".md").read_text().split("\n\n")
     tables = [block.splitlines() for block in blocks if block.startswith("|")]
     assert len(tables) == 3
@@ -232,12 +231,12 @@ def test_interrupt_keeps_the_rows_that_are_finished(written, monkeypatch):
     before = read(written)
 
     def measure(*_):
-        yield dataclasses.replace(before[0], steps_per_second=1.0)
+        yield dataclasses.replace(before[0], single_beta=7.0)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(suite, "suite_rows", measure)
     assert run("--seeds", 2, "--out", written) == cli.INTERRUPTED
-    assert read(written) == (dataclasses.replace(before[0], steps_per_second=1.0), before[1])
+    assert read(written) == (dataclasses.replace(before[0], single_beta=7.0), before[1])
 
 
 def test_full_disk_keeps_the_rows_that_are_written(tmp_path, monkeypatch, capfd):
@@ -268,12 +267,9 @@ def test_images_are_trained_seed_by_seed():
         CONFIG, env="Breakout-MinAtar", env_param=(), head="conv", num_updates=1
     )
     hypers = PPOHypers(min_return=0.0)
-    found = suite_training.train_seeds(
-        "one", make_task(config), seed_keys(7, 2), hypers, told.append
-    )
-    params, speed = found
-    assert speed is None
-    assert all(len(x) == 2 for x in jax.tree.leaves(params))
+    task = make_task(config)
+    heads = suite_training.train_seeds("one", task, seed_keys(7, 2), hypers, told.append)
+    assert all(len(x) == 2 for x in jax.tree.leaves(heads))
     assert told[1::2] == ["one 1/1, seed 1/2", "one 1/1, seed 2/2"]
 
 

@@ -111,7 +111,7 @@ def update(
 
 
 class Batch(NamedTuple):
-    """What an update learns from, and what it says about the policies."""
+    """The episodes that an update learns from, with returns and lengths of the policies."""
 
     experts: Episodes
     observer: Episodes

@@ -104,7 +104,7 @@ def _import_command(kind: type) -> Any:
 
 @contextlib.contextmanager
 def _own_process() -> Iterator[None]:
-    """What a command is imported in, where the process does nothing else."""
+    """Settings of the process while a command is imported; the process does nothing else."""
     os.environ["MPLBACKEND"] = "Agg"  # Commands draw into files only.
     os.environ["XLA_FLAGS"] = f"{SMALL_LOOPS} {os.environ.get('XLA_FLAGS', '')}"
     # Looking for garbage takes a quarter of the time of the imports, and modules are never garbage:

@@ -1,4 +1,4 @@
-"""What the order of demonstrated steps tells: what follows a step, and how its episode goes on.
+"""The order of demonstrated steps: what follows a step, and how its episode goes on.
 
 All functions are pure and take steps [N] that lie episode after episode.
 """
@@ -13,7 +13,7 @@ from ape_jax.demonstrations.collect import Demonstrations
 
 
 class Following(NamedTuple):
-    """What follows each step."""
+    """The successor of each step."""
 
     observation: Shaped[Array, "N ..."]
     """The next observation of the episode; of no meaning where it is not known."""
@@ -34,7 +34,7 @@ def last(demonstrations: Demonstrations) -> Bool[Array, " N"]:
 
 
 def following(demonstrations: Demonstrations) -> Following:
-    """What follows each step."""
+    """The successor of each step, as far as it was demonstrated."""
     return Following(
         observation=jnp.roll(demonstrations.observation, -1, axis=0),
         known=~last(demonstrations),
@@ -59,17 +59,9 @@ def returns_to_go(
 
 def complete(demonstrations: Demonstrations) -> Bool[Array, " N"]:
     """The steps of the episodes whose end is marked, by the task or by its time limit."""
-    return _reaches(demonstrations, demonstrations.terminated | demonstrations.truncated)
-
-
-def arrives(demonstrations: Demonstrations) -> Bool[Array, " N"]:
-    """The steps of the episodes in which the task ended."""
-    return _reaches(demonstrations, demonstrations.terminated)
-
-
-def steps_to_end(demonstrations: Demonstrations) -> Float[Array, " N"]:
-    """Number of steps from each step to the end of its episode, itself included."""
-    return returns_to_go(demonstrations, jnp.ones(len(demonstrations.action)))
+    episode = demonstrations.episode - demonstrations.episode[0]
+    ends = (demonstrations.terminated | demonstrations.truncated).astype(jnp.int32)
+    return jax.ops.segment_max(ends, episode, num_segments=len(episode))[episode].astype(bool)
 
 
 def episode_returns(demonstrations: Demonstrations) -> Float[Array, " N"]:
@@ -84,11 +76,3 @@ def last_actions(demonstrations: Demonstrations) -> Shaped[Array, "N ..."]:
     actions = demonstrations.action
     at_start = begins(demonstrations).reshape(-1, *[1] * (actions.ndim - 1))
     return jnp.where(at_start, -1, jnp.roll(actions, 1, axis=0))
-
-
-def _reaches(demonstrations: Demonstrations, mark: Bool[Array, " N"]) -> Bool[Array, " N"]:
-    """The steps of the episodes that hold a marked step."""
-    episode = demonstrations.episode - demonstrations.episode[0]
-    return jax.ops.segment_max(mark.astype(jnp.int32), episode, num_segments=len(episode))[
-        episode
-    ].astype(bool)

@@ -21,7 +21,7 @@ from ape_jax.envs.step import reset
 from ape_jax.envs.world import Moves, World
 
 Words = tuple[UInt32[Array, "..."], UInt32[Array, "..."]]
-"""Of each episode, the two words that its random numbers are made from."""
+"""Two words for each episode, from which its random numbers are made."""
 
 LANES_PER_QUEUE = 8
 """Lanes that take episodes from one queue. More balance the work better, and cost more to serve."""
@@ -140,7 +140,7 @@ def _records(
     moves: Moves,
     horizon: int,
 ) -> Int[Array, "T G B"]:
-    """Of each step (state · A + action) · 2, and one more if the episode had not ended before."""
+    """The number (state · A + action) · 2 of each step; one more before the episode has ended."""
     num_actions = moves.reward.shape[1]
     one_hot = platform.forms().one_hot
     code = moves_code(moves)

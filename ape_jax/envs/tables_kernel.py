@@ -257,7 +257,7 @@ def _count_by_products(
     num_states: int,
     num_actions: int,
 ) -> Float[Array, "3 G S A"]:
-    """What ``visits.count`` counts, by a kernel that keeps one-hot matrices on the chip."""
+    """The sums of ``visits.count``, by a kernel that keeps one-hot matrices on the chip."""
     groups, num_steps, lanes = records.shape
     width = _tile_width(lanes, num_steps, num_states)
     tile = pl.BlockSpec((None, num_steps, width), lambda group, tile: (group, 0, tile))

@@ -47,7 +47,7 @@ class Attacker(NamedTuple):
     """The observers to fit, by what tells them apart; an empty text where there is one."""
     deploy: Deploy = deploy
     needs: tuple[str, ...] = ()
-    """What demonstrations must hold: names in ``NEEDS``."""
+    """Names in ``NEEDS`` of the things that demonstrations must hold."""
     actions: str | None = None
     """``discrete`` or ``continuous`` where it can attack only those."""
     by_networks: bool = False
@@ -189,11 +189,11 @@ NEEDS = {
     "ends": "needs ends of the task; none was demonstrated",
     "order": "needs episodes of several steps; each has one",
 }
-"""What demonstrations may lack, with the reason that is given."""
+"""Things that demonstrations may lack, with the reason that is given."""
 
 
 def lacks(demonstrations: Demonstrations) -> list[str]:
-    """What demonstrations [*K, N] do not hold, of ``NEEDS``."""
+    """Names in ``NEEDS`` of the things that demonstrations [*K, N] lack."""
     episode = np.asarray(demonstrations.episode)
     holds = {
         "rewards": np.any(np.asarray(demonstrations.reward) != 0),

@@ -1,4 +1,4 @@
-"""How much an audit computes, and what observers are made from."""
+"""The effort of an audit, and everything that observers are made from."""
 
 import dataclasses
 from typing import NamedTuple

@@ -205,7 +205,7 @@ def _row(
 ) -> SuiteRow:
     """Train the ensemble and the controls of one preset, and attack them all."""
     trained = {which: train_variant(which, name, config, report, keep) for which in VARIANTS}
-    task, heads, speed = trained["ensemble"]
+    task, heads = trained["ensemble"]
     key_random = seed_keys(config.first_seed, 1, RANDOM)[0]
     at_random = returns.random_return(task.world, key_random)
     base = at_random.mean
@@ -214,12 +214,12 @@ def _row(
     # The heads are the same with an observer and without, so one program attacks both.
     attack = partial(attack, observers=CONTROL_OBSERVERS)
     audits["beta0"] = attack("beta0", task, trained["beta0"][1])
-    task, heads, _ = trained["single"]
+    task, heads = trained["single"]
     keys = seed_keys(config.first_seed, config.seeds, EVALUATE)
     chosen, heads = at_price(task, heads, keys, audits["ensemble"].defences[0].pe_return.mean)
     audits["single"] = attack("single", task, heads)
     beta = CONTROL_BETAS[chosen] * config.hypers.beta
-    return make_row(name, config, effort, audits, beta, at_random, speed)
+    return make_row(name, config, effort, audits, beta, at_random)
 
 
 def make_row(
@@ -229,7 +229,6 @@ def make_row(
     audits: Mapping[str, Audit],
     single_beta: float,
     at_random: returns.Spread,
-    speed: float | None,
 ) -> SuiteRow:
     """Summarise the audits of every variant."""
     ensemble, beta0, single = (_control(audits[which]) for which in VARIANTS)
@@ -262,7 +261,6 @@ def make_row(
         single_expert_control=single,
         single_beta=single_beta,
         control_p_value=p_value,
-        steps_per_second=speed,
     )
 
 

@@ -52,10 +52,8 @@ class SuiteRow:
     single_beta: float
     """β of the control with one expert, chosen so that it costs as much as the ensemble."""
     control_p_value: float | None
-    """Of an exact permutation test: greedy clone of the ensemble against that of one expert. None
-    where there is one seed."""
-    steps_per_second: float | None
-    """Environment steps of training; None where the run was too short to leave compiling out."""
+    """The p-value of an exact permutation test: greedy clone of the ensemble against that of one
+    expert. None where there is one seed."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The trainings of the suite: a preset, and its controls at the same price."""
 
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from ape_jax.algorithms import steps_per_update
 from ape_jax.algorithms.task import Task, make_task
 from ape_jax.config import Hypers, RunConfig, TrainConfig
 from ape_jax.evaluation import kept
@@ -42,7 +40,7 @@ def train_seeds(
     hypers: Hypers,
     report: Callable[[str], None],
     sweep: bool = False,
-) -> tuple[Params, float | None]:
+) -> Params:
     """Train one ensemble for each key, and report in words how far the training of this name is.
 
     In a sweep every key has its own hyperparameters, which are then arrays [K].
@@ -51,31 +49,24 @@ def train_seeds(
     the other: the images of all seeds at once take gigabytes, and more time.
 
     Returns:
-      Heads [K, E, …], and environment steps for each second. The latter is None where the run was
-      too short to leave compiling out.
+      Heads [K, E, …].
 
     Raises:
       NonFiniteError: losses or parameters are not finite any more.
     """
     together = 1 if task.config.head == "conv" else len(keys)
-    heads, updates_timed, seconds = [], 0, 0.0
+    heads = []
     for first in range(0, len(keys), together):
         which = f"seed {first + 1}/{len(keys)}" if together == 1 else f"{len(keys)} seeds"
-        times: list[tuple[int, float]] = []  # Before compiling, and after each chunk of updates.
 
-        def trained(progress: Progress, which=which, times=times) -> None:
-            times.append((progress.done, time.monotonic()))
+        def trained(progress: Progress, which=which) -> None:
             report(f"{name} {progress.done}/{task.config.num_updates}, {which}")
 
         part = slice(first, first + together)
         own = jax.tree.map(lambda x, part=part: x[part], hypers) if sweep else hypers
         state, _ = train(which, task, keys[part], own, trained, sweep)
         heads.append(state.params.heads)
-        (num_first, first_time), (num_last, last_time) = times[1], times[-1]
-        updates_timed += together * (num_last - num_first)
-        seconds += last_time - first_time
-    speed = updates_timed * steps_per_update(task) / seconds if updates_timed else None
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *heads), speed
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *heads)
 
 
 def train_variant(
@@ -84,11 +75,11 @@ def train_variant(
     config: RunConfig,
     report: Callable[[str], None],
     keep: Path | None = None,
-) -> tuple[Task, Params, float | None]:
-    """The task of one of the ``VARIANTS``, its heads [K, E, …], and the speed of training.
+) -> tuple[Task, Params]:
+    """The task of one of the ``VARIANTS``, and its heads [K, E, …], kept or trained.
 
     With one expert there are as many ensembles for each seed as ``CONTROL_BETAS``: [3 K, 1, …], all
-    β of one seed together. The speed is None where experts were kept from an earlier suite.
+    β of one seed together.
     """
     settings, hypers = variant(which, config.train, config.hypers)
     task, keys = make_task(settings), seed_keys(config.first_seed, config.seeds)
@@ -99,17 +90,17 @@ def train_variant(
     path = None if keep is None else keep / f"{name}-{which}.safetensors"
     heads = None if path is None else kept.load(path, task, record)
     if heads is not None:
-        return task, heads, None
+        return task, heads
     sweep = which == "single"
     if sweep:
         betas = jnp.tile(jnp.asarray(CONTROL_BETAS) * hypers.beta, config.seeds)
         keys = jnp.repeat(keys, len(CONTROL_BETAS))
         hypers = jax.tree.map(lambda x: jnp.full(len(keys), x, jnp.float32), hypers)
         hypers = dataclasses.replace(hypers, beta=betas)
-    heads, speed = train_seeds(which, task, keys, hypers, report, sweep)
+    heads = train_seeds(which, task, keys, hypers, report, sweep)
     if path is not None:
         kept.save(path, task, record, heads)
-    return task, heads, speed
+    return task, heads
 
 
 def at_price(

@@ -23,7 +23,7 @@ RECOVERED = 0.9
 
 
 class Scale(NamedTuple):
-    """What returns are compared with, and how they are summarised."""
+    """The returns that clones are compared with, and a summary over seeds."""
 
     pe_return: np.ndarray
     """Return of the ensemble in each seed [K]."""
@@ -85,7 +85,7 @@ def points(
     num_steps: int,
     scale: Scale,
 ) -> tuple[Curve, ...]:
-    """What the attackers of these rows get from fewer steps, for each threat model.
+    """Points of the curves: returns of the attackers of these rows with fewer steps.
 
     Args:
       rows: the strongest attacks on one ensemble with all demonstrations.

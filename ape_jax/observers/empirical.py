@@ -1,5 +1,6 @@
 """A finite world as demonstrations show it: what each action that was seen led to."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from ape_jax.core.policies import TablePolicy
 from ape_jax.core.tabular import exact_einsum
 from ape_jax.demonstrations import episodes
 from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.types import PRNGKey
 
 LEAST_COUNT = 30
 """Times that an action has to be seen where chance decides what it leads to."""
@@ -91,3 +93,23 @@ def greedy_table(values: Float[Array, "S A"]) -> TablePolicy:
     best = values >= jnp.max(values, axis=-1, keepdims=True) - 1e-4
     probs = best / jnp.sum(best, axis=-1, keepdims=True)
     return TablePolicy(Categorical(jnp.maximum(jnp.log(probs), LOG_FLOOR)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """Base of the attackers that act best in the finite world that demonstrations show."""
+
+    num_states: int
+    num_actions: int
+    horizon: int
+    """Time limit of an episode, in steps."""
+
+    def rewards(self, model: EmpiricalModel) -> Float[Array, "S A"]:
+        """The rewards of which the sum is to be large."""
+        raise NotImplementedError
+
+    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy:
+        """Estimate the world, and take the actions of highest value in it."""
+        del key
+        model = empirical_model(demonstrations, self.num_states, self.num_actions)
+        return greedy_table(action_values(model, self.rewards(model), self.horizon))

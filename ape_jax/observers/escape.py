@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ape_jax.core.policies import Tempered
 from ape_jax.demonstrations.collect import Demonstrations
+from ape_jax.observers import fitting
 from ape_jax.observers.fitting import Cloner
 from ape_jax.types import PRNGKey
 
@@ -54,7 +55,7 @@ class NearEscape:
         return jnp.full((self.memory, self.projection.shape[-1]), 1e6), jnp.int32(0)
 
     def __call__(self, carry, observation, last_action) -> tuple[Any, Any]:
-        """What is remembered, and the distribution of the action."""
+        """The places that are remembered, and the distribution of the action."""
         places, time = carry
         here = (jnp.ravel(observation).astype(jnp.float32) - self.centre) @ self.projection
         distances = jnp.sqrt(jnp.sum(jnp.square(places - here[None]), axis=-1))
@@ -87,10 +88,8 @@ class Escape:
         clone = self.cloning.fit(key_clone, demonstrations)
         if self.num_states is not None:
             return FiniteEscape(clone, self.num_states)
-        flat = demonstrations.observation.reshape(len(demonstrations.observation), -1)
-        flat = flat.astype(jnp.float32)
-        centre, deviations = jnp.mean(flat, axis=0), jnp.std(flat, axis=0)
-        scale = jnp.where(deviations > 1e-3, 1.0 / jnp.maximum(deviations, 1e-3), 0.0)
+        flat = fitting.flat_observations(demonstrations)
+        centre, scale = fitting.standard_units(flat)
         projection = _projection(key_projection, flat.shape[1]) * scale[:, None]
         first, second = flat[jax.random.randint(key_pairs, (2, 1024), 0, len(flat))]
         typical = jnp.median(jnp.linalg.norm((first - second) @ projection, axis=-1))

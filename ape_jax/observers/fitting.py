@@ -64,14 +64,27 @@ def draw(key: PRNGKey, weights: Float[Array, " N"], count: int) -> Int[Array, " 
     return jnp.minimum(rows, len(weights) - 1).astype(jnp.int32)
 
 
+def standard_units(
+    features: Float[Array, "N F"],
+) -> tuple[Float[Array, " F"], Float[Array, " F"]]:
+    """Mean of each feature, and one over its standard deviation.
+
+    A feature that hardly varies stays as it is: to scale it would amplify noise.
+    """
+    deviations = jnp.std(features, axis=0)
+    scale = jnp.where(deviations > 1e-3, 1.0 / jnp.maximum(deviations, 1e-3), 1.0)
+    return jnp.mean(features, axis=0), scale
+
+
+def flat_observations(demonstrations: Demonstrations) -> Float[Array, "N F"]:
+    """Observations that are not finite, as vectors."""
+    observations = demonstrations.observation
+    return observations.reshape(len(observations), -1).astype(jnp.float32)
+
+
 def standardize(params: Params, demonstrations: Demonstrations) -> Params:
     """Set the statistics of networks that normalise to those of the demonstrated observations."""
-    flat = demonstrations.observation.reshape(len(demonstrations.observation), -1)
-    flat = flat.astype(jnp.float32)
-    # An entry that hardly varies stays as it is: to scale it would amplify noise.
-    deviations = jnp.std(flat, axis=0)
-    scale = jnp.where(deviations > 1e-3, 1.0 / jnp.maximum(deviations, 1e-3), 1.0)
-    return with_statistics(params, jnp.mean(flat, axis=0), scale)
+    return with_statistics(params, *standard_units(flat_observations(demonstrations)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

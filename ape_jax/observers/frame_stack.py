@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from ape_jax.demonstrations import episodes
 from ape_jax.demonstrations.collect import Demonstrations
-from ape_jax.networks import MLP, GaussianHead, Networks, with_statistics
-from ape_jax.observers import fitting
+from ape_jax.networks import Networks, with_statistics
+from ape_jax.observers import fitting, values
 from ape_jax.types import Params, PRNGKey
 
 
@@ -53,14 +53,7 @@ class Frames:
     @property
     def networks(self) -> Networks:
         """One head on all frames, flat."""
-        experts, num_outputs = self.experts, self.experts.num_actions
-        continuous = experts.action_bounds is not None
-        num_outputs *= 2 if continuous else 1
-        head: Any = MLP(num_outputs, self.hidden_sizes, "tanh", None, 0.01, normalize=True)
-        if continuous:
-            head = GaussianHead(experts.num_actions, head, std_of_state=True)
-        shape = (self.num_frames * self.size,)
-        return dataclasses.replace(experts, head=head, num_states=None, observation_shape=shape)
+        return values.of_vectors(self.experts, self.num_frames * self.size, self.hidden_sizes)
 
     def of_step(
         self, observation: Shaped[Array, "..."], last_action: Shaped[Array, "..."]
@@ -119,12 +112,10 @@ class FrameStack(fitting.Training):
             return -jnp.mean(jax.vmap(log_prob)(features, demonstrations.action[rows]))
 
         some = frames.of_rows(demonstrations, fitting.draw(key_statistics, shown, 4096))
-        deviations = jnp.std(some, axis=0)
-        scale = jnp.where(deviations > 1e-3, 1.0 / jnp.maximum(deviations, 1e-3), 1.0)
-        params = networks.head.init(key_init, some[0])
+        start = networks.head.init(key_init, some[0])
         params = self.minimize(
             key_updates,
-            with_statistics(params, jnp.mean(some, axis=0), scale),
+            with_statistics(start, *fitting.standard_units(some)),
             lambda params, key: batch_loss(params, key, shown),
             lambda params: batch_loss(params, key_kept, kept),
         )

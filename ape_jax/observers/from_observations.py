@@ -10,7 +10,8 @@ from jaxtyping import Array, Shaped
 from ape_jax.demonstrations import collect, episodes
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.envs.world import World
-from ape_jax.networks import MLP, GaussianHead, HeadPolicy, Networks
+from ape_jax.networks import Networks
+from ape_jax.observers import fitting, values
 from ape_jax.observers.behaviour_cloning import BehaviourCloning, TabularCloning
 from ape_jax.types import Policy, PRNGKey
 
@@ -66,20 +67,14 @@ class FromObservations:
         if states is not None:
             num_kinds = states * (states + 2)
             return TabularCloning(num_kinds, self.networks.num_actions).fit(key, labelled)
-        size, continuous = self.networks.num_actions, self.networks.action_bounds is not None
-        head: Any = MLP((1 + continuous) * size, (64, 64), "tanh", None, 0.01, normalize=True)
-        if continuous:
-            head = GaussianHead(size, head, std_of_state=True)
-        shape = labelled.observation.shape[1:]
-        inverse = dataclasses.replace(self.networks, head=head, observation_shape=shape)
+        networks = values.of_vectors(self.networks, labelled.observation.shape[-1], (64, 64))
         cloning = BehaviourCloning(
-            inverse, num_updates=self.num_updates, batch_size=256, learning_rate=5e-3
+            networks, num_updates=self.num_updates, batch_size=256, learning_rate=5e-3
         )
-        model: HeadPolicy = cloning.fit(key, labelled)
-        return model
+        return cloning.fit(key, labelled)
 
     def _features(self, demonstrations: Demonstrations) -> Shaped[Array, "N ..."]:
-        """What is seen of each step: the observation, the next one, and whether the task ended.
+        """Each step without its action: the observation, the next one, and whether the task ended.
 
         Finite ones are numbered; the end and an unknown successor count as two more states.
         """
@@ -89,10 +84,8 @@ class FromObservations:
             known = jnp.where(after.known, after.observation, states + 1)
             following = jnp.where(after.ended, states, known)
             return demonstrations.observation * (states + 2) + following
-        here, there = (
-            x.reshape(len(x), -1).astype(jnp.float32)
-            for x in (demonstrations.observation, after.observation)
-        )
-        there = jnp.where((after.known & ~after.ended)[:, None], there, here)
+        here = fitting.flat_observations(demonstrations)
+        later = fitting.flat_observations(demonstrations._replace(observation=after.observation))
+        there = jnp.where((after.known & ~after.ended)[:, None], later, here)
         ended = after.ended[:, None].astype(jnp.float32)
         return jnp.concatenate([here, there - here, ended], axis=-1)

@@ -24,7 +24,7 @@ MAX_LOGIT = 5.0
 """Largest output of the discriminator that counts, and minus the smallest."""
 
 LEAST_SHARE = 0.01
-"""Of the time limit, each side spends at least this share before the end, and after it."""
+"""Least share of the time limit that each side spends before the end, and that it spends after."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from ape_jax.core.distributions import Categorical
 from ape_jax.core.mixture import LOG_FLOOR
 from ape_jax.core.policies import TablePolicy
+from ape_jax.demonstrations import episodes
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import HeadPolicy, Networks
 from ape_jax.observers import fitting
@@ -163,7 +164,7 @@ class TabularLatent:
         own = responsibility[steps.episode] * weights[:, None]
         pair = steps.observation * self.num_actions + steps.action
         counts = jax.ops.segment_sum(own, pair, num_segments=len(pooled))
-        begins = jnp.diff(steps.episode, prepend=-1) != 0
+        begins = episodes.begins(steps)
         shares = jnp.sum(jnp.where(begins[:, None], own, 0.0), axis=0)
         log_shares = jnp.log(jnp.maximum(shares / jnp.sum(shares), 1e-30))
         return self._normalise(counts + self.shrinkage * pooled[:, None]), log_shares

@@ -14,6 +14,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ape_jax.core.distributions import Categorical
+from ape_jax.demonstrations import episodes
 from ape_jax.demonstrations.collect import Demonstrations
 from ape_jax.networks import Networks
 from ape_jax.observers import fitting
@@ -93,13 +94,13 @@ class Recurrent(fitting.Training):
         networks = self.networks
         head = RecurrentHead(networks.num_actions, self.hidden_size, networks.num_states)
         length = min(self.max_length, self.horizon)
-        episodes, last, mask, _ = episodes_of(demonstrations, self.num_rows, length)
-        kept = fitting.held_out(episodes)[:, 0] & mask[:, 0]
+        pieces, last, mask, _ = episodes_of(demonstrations, self.num_rows, length)
+        kept = fitting.held_out(pieces)[:, 0] & mask[:, 0]
         shown = mask & ~kept[:, None]
         kept = mask & (kept | ~jnp.any(kept))[:, None]
         # Rows that exist come first. To draw only among them wastes no update.
         num_shown = jnp.maximum(jnp.sum(mask[:, 0]), 1)
-        first = jax.tree.map(lambda x: x[0, 0], (episodes.observation, last))
+        first = jax.tree.map(lambda x: x[0, 0], (pieces.observation, last))
 
         def cross_entropy(params, rows, weights):
             policy = RecurrentPolicy(params, head)
@@ -108,7 +109,7 @@ class Recurrent(fitting.Training):
                 _, acts = jax.lax.scan(lambda m, x: policy(m, *x), policy.initial_carry(), inputs)
                 return jax.vmap(Categorical.log_prob)(acts, actions)
 
-            picked = (episodes.action[rows], episodes.observation[rows], last[rows])
+            picked = (pieces.action[rows], pieces.observation[rows], last[rows])
             taken = jax.vmap(of_episode)(*picked)
             return -jnp.sum(weights[rows] * taken) / jnp.maximum(jnp.sum(weights[rows]), 1.0)
 
@@ -143,18 +144,17 @@ def episodes_of(demonstrations: Demonstrations, num_rows: int, length: int) -> R
     """Arrange the first episodes in M rows of T steps; rows that are not needed are empty."""
     num_steps = len(demonstrations.episode)
     index = jnp.arange(num_steps)
-    begins = jnp.diff(demonstrations.episode, prepend=-1) != 0
+    begins = episodes.begins(demonstrations)
     since = index - jax.lax.cummax(jnp.where(begins, index, 0))
     starts_row = since % length == 0
     row = jnp.cumsum(starts_row) - 1
     (starts,) = jnp.nonzero(starts_row, size=num_rows, fill_value=num_steps)
     steps = starts[:, None] + jnp.arange(length)[None]
     inside = jnp.minimum(steps, num_steps - 1)
-    last_action = jnp.where(begins, -1, jnp.roll(demonstrations.action, 1))
     mask = (steps < num_steps) & (row[inside] == jnp.arange(num_rows)[:, None])
     return Rows(
         steps=jax.tree.map(lambda x: x[inside], demonstrations),
-        last_action=last_action[inside],
+        last_action=episodes.last_actions(demonstrations)[inside],
         mask=mask,
         begins=mask[:, 0] & begins[inside[:, 0]],
     )

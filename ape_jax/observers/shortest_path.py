@@ -3,29 +3,19 @@
 import dataclasses
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from ape_jax.core.policies import TablePolicy
-from ape_jax.demonstrations.collect import Demonstrations
-from ape_jax.observers.empirical import action_values, empirical_model, greedy_table
-from ape_jax.types import PRNGKey
+from ape_jax.observers.empirical import EmpiricalModel, Planner
 
 
 @dataclasses.dataclass(frozen=True)
-class ShortestPath:
+class ShortestPath(Planner):
     """The policy of fewest expected steps to an end, over transitions that were seen.
 
     Where observations are finite. It believes that to end the task is the aim, which is wrong
-    where a task also ends by failure.
+    where a task also ends by failure. An end that is farther than the time limit is none.
     """
 
-    num_states: int
-    num_actions: int
-    horizon: int
-    """Time limit of an episode, in steps; an end that is farther is none."""
-
-    def fit(self, key: PRNGKey, demonstrations: Demonstrations) -> TablePolicy:
-        """Count the steps to the ends that were seen, and take the action with the fewest."""
-        del key
-        model = empirical_model(demonstrations, self.num_states, self.num_actions)
-        each_step = -jnp.ones_like(model.reward)
-        return greedy_table(action_values(model, each_step, self.horizon))
+    def rewards(self, model: EmpiricalModel) -> Float[Array, "S A"]:
+        """Minus one for each step, whatever was paid."""
+        return -jnp.ones_like(model.reward)

@@ -55,7 +55,7 @@ class SupportedPolicy(MemorylessPolicy):
 
 @dataclasses.dataclass(frozen=True)
 class Supported(Training):
-    """What is common to attackers that score the actions of demonstrators, and take the best.
+    """Base of the attackers that score the actions of demonstrators, and take the best.
 
     Scores of actions that nobody takes would be guesses, so they are left out. Where observations
     are finite, nothing is fitted: the score of an action in a state is the mean over the steps
@@ -68,7 +68,7 @@ class Supported(Training):
     num_updates: int = 6000
     batch_size: int = 256
     least_share: float = 0.1
-    """Of the clone's probabilities, an action needs this share of the largest to be taken."""
+    """Least probability of an action that may be taken, as a share of the clone's largest one."""
 
     def fit_scores(
         self, key: PRNGKey, networks: Networks, demonstrations: Demonstrations, targets: Targets

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Threat(NamedTuple):
-    """What an attacker may use."""
+    """The things that an attacker may use."""
 
     uses: str
     """In words."""

@@ -1,4 +1,4 @@
-"""Networks of values, and the units that they are learned in."""
+"""Networks that several attackers share, and the units that values are learned in."""
 
 import dataclasses
 from typing import NamedTuple
@@ -28,6 +28,17 @@ def in_standard_units(networks: Networks) -> Networks:
 
     head, critic = normalizing(networks.head), normalizing(networks.critic)
     return dataclasses.replace(networks, head=head, critic=critic)
+
+
+def of_vectors(networks: Networks, num_features: int, hidden_sizes: tuple[int, ...]) -> Networks:
+    """Networks whose head gives the same actions, from vectors in standard units."""
+    size, continuous = networks.num_actions, networks.action_bounds is not None
+    num_outputs = 2 * size if continuous else size
+    head: nn.Module = MLP(num_outputs, hidden_sizes, "tanh", None, 0.01, normalize=True)
+    if continuous:
+        head = GaussianHead(size, head, std_of_state=True)
+    shape = (num_features,)
+    return dataclasses.replace(networks, head=head, num_states=None, observation_shape=shape)
 
 
 def init(key: PRNGKey, module: nn.Module, demonstrations: Demonstrations) -> Params:

@@ -1,4 +1,4 @@
-"""What a compiled program costs: kernels, bytes, cycles, and messages between devices."""
+"""The cost of a compiled program: kernels, bytes, cycles, and messages between devices."""
 
 import math
 import re
@@ -36,7 +36,7 @@ SORT_TILE = 2048
 
 
 class Cost(NamedTuple):
-    """What one run of a program costs."""
+    """The cost of one run of a program."""
 
     kernels: int
     """Operations that are started."""

@@ -65,7 +65,7 @@ class Module:
                 yield Execution(operation, computation, times, loops)
 
     def signature(self, operation: Operation, computation: Computation) -> tuple:
-        """What an operation computes, without names: equal for operations with equal code."""
+        """The code of an operation without names: the same for operations that compute the same."""
         inside = operation.called("calls")
         steps: tuple = ()
         if inside is not None:

@@ -1,4 +1,4 @@
-"""How often the loops of a compiled program turn."""
+"""The numbers of turns of the loops in a compiled program."""
 
 import re
 from typing import Literal, NamedTuple
@@ -18,7 +18,7 @@ class Element(NamedTuple):
 
 
 class TripCount(NamedTuple):
-    """How often the body of a loop runs."""
+    """The number of times that the body of a loop runs."""
 
     count: int
     kind: Literal["known", "bound", "unknown"]
@@ -26,7 +26,7 @@ class TripCount(NamedTuple):
 
 
 def trip_count(computations: Computations, loop: Operation, computation: Computation) -> TripCount:
-    """How often a loop's body runs: as the compiler says, or as its condition compares.
+    """The number of times that a loop's body runs, from the compiler or from the loop's condition.
 
     A condition that also asks something else ends the loop at the bound or earlier. A counter
     whose start is not a constant is taken to start at 0.

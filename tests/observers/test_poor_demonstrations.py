@@ -60,7 +60,7 @@ CASES = [
 
 
 def poor(kind):
-    """Of no reward at all: short episodes, one that is cut, and one step an episode."""
+    """Steps without any reward: short episodes, one that is cut, and one step an episode."""
     generator = np.random.default_rng(0)
     observation, action = generator.integers(0, 9, COUNT), generator.integers(0, 5, COUNT)
     if kind == "vectors":
